@@ -1,0 +1,160 @@
+//! One invocation: what came in, how long there is, and who answers it.
+//!
+//! Everything comes through `lambda_http`: requests of API Gateway, of load balancers
+//! and of function URLs as HTTP, all else over `pass_through`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use aws_lambda_events::query_map::QueryMap;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use lambda_http::http::HeaderMap;
+use lambda_http::lambda_runtime::{LambdaEvent, Service};
+use lambda_http::request::{LambdaRequest, RequestContext};
+use lambda_http::tower::{ServiceExt as _, service_fn};
+use lambda_http::{Adapter, Body, Request, RequestExt as _, Response};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::config::Config;
+use crate::events::{self, Failure, Source};
+use crate::http;
+use crate::save::Saver;
+use crate::store::Store;
+use crate::telemetry::Telemetry;
+
+/// What is kept back of an invocation's time to answer in.
+const ANSWER_MARGIN: Duration = Duration::from_millis(500);
+
+/// The longest path, in bytes, that is looked at; `http::Uri` stops at 65,534.
+const MAX_PATH_BYTES: usize = 8192;
+
+/// The function, ready to serve.
+#[derive(Debug)]
+pub struct Function {
+    saver: Saver,
+    source: Source,
+    telemetry: Telemetry,
+}
+
+impl Function {
+    /// The function as `config` says, over `store`.
+    #[must_use]
+    pub fn new(config: &Config, store: Store, telemetry: Telemetry) -> Self {
+        Self {
+            saver: Saver::new(store, config),
+            source: Source {
+                bucket: config.draft_bucket.clone(),
+                key: config.draft_key.clone(),
+                hosts: config.draft_url_hosts.clone(),
+            },
+            telemetry,
+        }
+    }
+
+    /// The service that the Lambda runtime calls: takes the payload of an invocation, and
+    /// gives the response in the form that its trigger expects, or the error of a failed
+    /// invocation.
+    pub fn into_service(
+        self,
+    ) -> impl Service<
+        LambdaEvent<Payload>,
+        Response: Serialize + Send,
+        Error = Failure,
+        Future: Send,
+    > + Clone
+    + Send {
+        let function = Arc::new(self);
+        let handler = service_fn(move |request: Request| {
+            let function = Arc::clone(&function);
+            async move { function.handle(request).await }
+        });
+        Adapter::from(handler).map_request(|event: LambdaEvent<Payload>| {
+            LambdaEvent::new(event.payload.0, event.context)
+        })
+    }
+
+    async fn handle(&self, request: Request) -> Result<Response<Body>, Failure> {
+        let context = request.lambda_context();
+        let deadline = deadline(context.deadline);
+        let mut invocation = self.telemetry.begin(context.request_id);
+        let (saver, source) = (&self.saver, &self.source);
+        let response = match (request.request_context_ref(), request.body()) {
+            (Some(RequestContext::PassThrough), Body::Text(payload)) => {
+                events::handle(payload, source, saver, deadline, &mut invocation)
+                    .await
+                    .map(|answer| Response::new(Body::Text(answer.to_string())))
+            }
+            _ => Ok(http::handle(&request, saver, &source.hosts, deadline, &mut invocation).await),
+        };
+        self.telemetry.end(&invocation);
+        response
+    }
+}
+
+/// When a save has to be done whose invocation ends at `unix_ms`, in milliseconds since
+/// the epoch, as the Runtime API tells it.
+fn deadline(unix_ms: u64) -> Instant {
+    let end = SystemTime::UNIX_EPOCH + Duration::from_millis(unix_ms);
+    let left = end.duration_since(SystemTime::now()).unwrap_or_default();
+    Instant::now() + left.saturating_sub(ANSWER_MARGIN)
+}
+
+/// The payload of an invocation.
+///
+/// `lambda_http` panics on a few things that a client may send: a `Host` or a path that
+/// makes no URL, a body that is flagged as base64 and is none. They are taken out here,
+/// so that such a request gets its answer like any other.
+#[derive(Debug)]
+pub struct Payload(LambdaRequest);
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut request = LambdaRequest::deserialize(deserializer)?;
+        match &mut request {
+            LambdaRequest::ApiGatewayV1(event) => {
+                // Of all that a request has, a save looks at method, path and body.
+                event.headers = HeaderMap::new();
+                event.multi_value_headers = HeaderMap::new();
+                event.query_string_parameters = QueryMap::default();
+                event.multi_value_query_string_parameters = QueryMap::default();
+                event.request_context.domain_name = None;
+                tame_path(&mut event.path);
+                tame_body(&mut event.is_base64_encoded, event.body.as_deref());
+            }
+            LambdaRequest::ApiGatewayV2(event) => {
+                event.headers = HeaderMap::new();
+                event.cookies = None;
+                event.raw_query_string = None;
+                event.request_context.domain_name = None;
+                tame_path(&mut event.raw_path);
+                tame_body(&mut event.is_base64_encoded, event.body.as_deref());
+            }
+            LambdaRequest::Alb(event) => {
+                event.headers = HeaderMap::new();
+                event.multi_value_headers = HeaderMap::new();
+                event.query_string_parameters = QueryMap::default();
+                event.multi_value_query_string_parameters = QueryMap::default();
+                tame_path(&mut event.path);
+                tame_body(&mut event.is_base64_encoded, event.body.as_deref());
+            }
+            _ => {}
+        }
+        Ok(Self(request))
+    }
+}
+
+fn tame_path(path: &mut Option<String>) {
+    let usable = path.take().filter(|path| path.len() <= MAX_PATH_BYTES);
+    *path = usable.map(|path| {
+        if path.starts_with('/') {
+            path
+        } else {
+            format!("/{path}")
+        }
+    });
+}
+
+fn tame_body(is_base64: &mut bool, body: Option<&str>) {
+    *is_base64 &= body.is_some_and(|body| BASE64_STANDARD.decode(body).is_ok());
+}

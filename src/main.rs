@@ -1,0 +1,40 @@
+//! The Lambda binary: sets up, and runs the function.
+
+use std::env;
+use std::process::ExitCode;
+
+use lambda_http::lambda_runtime;
+use save_draft::config::Config;
+use save_draft::invocation::Function;
+use save_draft::store::Store;
+use save_draft::telemetry::{self, Telemetry};
+use tokio::runtime;
+
+fn main() -> ExitCode {
+    telemetry::init_logs();
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(target: "save_draft", %error, "the function did not start");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<(), lambda_http::Error> {
+    let config = Config::from_env()?;
+    // One invocation at a time needs one thread; more are only there on Lambda Managed
+    // Instances, which set this variable.
+    let concurrent = env::var_os("AWS_LAMBDA_MAX_CONCURRENCY").is_some();
+    let mut builder = if concurrent {
+        runtime::Builder::new_multi_thread()
+    } else {
+        runtime::Builder::new_current_thread()
+    };
+    builder.enable_all().build()?.block_on(async {
+        let store = Store::connect(&config).await;
+        let function_name = env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
+        let function = Function::new(&config, store, Telemetry::new(function_name));
+        lambda_runtime::run_concurrent(function.into_service()).await
+    })
+}
