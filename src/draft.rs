@@ -4,13 +4,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-use jiter::{Jiter, JiterError, Peek};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use url::Url;
+
+use crate::json::{self, NotJson};
 
 /// The identifier of a draft: 1 to 64 ASCII letters, digits, `_` and `-`,
 /// which makes it safe inside an object key and inside a log line.
@@ -148,22 +149,14 @@ pub enum InvalidDocument {
     #[error("the document is not a JSON object")]
     NotAnObject,
     /// Cut short or mangled.
-    #[error("the document is not JSON")]
-    NotJson(#[from] JiterError),
-    /// Over [`MAX_DEPTH`].
-    #[error("the document is nested deeper than {MAX_DEPTH} levels")]
-    TooDeep,
+    #[error("the document is not JSON: {0}")]
+    NotJson(#[from] NotJson),
 }
-
-/// How deep a document may nest: past what Python's `json` reads (its recursion
-/// limit is 1,000), so that only a hostile document is refused for it.
-pub const MAX_DEPTH: usize = 10_000;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Checks that `bytes` are one complete JSON object, as Python's `json` reads it:
 /// `NaN`, `Infinity` and lone surrogate escapes pass, because editors write them.
-/// Builds no tree: beside the bytes it needs one byte for each level of nesting.
 ///
 /// # Errors
 ///
@@ -171,58 +164,11 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub fn check_document(bytes: &[u8]) -> Result<(), InvalidDocument> {
     // Python drops a byte order mark; it is stored all the same.
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
-    if bytes.is_empty() {
-        return Err(InvalidDocument::Empty);
-    }
-    std::str::from_utf8(bytes)?;
-    let mut json = Jiter::new(bytes).with_allow_inf_nan();
-    if json.peek()? != Peek::Object {
-        return Err(InvalidDocument::NotAnObject);
-    }
-    walk(&mut json)?;
-    Ok(json.finish()?)
-}
-
-/// Passes over one value. `Jiter::next_skip` stops at 200 levels, this at [`MAX_DEPTH`].
-fn walk(json: &mut Jiter<'_>) -> Result<(), InvalidDocument> {
-    let mut open = Vec::new();
-    let mut next = json.peek()?;
-    loop {
-        // Down: `next` becomes the first element of the container that begins here.
-        let inside = match next {
-            Peek::Array => json.known_array()?.map(|first| (Peek::Array, first)),
-            Peek::Object => match json.next_object_bytes()? {
-                Some(_) => Some((Peek::Object, json.peek()?)),
-                None => None,
-            },
-            _ => {
-                json.known_skip(next)?;
-                None
-            }
-        };
-        if let Some((container, first)) = inside {
-            if open.len() == MAX_DEPTH {
-                return Err(InvalidDocument::TooDeep);
-            }
-            open.push(container);
-            next = first;
-            continue;
-        }
-        // Along: to the next element of the innermost container, and up out of those that end.
-        next = loop {
-            let element = match open.last() {
-                None => return Ok(()),
-                Some(&Peek::Array) => json.array_step()?,
-                Some(_) => match json.next_key_bytes()? {
-                    Some(_) => Some(json.peek()?),
-                    None => None,
-                },
-            };
-            match element {
-                Some(element) => break element,
-                None => open.pop(),
-            };
-        };
+    let text = std::str::from_utf8(bytes)?;
+    match text.trim_ascii_start().bytes().next() {
+        None => Err(InvalidDocument::Empty),
+        Some(b'{') => Ok(json::check(text)?),
+        Some(_) => Err(InvalidDocument::NotAnObject),
     }
 }
 

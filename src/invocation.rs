@@ -15,6 +15,7 @@ use lambda_http::request::{LambdaRequest, RequestContext};
 use lambda_http::tower::{ServiceExt as _, service_fn};
 use lambda_http::{Adapter, Body, Request, RequestExt as _, Response};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 
 use crate::config::Config;
 use crate::events::{self, Failure, Source};
@@ -103,14 +104,20 @@ fn deadline(unix_ms: u64) -> Instant {
 /// The payload of an invocation.
 ///
 /// `lambda_http` panics on a few things that a client may send: a `Host` or a path that
-/// makes no URL, a body that is flagged as base64 and is none. They are taken out here,
-/// so that such a request gets its answer like any other.
+/// makes no URL, a body that is flagged as base64 and is none. Others it takes for no HTTP:
+/// a header that is not ASCII. They are taken out here, so that such a request gets its
+/// answer like any other.
 #[derive(Debug)]
 pub struct Payload(LambdaRequest);
 
 impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut request = LambdaRequest::deserialize(deserializer)?;
+        if let LambdaRequest::PassThrough(payload) = &request
+            && let Some(bare) = without_headers(payload)
+        {
+            request = bare;
+        }
         match &mut request {
             LambdaRequest::ApiGatewayV1(event) => {
                 // Of all that a request has, a save looks at method, path and body.
@@ -142,6 +149,26 @@ impl<'de> Deserialize<'de> for Payload {
         }
         Ok(Self(request))
     }
+}
+
+/// Reads an event that only its headers or its query keep from being HTTP.
+fn without_headers(payload: &str) -> Option<LambdaRequest> {
+    const CONTEXT: &str = "requestContext";
+    // Looked for first: large batches are not to be parsed once more.
+    if !payload.contains(CONTEXT) {
+        return None;
+    }
+    let mut event: Map<String, Value> = serde_json::from_str(payload).ok()?;
+    event.get(CONTEXT)?;
+    for field in [
+        "headers",
+        "multiValueHeaders",
+        "queryStringParameters",
+        "multiValueQueryStringParameters",
+    ] {
+        event.remove(field);
+    }
+    serde_json::from_value(Value::Object(event)).ok()
 }
 
 fn tame_path(path: &mut Option<String>) {

@@ -24,8 +24,8 @@
 //! # The modules
 //!
 //! Dependencies point one way: `main -> invocation -> http, events -> save -> store, keys,
-//! draft -> error`. [`save`] knows no event and no HTTP; [`store`] is the only module that
-//! names the S3 SDK.
+//! draft -> json, error`. [`save`] knows no event and no HTTP; [`store`] is the only module
+//! that names the S3 SDK.
 
 pub mod config;
 pub mod draft;
@@ -33,6 +33,7 @@ pub mod error;
 pub mod events;
 pub mod http;
 pub mod invocation;
+pub mod json;
 pub mod keys;
 pub mod save;
 pub mod store;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use lambda_http::lambda_runtime;
 use save_draft::config::Config;
 use save_draft::invocation::Function;
-use save_draft::store::Store;
+use save_draft::store::{self, Store};
 use save_draft::telemetry::{self, Telemetry};
 use tokio::runtime;
 
@@ -32,7 +32,8 @@ fn start() -> Result<(), lambda_http::Error> {
         runtime::Builder::new_current_thread()
     };
     builder.enable_all().build()?.block_on(async {
-        let store = Store::connect(&config).await;
+        let sdk = store::sdk_config().load().await;
+        let store = Store::new(&sdk, &config);
         let function_name = env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
         let function = Function::new(&config, store, Telemetry::new(function_name));
         lambda_runtime::run_concurrent(function.into_service()).await

@@ -5,11 +5,13 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, retry::RetryConfig, stalled_stream_protection};
+use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use base64::Engine as _;
@@ -23,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::config::Config;
 use crate::draft::Sha256Digest;
 use crate::error::{Cause, Error};
+use crate::tls;
 
 /// How long a connection may take to stand: in one region it takes milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -86,42 +89,62 @@ enum Unusable {
     Missing(&'static str),
 }
 
-/// The text of an SDK error and of all its causes, which `Display` alone does not tell.
+/// An error of the SDK, with what to find the request by.
 #[derive(Debug, ThisError)]
-#[error("S3 {operation}: {text}")]
+#[error("S3 {operation} (request {request_id})")]
 struct S3Error {
     operation: &'static str,
-    text: String,
+    request_id: String,
+    source: Cause,
+}
+
+impl S3Error {
+    fn new<E>(operation: &'static str, error: SdkError<E, HttpResponse>) -> Self
+    where
+        E: StdError + Send + Sync + 'static,
+    {
+        let response = error.raw_response();
+        let id = response.and_then(|response| response.headers().get("x-amz-request-id"));
+        Self {
+            operation,
+            request_id: id.unwrap_or("unknown").to_owned(),
+            source: error.into(),
+        }
+    }
+}
+
+/// What the SDK is told beside what the environment says: region, credentials, endpoint.
+#[must_use]
+pub fn sdk_config() -> ConfigLoader {
+    aws_config::defaults(BehaviorVersion::latest())
+        .http_client(tls::http_client())
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(CONNECT_TIMEOUT)
+                .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                .build(),
+        )
+        .retry_config(
+            RetryConfig::standard()
+                .with_max_attempts(ATTEMPTS)
+                .with_initial_backoff(BACKOFF),
+        )
+        .stalled_stream_protection(
+            StalledStreamProtectionConfig::enabled()
+                .grace_period(STALL)
+                .build(),
+        )
 }
 
 impl Store {
-    /// Connects to S3 as the environment says: region, credentials, endpoint.
+    /// The buckets that `config` names, as `sdk` reaches them.
     ///
     /// Makes no request, and never fails: what is wrong shows with the first save.
-    pub async fn connect(config: &Config) -> Self {
-        let sdk = aws_config::defaults(BehaviorVersion::latest())
-            .http_client(crate::tls::http_client())
-            .timeout_config(
-                TimeoutConfig::builder()
-                    .connect_timeout(CONNECT_TIMEOUT)
-                    .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-                    .build(),
-            )
-            .retry_config(
-                RetryConfig::standard()
-                    .with_max_attempts(ATTEMPTS)
-                    .with_initial_backoff(BACKOFF),
-            )
-            .stalled_stream_protection(
-                stalled_stream_protection::StalledStreamProtectionConfig::enabled()
-                    .grace_period(STALL)
-                    .build(),
-            )
-            .load()
-            .await;
-        let s3 = aws_sdk_s3::config::Builder::from(&sdk)
+    #[must_use]
+    pub fn new(sdk: &SdkConfig, config: &Config) -> Self {
+        let s3 = aws_sdk_s3::config::Builder::from(sdk)
             // Stores other than S3 have no host name for each bucket.
-            .force_path_style(config.custom_endpoint)
+            .force_path_style(config.custom_endpoint || sdk.endpoint_url().is_some())
             .build();
         let memory_kib = u32::try_from(config.memory_bytes / KIB).unwrap_or(u32::MAX);
         Self {
@@ -162,9 +185,9 @@ impl Store {
         let request = self.client.get_object().bucket(&self.draft_bucket).key(key);
         request.send().await.map_err(|error| {
             let missing = error.code() == Some("NoSuchKey");
-            let kind = kind_of(&error);
-            let cause = S3Error::new("GetObject", &error);
-            match kind {
+            let outlook = outlook(&error);
+            let cause = S3Error::new("GetObject", error);
+            match outlook {
                 _ if missing => Error::draft_not_found(cause),
                 Outlook::Transient => Error::unavailable(cause),
                 Outlook::Permanent => Error::save_failed(cause),
@@ -191,8 +214,7 @@ impl Store {
         let mut hasher = Sha256::new();
         let mut body = output.body;
         while let Some(chunk) = body.next().await {
-            let chunk = chunk
-                .map_err(|error| Broken::Again(S3Error::new("GetObject body", &error).into()))?;
+            let chunk = chunk.map_err(|error| Broken::Again(error.into()))?;
             hasher.update(&chunk);
             bytes.extend_from_slice(&chunk);
         }
@@ -268,9 +290,9 @@ impl Store {
                 tokio::time::sleep(BACKOFF * attempt).await;
                 attempt += 1;
             } else {
-                let kind = kind_of(&error);
-                let cause = S3Error::new("PutObject", &error);
-                return Err(match kind {
+                let outlook = outlook(&error);
+                let cause = S3Error::new("PutObject", error);
+                return Err(match outlook {
                     Outlook::Permanent if !conflict => Error::save_failed(cause),
                     _ => Error::unavailable(cause),
                 });
@@ -307,10 +329,13 @@ const TRANSIENT_CODES: [&str; 9] = [
     "XAmzContentSHA256Mismatch",
 ];
 
-fn kind_of<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Outlook {
+fn outlook<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Outlook {
     let transient = match error {
         SdkError::TimeoutError(_) | SdkError::ResponseError(_) => true,
-        SdkError::DispatchFailure(failure) => failure.is_io() || failure.is_timeout(),
+        // A connection that is closed before the response is an "other" failure with a kind.
+        SdkError::DispatchFailure(failure) => {
+            failure.is_io() || failure.is_timeout() || failure.as_other().is_some()
+        }
         SdkError::ServiceError(answer) => {
             let status = answer.raw().status().as_u16();
             let code = answer.err().code();
@@ -324,14 +349,5 @@ fn kind_of<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Outloo
         Outlook::Transient
     } else {
         Outlook::Permanent
-    }
-}
-
-impl S3Error {
-    fn new(operation: &'static str, error: &(dyn StdError + 'static)) -> Self {
-        Self {
-            operation,
-            text: DisplayErrorContext(error).to_string(),
-        }
     }
 }
