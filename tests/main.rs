@@ -1,0 +1,10 @@
+//! The tests, in one binary: they share an S3, a Lambda and the function between them.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test fails by a panic"
+)]
+
+mod http;
+mod support;

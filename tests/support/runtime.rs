@@ -1,0 +1,425 @@
+//! Lambda, as far as a function sees it: the Runtime API on loopback, and the real
+//! `bootstrap` that polls it ("Using the Lambda runtime API for custom runtimes", AWS
+//! Lambda Developer Guide).
+
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::net::Ipv4Addr;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::JoinSet;
+
+/// How long an invocation has, where a test does not say.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The name that the function has here.
+pub const FUNCTION_NAME: &str = "save-draft";
+
+/// What became of an invocation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The function's response.
+    Response(Value),
+    /// The function's error.
+    Error {
+        /// The kind, which a state machine catches.
+        error_type: String,
+        /// The text.
+        error_message: String,
+    },
+    /// The process ended before it answered.
+    Exited,
+}
+
+impl Outcome {
+    /// The function's response.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[track_caller]
+    pub fn response(self) -> Value {
+        match self {
+            Self::Response(response) => response,
+            other => panic!("no response, but {other:?}"),
+        }
+    }
+
+    /// The function's error, its type and its message.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    #[track_caller]
+    pub fn error(self) -> (String, String) {
+        match self {
+            Self::Error {
+                error_type,
+                error_message,
+            } => (error_type, error_message),
+            other => panic!("no error, but {other:?}"),
+        }
+    }
+}
+
+/// An invocation that has been queued.
+pub struct Pending {
+    /// Its id, which is in all that the function says about it.
+    pub request_id: String,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+impl Pending {
+    /// Waits for what becomes of it.
+    pub async fn outcome(self) -> Outcome {
+        self.outcome.await.unwrap_or(Outcome::Exited)
+    }
+}
+
+/// A running `bootstrap`, with a Runtime API of its own. It is killed when this is dropped.
+pub struct Bootstrap {
+    api: Arc<Api>,
+    output: Arc<watch::Sender<Output>>,
+    exit: Arc<watch::Sender<Option<ExitStatus>>>,
+    kill: Arc<Notify>,
+    pid: u32,
+    /// Aborts everything in it when it goes.
+    _tasks: JoinSet<()>,
+}
+
+/// What the process has written.
+#[derive(Default)]
+struct Output {
+    lines: Vec<String>,
+    /// Of the two streams, how many are at their end.
+    ended: usize,
+}
+
+impl Bootstrap {
+    /// Starts the binary with what Lambda sets ("Defined runtime environment variables",
+    /// AWS Lambda Developer Guide) and `env`, and nothing else, in its environment. Of a
+    /// variable that is there twice, the last counts.
+    pub async fn start<K, V>(env: impl IntoIterator<Item = (K, V)>) -> Self
+    where
+        K: AsRef<str>,
+        V: AsRef<str>,
+    {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+        let listener = listener.expect("loopback has a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bootstrap"));
+        command
+            .env_clear()
+            .env("AWS_LAMBDA_RUNTIME_API", address.to_string())
+            .env("AWS_LAMBDA_FUNCTION_NAME", FUNCTION_NAME)
+            .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "512")
+            .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
+            .env("AWS_REGION", "us-east-1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        for (name, value) in env {
+            command.env(name.as_ref(), value.as_ref());
+        }
+        let mut child = command.spawn().expect("the binary starts");
+        let pid = child.id().expect("it has just begun");
+
+        let mut tasks = JoinSet::new();
+        let api = Arc::new(Api::default());
+        tasks.spawn(Arc::clone(&api).serve(listener));
+        let output = Arc::new(watch::Sender::<Output>::default());
+        let stdout = child.stdout.take().expect("it is a pipe");
+        let stderr = child.stderr.take().expect("it is a pipe");
+        tasks.spawn(collect(stdout, Arc::clone(&output)));
+        tasks.spawn(collect(stderr, Arc::clone(&output)));
+        let kill = Arc::new(Notify::new());
+        let exit = Arc::new(watch::Sender::new(None));
+        tasks.spawn(supervise(
+            child,
+            Arc::clone(&kill),
+            Arc::clone(&api),
+            Arc::clone(&exit),
+        ));
+        Self {
+            api,
+            output,
+            exit,
+            kill,
+            pid,
+            _tasks: tasks,
+        }
+    }
+
+    /// Invokes the function, and waits for what becomes of it.
+    pub async fn invoke(&self, event: &Value) -> Outcome {
+        self.begin(event).outcome().await
+    }
+
+    /// Queues an invocation; as many run at a time as the function polls for.
+    pub fn begin(&self, event: &Value) -> Pending {
+        self.begin_within(event.to_string(), TIMEOUT)
+    }
+
+    /// Queues an invocation with the payload `event`, whatever that is, which has `left`
+    /// from now until its deadline. Here nobody enforces it.
+    pub fn begin_within(&self, event: String, left: Duration) -> Pending {
+        self.api.queue(event, left)
+    }
+
+    /// The lines that the process has written so far, to either stream.
+    pub fn lines(&self) -> Vec<String> {
+        self.output.borrow().lines.clone()
+    }
+
+    /// Waits for a line that is a JSON object for which `is_it` is true; returns the first.
+    ///
+    /// # Panics
+    ///
+    /// If the process ends without such a line.
+    pub async fn line(&self, is_it: impl Fn(&Value) -> bool) -> Value {
+        let find = |lines: &[String]| {
+            let objects = lines
+                .iter()
+                .filter_map(|line| serde_json::from_str(line).ok());
+            objects.filter(Value::is_object).find(&is_it)
+        };
+        let mut output = self.output.subscribe();
+        let output = output.wait_for(|output| output.ended == 2 || find(&output.lines).is_some());
+        let output = output.await.expect("its sender is here");
+        find(&output.lines).unwrap_or_else(|| panic!("no such line in {:#?}", output.lines))
+    }
+
+    /// Waits for the metrics of an invocation, which are the last that the function writes
+    /// about it; returns all lines up to then that are about it, parsed, the metrics last.
+    pub async fn told(&self, request_id: &str) -> Vec<Value> {
+        let last = |line: &Value| line["RequestId"] == request_id;
+        let metrics = self.line(last).await;
+        let lines = self.lines();
+        let parsed = lines
+            .iter()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        let logged = parsed.filter(|line: &Value| line["request_id"] == request_id);
+        logged.chain([metrics]).collect()
+    }
+
+    /// Waits until the process has ended, and all it wrote is here.
+    pub async fn ended(&self) -> ExitStatus {
+        let mut output = self.output.subscribe();
+        let all = output.wait_for(|output| output.ended == 2).await;
+        drop(all.expect("its sender is here"));
+        let mut exit = self.exit.subscribe();
+        let status = exit.wait_for(Option::is_some).await;
+        status.expect("its sender is here").expect("it has ended")
+    }
+
+    /// Kills the process (SIGKILL), and waits until it is gone. All that is under way
+    /// comes to [`Outcome::Exited`].
+    pub async fn kill(&self) {
+        self.kill.notify_one();
+        self.ended().await;
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+}
+
+/// Collects the lines of a stream, until its end.
+async fn collect(stream: impl AsyncRead + Unpin, written: Arc<watch::Sender<Output>>) {
+    let mut stream = BufReader::new(stream);
+    let mut line = Vec::new();
+    while stream
+        .read_until(b'\n', &mut line)
+        .await
+        .is_ok_and(|read| read > 0)
+    {
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end_matches('\n').to_owned();
+        written.send_modify(|output| output.lines.push(text));
+        line.clear();
+    }
+    written.send_modify(|output| output.ended += 1);
+}
+
+/// Waits for the process's end, or brings it about.
+async fn supervise(
+    mut child: Child,
+    kill: Arc<Notify>,
+    api: Arc<Api>,
+    exit: Arc<watch::Sender<Option<ExitStatus>>>,
+) {
+    let status = loop {
+        tokio::select! {
+            status = child.wait() => break status,
+            () = kill.notified() => child.start_kill().expect("the process is ours"),
+        }
+    };
+    api.close();
+    exit.send_replace(Some(status.expect("the process is ours")));
+}
+
+/// The Runtime API.
+#[derive(Default)]
+struct Api {
+    state: Mutex<State>,
+    queued: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    count: usize,
+    closed: bool,
+    queue: VecDeque<Event>,
+    waiting: HashMap<String, oneshot::Sender<Outcome>>,
+}
+
+struct Event {
+    request_id: String,
+    payload: String,
+    deadline_ms: u128,
+}
+
+impl Api {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn queue(&self, payload: String, left: Duration) -> Pending {
+        let deadline = SystemTime::now() + left;
+        let deadline = deadline.duration_since(SystemTime::UNIX_EPOCH);
+        let (sender, outcome) = oneshot::channel();
+        let mut state = self.state();
+        state.count += 1;
+        let request_id = format!("8476a536-e9f4-11e8-9739-{:012x}", state.count);
+        if !state.closed {
+            state.waiting.insert(request_id.clone(), sender);
+            state.queue.push_back(Event {
+                request_id: request_id.clone(),
+                payload,
+                deadline_ms: deadline.expect("it is after 1970").as_millis(),
+            });
+        }
+        drop(state);
+        self.queued.notify_one();
+        Pending {
+            request_id,
+            outcome,
+        }
+    }
+
+    fn take(&self) -> Option<Event> {
+        let mut state = self.state();
+        let event = state.queue.pop_front()?;
+        if !state.queue.is_empty() {
+            // One notice may stand for several invocations.
+            self.queued.notify_one();
+        }
+        Some(event)
+    }
+
+    /// Nobody will poll any more.
+    fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        state.queue.clear();
+        state.waiting.clear();
+    }
+
+    async fn serve(self: Arc<Self>, listener: TcpListener) {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                Ok((stream, _)) = listener.accept() => {
+                    stream.set_nodelay(true).expect("it is a TCP connection");
+                    let api = Arc::clone(&self);
+                    let service = service_fn(move |request| Arc::clone(&api).answer(request));
+                    let http = hyper::server::conn::http1::Builder::new();
+                    let connection = http.serve_connection(TokioIo::new(stream), service);
+                    // It breaks when the process is killed, which is told by its end.
+                    connections.spawn(async { drop(connection.await) });
+                }
+                Some(_) = connections.join_next() => {}
+            }
+        }
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
+        let (head, body) = request.into_parts();
+        let path = head.uri.path().strip_prefix("/2018-06-01/runtime/");
+        let path: Vec<_> = path.unwrap_or_default().split('/').collect();
+        Ok(match (head.method, path.as_slice()) {
+            (Method::GET, ["invocation", "next"]) => self.next().await,
+            (Method::POST, ["invocation", request_id, end @ ("response" | "error")]) => {
+                let Ok(body) = body.collect().await else {
+                    // The process was killed while it answered.
+                    return Ok(reply(StatusCode::BAD_REQUEST));
+                };
+                let body: Value = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
+                let text = |field: &str| body[field].as_str().unwrap_or_default().to_owned();
+                let outcome = match *end {
+                    "error" => Outcome::Error {
+                        error_type: text("errorType"),
+                        error_message: text("errorMessage"),
+                    },
+                    _ => Outcome::Response(body),
+                };
+                match self.state().waiting.remove(*request_id) {
+                    Some(waiting) => {
+                        // A test may have lost interest.
+                        let _ = waiting.send(outcome);
+                        reply(StatusCode::ACCEPTED)
+                    }
+                    None => reply(StatusCode::BAD_REQUEST),
+                }
+            }
+            (Method::POST, ["init", "error"]) => reply(StatusCode::ACCEPTED),
+            _ => reply(StatusCode::NOT_FOUND),
+        })
+    }
+
+    /// The next invocation, when there is one.
+    async fn next(&self) -> Response<Full<Bytes>> {
+        let event = loop {
+            let queued = self.queued.notified();
+            if let Some(event) = self.take() {
+                break event;
+            }
+            queued.await;
+        };
+        let arn = format!("arn:aws:lambda:us-east-1:123456789012:function:{FUNCTION_NAME}");
+        Response::builder()
+            .header("Lambda-Runtime-Aws-Request-Id", event.request_id)
+            .header("Lambda-Runtime-Deadline-Ms", event.deadline_ms.to_string())
+            .header("Lambda-Runtime-Invoked-Function-Arn", arn)
+            .header(
+                "Lambda-Runtime-Trace-Id",
+                "Root=1-68d9205a-0f1e2d3c4b5a69788796a5b4;Parent=53995c3f42cd8ad8;Sampled=1",
+            )
+            .header("Content-Type", "application/json")
+            .body(Full::from(event.payload))
+            .expect("these are headers")
+    }
+}
+
+fn reply(status: StatusCode) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = status;
+    response
+}
