@@ -6,5 +6,8 @@
     reason = "a test fails by a panic"
 )]
 
+mod config;
+mod events;
 mod http;
+mod properties;
 mod support;

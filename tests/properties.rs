@@ -1,0 +1,537 @@
+//! What has to hold whatever comes in: for URLs, keys, versions and documents.
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use save_draft::config::{DEFAULT_DRAFT_KEY, DEFAULT_SAVED_KEY};
+use save_draft::draft::{
+    DraftId, DraftUrl, InvalidDocument, Sha256Digest, Version, check_document,
+};
+use save_draft::json::{MAX_DEPTH, NotJson};
+use save_draft::keys::{DraftKey, SavedKey};
+use time::{Duration, OffsetDateTime, UtcOffset};
+
+/// Texts of which some are URLs of drafts, and many are nearly.
+fn urls() -> impl Strategy<Value = String> {
+    let part = prop_oneof![
+        4 => select(vec![
+            "http", "https", "://", ":", "/", "//", "\\", "?", "&", "=", "#", "@", "%", "%2F",
+            "%2e", "%00", "%0a", "..", ".", "example.com", "localhost", "[::1]", "draft_id",
+            "draft_id=", "draft%5Fid", "2025092811473036584258", "20251126220753b7e35362", "a",
+            "\u{0}", "\n", " ", "+", "１", "草稿", "ﬁ", "\u{202e}", "{draft_id}", "saved",
+        ]).prop_map(str::to_owned),
+        1 => any::<String>(),
+    ];
+    let parts = prop::collection::vec(part, 0..12).prop_map(|parts| parts.concat());
+    let begin = select(vec![
+        "",
+        "https://example.com/?draft_id=",
+        "http://a/?x=1&draft_id=1",
+    ]);
+    (begin, parts).prop_map(|(begin, parts)| begin.to_owned() + &parts)
+}
+
+fn ids() -> impl Strategy<Value = DraftId> {
+    "[A-Za-z0-9_-]{1,64}".prop_map(|id| id.parse().expect("it is an id"))
+}
+
+/// Times of which S3 tells, and some more: the years 0 to 9999.
+fn times() -> impl Strategy<Value = OffsetDateTime> {
+    let seconds = -62_167_219_200_i64..=253_402_300_799;
+    seconds.prop_map(|s| OffsetDateTime::from_unix_timestamp(s).expect("it has four digits"))
+}
+
+fn digests() -> impl Strategy<Value = Sha256Digest> {
+    any::<[u8; 8]>().prop_map(|seed| Sha256Digest::of(&seed))
+}
+
+fn version(time: OffsetDateTime, digest: &Sha256Digest) -> Version {
+    Version::new(time, digest).expect("it has four digits")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2048))]
+
+    #[test]
+    fn no_url_gives_a_key_outside_the_prefix(url in urls()) {
+        if let Ok(url) = DraftUrl::parse(&url, &[]) {
+            let id = url.into_id();
+            prop_assert!((1..=64).contains(&id.as_str().len()));
+            prop_assert!(id.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b)));
+            let keys: DraftKey = DEFAULT_DRAFT_KEY.parse().expect("it is the default");
+            let key = keys.of(&id);
+            let parts: Vec<_> = key.split('/').collect();
+            prop_assert_eq!(&parts, &["drafts", id.as_str(), "draft_content.json"]);
+            prop_assert_eq!(keys.id_in(&key), Some(id));
+        }
+    }
+
+    #[test]
+    fn a_url_with_an_id_gives_that_id(
+        id in ids(), path in "[a-zA-Z0-9/._~-]{0,40}", more in "[a-ce-z]{1,9}=[^&#\\p{C} ]{0,20}",
+    ) {
+        let url = format!("https://example.com/{path}?{more}&draft_id={id}#{more}");
+        let parsed = DraftUrl::parse(&url, &["example.com".to_owned()]);
+        prop_assert_eq!(parsed.expect("it is a URL").into_id(), id.clone());
+        let other = DraftUrl::parse(&url, &["example.org".to_owned()]);
+        prop_assert!(other.is_err());
+        let twice = DraftUrl::parse(&format!("https://a/?draft_id={id}&draft_id={id}"), &[]);
+        prop_assert!(twice.is_err());
+    }
+
+    #[test]
+    fn only_the_key_of_a_draft_has_an_id_in_it(
+        id in ids(), prefix in "[^{}\\p{Cc}]{0,9}", suffix in "[^{}\\p{Cc}]{0,9}", other in any::<String>(),
+    ) {
+        let key: DraftKey = format!("{prefix}{{draft_id}}{suffix}").parse().expect("it is a template");
+        prop_assert_eq!(key.id_in(&key.of(&id)), Some(id));
+        if let Some(id) = key.id_in(&other) {
+            prop_assert_eq!(key.of(&id), other);
+        }
+    }
+
+    #[test]
+    fn equal_state_gives_an_equal_version(
+        time in times(), document in any::<Vec<u8>>(), hours in -23_i8..=23, nanoseconds in 0..1_000_000_000_i64,
+    ) {
+        let first = version(time, &Sha256Digest::of(&document));
+        // Whatever clock tells the time, and however exactly.
+        let offset = UtcOffset::from_hms(hours, 0, 0).expect("it is less than a day");
+        let elsewhere = (time + Duration::nanoseconds(nanoseconds)).checked_to_offset(offset);
+        let second = elsewhere.map(|time| version(time, &Sha256Digest::of(&document.clone())));
+        prop_assert!(second.is_none_or(|second| second == first));
+        prop_assert_eq!(first.as_str().len(), Version::BYTES);
+        prop_assert!(first.as_str().bytes().all(DraftId::allows));
+    }
+
+    #[test]
+    fn versions_sort_as_their_times(a in times(), b in times(), x in digests(), y in digests()) {
+        let (first, second) = (version(a, &x), version(b, &y));
+        if a != b {
+            prop_assert_eq!(first.cmp(&second), a.cmp(&b));
+        }
+        prop_assert_eq!(first == second, a == b && x == y);
+    }
+}
+
+#[test]
+fn a_version_is_named_by_time_and_hash() {
+    let time = OffsetDateTime::from_unix_timestamp(1_759_060_050).expect("it is in range");
+    let name = version(time, &Sha256Digest::of(b"{}"));
+    assert_eq!(name.as_str(), "20250928T114730Z-44136fa355b3678a");
+}
+
+/// The pieces of small templates: two that an id may have in it, and one that it may not.
+fn literal() -> impl Strategy<Value = String> {
+    "[ab/]{0,1}"
+}
+
+prop_compose! {
+    fn draft_templates()(before in literal(), after in literal(), more in literal()) -> String {
+        format!("{before}{more}{{draft_id}}{after}")
+    }
+}
+
+prop_compose! {
+    fn saved_templates()(
+        before in literal(), between in literal(), after in literal(), id_first in any::<bool>(),
+    ) -> String {
+        let names = if id_first { ["draft_id", "version"] } else { ["version", "draft_id"] };
+        format!("{before}{{{}}}{between}{{{}}}{after}", names[0], names[1])
+    }
+}
+
+/// Whether `text` fits `template`, in which each placeholder is one or more of what ids are
+/// made of.
+fn fits(text: &[u8], template: &str) -> bool {
+    match template.as_bytes() {
+        [] => text.is_empty(),
+        [b'{', ..] => {
+            let rest = template.split_once('}').expect("it is a placeholder").1;
+            let most = text
+                .iter()
+                .take_while(|&&byte| DraftId::allows(byte))
+                .count();
+            (1..=most).any(|taken| fits(&text[taken..], rest))
+        }
+        [byte, ..] => text.first() == Some(byte) && fits(&text[1..], &template[1..]),
+    }
+}
+
+/// All texts of up to eight of the bytes that the small templates have in them. Two templates
+/// of five and four pieces that share a text share one of at most eight bytes: each byte more
+/// would be one that both take with a placeholder that has taken one already.
+static TEXTS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let mut texts = vec![vec![]];
+    let mut begin = 0;
+    for _ in 0..8 {
+        let end = texts.len();
+        for index in begin..end {
+            for byte in *b"ab/" {
+                let mut text = texts[index].clone();
+                text.push(byte);
+                texts.push(text);
+            }
+        }
+        begin = end;
+    }
+    texts
+});
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn templates_that_share_a_key_are_told_apart_from_others(
+        draft in draft_templates(), saved in saved_templates(),
+    ) {
+        let share = TEXTS.iter().any(|text| fits(text, &draft) && fits(text, &saved));
+        let draft: DraftKey = draft.parse().expect("it is a template");
+        let saved: SavedKey = saved.parse().expect("it is a template");
+        prop_assert_eq!(saved.may_match(&draft), share);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2048))]
+
+    #[test]
+    fn no_version_is_taken_for_a_draft(
+        draft in draft_templates(), saved in saved_templates(), id in ids(), time in times(), digest in digests(),
+    ) {
+        let draft: DraftKey = draft.parse().expect("it is a template");
+        let saved: SavedKey = saved.parse().expect("it is a template");
+        let key = saved.of(&id, &version(time, &digest));
+        if !saved.may_match(&draft) {
+            prop_assert_eq!(draft.id_in(&key), None);
+        }
+        let defaults: (DraftKey, SavedKey) = (
+            DEFAULT_DRAFT_KEY.parse().expect("it is the default"),
+            DEFAULT_SAVED_KEY.parse().expect("it is the default"),
+        );
+        let key = defaults.1.of(&id, &version(time, &digest));
+        prop_assert_eq!(defaults.0.id_in(&key), None);
+    }
+}
+
+#[test]
+fn documents_are_what_python_reads() {
+    let nested = |depth: usize| format!(r#"{{"a":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+    for document in [
+        "{}",
+        " \t\r\n{ } \n",
+        "\u{feff}{}",
+        r#"{"a": NaN, "b": Infinity, "c": -Infinity}"#,
+        r#"{"a": "\ud800", "b": "\udc00\ud800", "\ud83d": "\ud83d\ude00"}"#,
+        r#"{"a": [0, -0, 1.5, 1e5, 1E+5, 1e-5, 123456789012345678901234567890, 1e999]}"#,
+        r#"{"a": "\"\\\/\b\f\n\r\t\u0041\u0000"}"#,
+        "{\"a\": \"\u{7f}\u{80}\u{2028}😀\"}",
+        r#"{"a": 1, "a": 2, "": 3}"#,
+        r#"{"a": [[], {}, [{}], {"b": [null, true, false]}]}"#,
+        &nested(900),
+        &nested(MAX_DEPTH - 1),
+    ] {
+        let checked = check_document(document.as_bytes());
+        assert!(checked.is_ok(), "{document:.80}: {checked:?}");
+    }
+    for document in ["", " ", "\u{feff}", "\n\t"] {
+        let checked = check_document(document.as_bytes());
+        assert!(
+            matches!(checked, Err(InvalidDocument::Empty)),
+            "{document:?}: {checked:?}"
+        );
+    }
+    for document in [
+        "[]",
+        "1",
+        "null",
+        r#""{}""#,
+        "NaN",
+        "x",
+        "}",
+        "\u{feff}\u{feff}{}",
+        "\u{a0}{}",
+    ] {
+        let checked = check_document(document.as_bytes());
+        assert!(
+            matches!(checked, Err(InvalidDocument::NotAnObject)),
+            "{document:?}: {checked:?}"
+        );
+    }
+    for document in [
+        "{",
+        r#"{"a"#,
+        r#"{"a": "#,
+        r#"{"a": tru"#,
+        r#"{"a": -"#,
+        r#"{"a": "\u12"#,
+    ] {
+        let checked = check_document(document.as_bytes());
+        let cut = matches!(checked, Err(InvalidDocument::NotJson(NotJson::CutShort)));
+        assert!(cut, "{document:?}: {checked:?}");
+    }
+    for (document, place) in [
+        ("{}}", 2),
+        ("{}{}", 2),
+        ("{}\0", 2),
+        ("{,}", 1),
+        (r"{'a': 1}", 1),
+        (r"{a: 1}", 1),
+        (r#"{"a" 1}"#, 5),
+        (r#"{"a": 1,}"#, 8),
+        (r#"{"a": [1,]}"#, 9),
+        (r#"{"a": [1 2]}"#, 9),
+        (r#"{"a": [1}"#, 8),
+        (r#"{"a": {"b": 1]"#, 13),
+        (r#"{"a": 01}"#, 7),
+        (r#"{"a": +1}"#, 6),
+        (r#"{"a": .5}"#, 6),
+        (r#"{"a": 1.}"#, 8),
+        (r#"{"a": 1e}"#, 8),
+        (r#"{"a": -x}"#, 7),
+        (r#"{"a": -NaN}"#, 7),
+        (r#"{"a": nan}"#, 7),
+        (r#"{"a": True}"#, 6),
+        (r#"{"a": trux}"#, 9),
+        (r#"{"a": undefined}"#, 6),
+        (r#"{"a": "\x41"}"#, 8),
+        (r#"{"a": "\u12g4"}"#, 11),
+        ("{\"a\": \"\n\"}", 7),
+        ("{\"a\": \"\0\"}", 7),
+        ("{\"a\":\u{a0}1}", 5),
+        ("{} // the end", 3),
+    ] {
+        let checked = check_document(document.as_bytes());
+        let Err(InvalidDocument::NotJson(NotJson::Unexpected(at))) = checked else {
+            panic!("{document:?}: {checked:?}");
+        };
+        assert_eq!(at, place, "{document:?}");
+    }
+    let checked = check_document(nested(MAX_DEPTH).as_bytes());
+    assert!(
+        matches!(checked, Err(InvalidDocument::NotJson(NotJson::TooDeep))),
+        "{checked:?}"
+    );
+    for bytes in [
+        &b"{\"a\": \"\xff\"}"[..],
+        b"\xff\xfe{\0}\0",
+        b"{\"a\": \"\xed\xa0\x80\"}",
+        b"\x80",
+    ] {
+        let checked = check_document(bytes);
+        assert!(
+            matches!(checked, Err(InvalidDocument::NotUtf8(_))),
+            "{bytes:?}: {checked:?}"
+        );
+    }
+}
+
+/// Texts of JSON, with white space in it and all that Python takes beside.
+fn json_texts() -> impl Strategy<Value = String> {
+    let scalar = prop_oneof![
+        select(vec![
+            "null",
+            "true",
+            "false",
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "0",
+            "-0",
+            "1.5",
+            "-12e+3",
+            "1E9",
+            "\"\"",
+            "\"\\ud800\"",
+            "\"\\udc00\\ud800\"",
+            "\"\\\"\\\\\\n\\u00e9\"",
+            "\"草稿\"",
+        ])
+        .prop_map(str::to_owned),
+        any::<f64>().prop_map(|number| serde_json::json!(number).to_string()),
+        any::<String>().prop_map(|text| serde_json::json!(text).to_string()),
+    ];
+    let value = scalar.prop_recursive(5, 40, 5, |inner| {
+        let name = any::<String>().prop_map(|name| serde_json::json!(name).to_string());
+        let space = select(vec!["", " ", "\n\t", "\r\n  "]);
+        prop_oneof![
+            (prop::collection::vec(inner.clone(), 0..5), space.clone())
+                .prop_map(|(values, space)| format!("[{space}{}{space}]", values.join(","))),
+            object(inner, name, space),
+        ]
+    });
+    object(
+        value,
+        "[a-z]{0,3}".prop_map(|name| format!("\"{name}\"")),
+        select(vec!["", " "]),
+    )
+}
+
+fn object(
+    value: impl Strategy<Value = String>,
+    name: impl Strategy<Value = String>,
+    space: impl Strategy<Value = &'static str>,
+) -> impl Strategy<Value = String> {
+    (prop::collection::vec((name, value), 0..5), space).prop_map(|(fields, space)| {
+        let fields = fields
+            .iter()
+            .map(|(name, value)| format!("{name}{space}:{space}{value}"));
+        let fields: Vec<_> = fields.collect();
+        format!("{{{space}{}{space}}}", fields.join(&format!("{space},")))
+    })
+}
+
+/// What to do to a text: put this in place of so many bytes from there on.
+fn edits() -> impl Strategy<Value = Vec<(Index, usize, String)>> {
+    let piece = prop_oneof![
+        select(vec![
+            "",
+            "{",
+            "}",
+            "[",
+            "]",
+            ":",
+            ",",
+            "\"",
+            "\\",
+            "\\u",
+            "\\ud800",
+            "/",
+            "-",
+            "+",
+            ".",
+            "e",
+            "0",
+            "1",
+            "N",
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "nul",
+            "true",
+            " ",
+            "\n",
+            "\u{0}",
+            "\u{1f}",
+            "\u{7f}",
+            "\u{a0}",
+            "\u{feff}",
+            "\u{2028}",
+            "'",
+            "{}",
+            "\"a\":",
+        ])
+        .prop_map(str::to_owned),
+        any::<char>().prop_map(String::from),
+    ];
+    prop::collection::vec((any::<Index>(), 0..3_usize, piece), 0..4)
+}
+
+fn edit(text: &str, edits: &[(Index, usize, String)]) -> Vec<u8> {
+    let mut bytes = text.as_bytes().to_vec();
+    for (at, removed, piece) in edits {
+        let at = at.index(bytes.len() + 1);
+        let end = (at + removed).min(bytes.len());
+        bytes.splice(at..end, piece.bytes());
+    }
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn a_whole_document_passes_and_no_part_of_it_does(text in json_texts()) {
+        prop_assert!(check_document(text.as_bytes()).is_ok(), "{}", text);
+        for end in 0..text.trim_end().len() {
+            prop_assert!(check_document(&text.as_bytes()[..end]).is_err(), "{}", &text[..end]);
+        }
+    }
+
+    #[test]
+    fn no_bytes_break_the_check(bytes in any::<Vec<u8>>(), text in any::<String>()) {
+        let _ = check_document(&bytes);
+        let _ = check_document(format!("{{\"a\": {text}}}").as_bytes());
+    }
+}
+
+/// Python's `json`, which is asked line by line.
+struct Python {
+    child: Child,
+    questions: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+const PROGRAM: &str = r#"
+import json, sys
+for line in sys.stdin:
+    try:
+        text = bytes.fromhex(line).decode("utf-8")
+        print(isinstance(json.loads(text.removeprefix("\ufeff")), dict), flush=True)
+    except (ValueError, RecursionError):
+        print(False, flush=True)
+"#;
+
+impl Python {
+    /// Starts it, where there is one.
+    fn start() -> Option<Self> {
+        let mut python = Command::new("python3");
+        python.args(["-I", "-c", PROGRAM]);
+        let python = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child = match python {
+            Err(error) if error.kind() == ErrorKind::NotFound => return None,
+            python => python.expect("python3 starts"),
+        };
+        Some(Self {
+            questions: child.stdin.take().expect("it is a pipe"),
+            answers: BufReader::new(child.stdout.take().expect("it is a pipe")),
+            child,
+        })
+    }
+
+    /// Whether `bytes` are an object to it.
+    fn reads(&mut self, bytes: &[u8]) -> bool {
+        let mut line = String::with_capacity(2 * bytes.len() + 1);
+        for byte in bytes {
+            write!(line, "{byte:02x}").expect("it is a string");
+        }
+        line.push('\n');
+        self.questions
+            .write_all(line.as_bytes())
+            .expect("it listens");
+        line.clear();
+        self.answers.read_line(&mut line).expect("it answers");
+        match line.trim_end() {
+            "True" => true,
+            "False" => false,
+            other => panic!("it says {other:?}"),
+        }
+    }
+}
+
+impl Drop for Python {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn documents_pass_where_python_reads_them_and_nowhere_else() {
+    let Some(python) = Python::start() else {
+        println!("skipped: there is no python3 to compare with");
+        return;
+    };
+    let python = Mutex::new(python);
+    let documents = (json_texts(), edits());
+    proptest!(ProptestConfig::with_cases(2048), |((text, edits) in documents)| {
+        let bytes = edit(&text, &edits);
+        let passes = check_document(&bytes).is_ok();
+        let mut python = python.lock().unwrap_or_else(PoisonError::into_inner);
+        prop_assert_eq!(passes, python.reads(&bytes), "{}", String::from_utf8_lossy(&bytes));
+    });
+}
