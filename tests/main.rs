@@ -8,6 +8,8 @@
 
 mod config;
 mod events;
+mod faults;
 mod http;
 mod properties;
+mod races;
 mod support;
