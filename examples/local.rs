@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::config::Region;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -30,13 +31,14 @@ use lambda_http::lambda_runtime::{Context, LambdaEvent};
 use lambda_http::tower::ServiceExt as _;
 use save_draft::config::Config;
 use save_draft::invocation::Function;
-use save_draft::store::{self, Store};
+use save_draft::sdk;
+use save_draft::store::Store;
 use save_draft::telemetry::{self, Telemetry};
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::signal;
 
-use crate::s3::{S3, S3Options};
+use crate::s3::{Fault, S3, S3Options, When};
 
 const USAGE: &str = "\
 Runs the function at http://127.0.0.1:PORT/openapi/capcut-mate/v1/save_draft
@@ -47,6 +49,7 @@ Options:
   --port PORT       where to serve the function [default: 3000]
   --s3-port PORT    where to serve S3 [default: 9000]
   --data-dir DIR    where the drafts and their versions are [default: .local]
+  --faults PERCENT  how many of the requests to S3 go wrong [default: 0]
   --help            this text
 
 A port of 0 is any that is free.
@@ -65,6 +68,7 @@ struct Options {
     port: u16,
     s3_port: u16,
     data_dir: PathBuf,
+    faults_percent: f64,
 }
 
 #[tokio::main]
@@ -97,6 +101,7 @@ fn options() -> Result<Option<Options>, lexopt::Error> {
         port: 3000,
         s3_port: 9000,
         data_dir: PathBuf::from(".local"),
+        faults_percent: 0.0,
     };
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next()? {
@@ -104,6 +109,7 @@ fn options() -> Result<Option<Options>, lexopt::Error> {
             Long("port") => options.port = arguments.value()?.parse()?,
             Long("s3-port") => options.s3_port = arguments.value()?.parse()?,
             Long("data-dir") => options.data_dir = arguments.value()?.into(),
+            Long("faults") => options.faults_percent = arguments.value()?.parse()?,
             Short('h') | Long("help") => return Ok(None),
             _ => return Err(argument.unexpected()),
         }
@@ -123,6 +129,7 @@ async fn serve(options: Options) -> Result<(), Box<dyn Error>> {
     })
     .await
     .map_err(|error| in_use(options.s3_port, "--s3-port", &error))?;
+    let_requests_fail(&s3, options.faults_percent);
 
     let drafts = options.data_dir.join(BUCKET);
     let sample = drafts
@@ -166,12 +173,12 @@ async fn serve(options: Options) -> Result<(), Box<dyn Error>> {
         None,
         "local",
     );
-    let sdk = store::sdk_config()
+    let sdk = sdk::config()?
+        .into_builder()
         .endpoint_url(s3.endpoint())
-        .credentials_provider(credentials)
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
         .region(Region::from_static("us-east-1"))
-        .load()
-        .await;
+        .build();
     let telemetry = Telemetry::new("local".to_owned());
     let function = Function::new(&config, Store::new(&sdk, &config), telemetry).into_service();
 
@@ -217,6 +224,20 @@ async fn serve(options: Options) -> Result<(), Box<dyn Error>> {
     let _ = tokio::time::timeout(INTEGRATION_TIMEOUT, connections.shutdown()).await;
     s3.stop().await;
     Ok(())
+}
+
+/// Lets `percent` of the requests to S3 go wrong, in each way as often.
+fn let_requests_fail(s3: &S3, percent: f64) {
+    let each = percent / 100.0 / 5.0;
+    for (seed, fault) in [
+        (1, Fault::INTERNAL_ERROR),
+        (2, Fault::SLOW_DOWN),
+        (3, Fault::Cut),
+        (4, Fault::LoseResponse),
+        (5, Fault::CutBody(1000)),
+    ] {
+        s3.fault(When::any().rate(each, seed), fault);
+    }
 }
 
 fn in_use(port: u16, option: &str, error: &io::Error) -> String {

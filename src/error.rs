@@ -34,6 +34,17 @@ impl Kind {
 /// What an error was caused by.
 pub type Cause = Box<dyn StdError + Send + Sync>;
 
+/// The cause that `error` is, without what it found in the JSON: `serde_json` repeats that,
+/// and it may be a URL with a password in it.
+#[must_use]
+pub fn unread(error: &serde_json::Error) -> Cause {
+    let text = error.to_string();
+    match text.rsplit_once(", expected ") {
+        Some((_, expected)) => format!("expected {expected}").into(),
+        None => text.into(),
+    }
+}
+
 /// A save that did not happen: a kind and a text for the caller, and a cause
 /// that is only for the log.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::draft::{DraftId, DraftUrl};
-use crate::error::{Cause, Error, Kind};
+use crate::error::{Cause, Error, Kind, unread};
 use crate::save::Saver;
 use crate::telemetry::Invocation;
 
@@ -71,8 +71,10 @@ fn draft_url(body: &[u8], hosts: &[String]) -> Result<(String, DraftId), Error> 
         return Err(required("the request has no body"));
     }
     // Raw values: what the API does not know may be anything, and costs nothing.
-    let mut fields: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(body)
-        .map_err(|error| Error::invalid_request("The request body must be a JSON object", error))?;
+    let mut fields: HashMap<Cow<'_, str>, &RawValue> =
+        serde_json::from_slice(body).map_err(|error| {
+            Error::invalid_request("The request body must be a JSON object", unread(&error))
+        })?;
     let Some(value) = fields.remove("draft_url") else {
         return Err(required("the request has no draft_url"));
     };
@@ -84,7 +86,7 @@ fn draft_url(body: &[u8], hosts: &[String]) -> Result<(String, DraftId), Error> 
             Err(error) => Err(invalid(error.into())),
         },
         Ok(_) => Err(invalid("draft_url is not a string".into())),
-        Err(error) => Err(invalid(error.into())),
+        Err(error) => Err(invalid(unread(&error))),
     }
 }
 

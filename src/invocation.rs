@@ -3,19 +3,19 @@
 //! Everything comes through `lambda_http`: requests of API Gateway, of load balancers
 //! and of function URLs as HTTP, all else over `pass_through`.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use aws_lambda_events::query_map::QueryMap;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use lambda_http::http::HeaderMap;
 use lambda_http::lambda_runtime::{LambdaEvent, Service};
 use lambda_http::request::{LambdaRequest, RequestContext};
 use lambda_http::tower::{ServiceExt as _, service_fn};
 use lambda_http::{Adapter, Body, Request, RequestExt as _, Response};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 
 use crate::config::Config;
 use crate::events::{self, Failure, Source};
@@ -29,6 +29,10 @@ const ANSWER_MARGIN: Duration = Duration::from_millis(500);
 
 /// The longest path, in bytes, that is looked at; `http::Uri` stops at 65,534.
 const MAX_PATH_BYTES: usize = 8192;
+
+/// The longest name of a stage, in bytes: as long as API Gateway lets one be
+/// (`CreateStage`, API Gateway REST API Reference).
+const MAX_STAGE_BYTES: usize = 128;
 
 /// The function, ready to serve.
 #[derive(Debug)]
@@ -103,72 +107,74 @@ fn deadline(unix_ms: u64) -> Instant {
 
 /// The payload of an invocation.
 ///
-/// `lambda_http` panics on a few things that a client may send: a `Host` or a path that
-/// makes no URL, a body that is flagged as base64 and is none. Others it takes for no HTTP:
-/// a header that is not ASCII. They are taken out here, so that such a request gets its
-/// answer like any other.
+/// `lambda_http` panics on a few things that a client, or who may invoke the function, can
+/// send: a `Host` or a path that makes no URL, more headers than a `HeaderMap` holds, a body
+/// that is flagged as base64 and is none. Others it takes for no HTTP: a header that is not
+/// ASCII. They are taken out here, so that such a request gets its answer like any other.
 #[derive(Debug)]
 pub struct Payload(LambdaRequest);
 
 impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut request = LambdaRequest::deserialize(deserializer)?;
-        if let LambdaRequest::PassThrough(payload) = &request
-            && let Some(bare) = without_headers(payload)
-        {
-            request = bare;
-        }
+        let payload = Box::<RawValue>::deserialize(deserializer)?;
+        let payload = payload.get();
+        let request = bare(payload).and_then(|event| serde_json::from_str(&event).ok());
+        let mut request = request.unwrap_or_else(|| LambdaRequest::PassThrough(payload.to_owned()));
         match &mut request {
             LambdaRequest::ApiGatewayV1(event) => {
-                // Of all that a request has, a save looks at method, path and body.
-                event.headers = HeaderMap::new();
-                event.multi_value_headers = HeaderMap::new();
-                event.query_string_parameters = QueryMap::default();
-                event.multi_value_query_string_parameters = QueryMap::default();
                 event.request_context.domain_name = None;
+                tame_stage(&mut event.request_context.stage);
                 tame_path(&mut event.path);
                 tame_body(&mut event.is_base64_encoded, event.body.as_deref());
             }
             LambdaRequest::ApiGatewayV2(event) => {
-                event.headers = HeaderMap::new();
-                event.cookies = None;
-                event.raw_query_string = None;
                 event.request_context.domain_name = None;
+                tame_stage(&mut event.request_context.stage);
                 tame_path(&mut event.raw_path);
                 tame_body(&mut event.is_base64_encoded, event.body.as_deref());
             }
             LambdaRequest::Alb(event) => {
-                event.headers = HeaderMap::new();
-                event.multi_value_headers = HeaderMap::new();
-                event.query_string_parameters = QueryMap::default();
-                event.multi_value_query_string_parameters = QueryMap::default();
                 tame_path(&mut event.path);
                 tame_body(&mut event.is_base64_encoded, event.body.as_deref());
             }
+            // As it came.
+            LambdaRequest::PassThrough(event) => payload.clone_into(event),
             _ => {}
         }
         Ok(Self(request))
     }
 }
 
-/// Reads an event that only its headers or its query keep from being HTTP.
-fn without_headers(payload: &str) -> Option<LambdaRequest> {
-    const CONTEXT: &str = "requestContext";
-    // Looked for first: large batches are not to be parsed once more.
+/// What every HTTP event has, and nothing else.
+const CONTEXT: &str = "requestContext";
+
+/// Of all that a request has, a save looks at method, path and body, and never at these.
+const UNUSED: [&str; 6] = [
+    "cookies",
+    "headers",
+    "multiValueHeaders",
+    "multiValueQueryStringParameters",
+    "queryStringParameters",
+    "rawQueryString",
+];
+
+/// An HTTP event without what is [`UNUSED`] of it; none for any other event.
+fn bare(payload: &str) -> Option<String> {
+    // Looked for first: large batches are not to be read once more.
     if !payload.contains(CONTEXT) {
         return None;
     }
-    let mut event: Map<String, Value> = serde_json::from_str(payload).ok()?;
+    let mut event: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(payload).ok()?;
     event.get(CONTEXT)?;
-    for field in [
-        "headers",
-        "multiValueHeaders",
-        "queryStringParameters",
-        "multiValueQueryStringParameters",
-    ] {
+    for field in UNUSED {
         event.remove(field);
     }
-    serde_json::from_value(Value::Object(event)).ok()
+    serde_json::to_string(&event).ok()
+}
+
+/// A stage that API Gateway could not have is none.
+fn tame_stage(stage: &mut Option<String>) {
+    stage.take_if(|stage| stage.len() > MAX_STAGE_BYTES);
 }
 
 fn tame_path(path: &mut Option<String>) {

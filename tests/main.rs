@@ -6,10 +6,13 @@
     reason = "a test fails by a panic"
 )]
 
+mod bad_input;
 mod config;
 mod events;
 mod faults;
 mod http;
+mod load;
 mod properties;
 mod races;
+mod security;
 mod support;

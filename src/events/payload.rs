@@ -12,7 +12,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::draft::{DraftId, DraftUrl, InvalidDraftId};
-use crate::error::{Cause, Error};
+use crate::error::{Cause, Error, unread};
 use crate::keys::DraftKey;
 
 /// What tells a draft in an event from everything else.
@@ -127,7 +127,7 @@ fn unknown(cause: impl Into<Cause>) -> Error {
 }
 
 fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Error> {
-    serde_json::from_str(json).map_err(unknown)
+    serde_json::from_str(json).map_err(|error| unknown(unread(&error)))
 }
 
 /// How deep the envelopes are: a message of SQS may hold one of SNS, and that a
@@ -282,7 +282,7 @@ impl Source {
 
     fn draft_url(&self, value: &RawValue) -> Result<Direct, Error> {
         let invalid = |cause: Cause| Error::invalid_request("Invalid draft_url format", cause);
-        let text: String = serde_json::from_str(value.get()).map_err(|e| invalid(e.into()))?;
+        let text: String = serde_json::from_str(value.get()).map_err(|e| invalid(unread(&e)))?;
         let url = DraftUrl::parse(&text, &self.hosts).map_err(|e| invalid(e.into()))?;
         Ok(Direct {
             field: "draft_url",
@@ -294,7 +294,7 @@ impl Source {
 
 fn draft_id(value: &RawValue) -> Result<Direct, Error> {
     let invalid = |cause: Cause| Error::invalid_request("Invalid draft_id format", cause);
-    let text: String = serde_json::from_str(value.get()).map_err(|e| invalid(e.into()))?;
+    let text: String = serde_json::from_str(value.get()).map_err(|e| invalid(unread(&e)))?;
     let id = text
         .parse()
         .map_err(|e: InvalidDraftId| invalid(e.into()))?;
