@@ -161,26 +161,7 @@ async fn serve(options: Options) -> Result<(), Box<dyn Error>> {
     );
 
     telemetry::init_logs();
-    let config = Config::read(|name| match name {
-        "DRAFT_BUCKET" => Ok(Some(BUCKET.to_owned())),
-        // The rest may be tried out from the shell.
-        _ => Ok(env::var(name).ok()),
-    })?;
-    let credentials = Credentials::new(
-        &s3.options().access_key,
-        &s3.options().secret_key,
-        None,
-        None,
-        "local",
-    );
-    let sdk = sdk::config()?
-        .into_builder()
-        .endpoint_url(s3.endpoint())
-        .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .region(Region::from_static("us-east-1"))
-        .build();
-    let telemetry = Telemetry::new("local".to_owned());
-    let function = Function::new(&config, Store::new(&sdk, &config), telemetry).into_service();
+    let function = function(&s3)?.into_service();
 
     let connections = GracefulShutdown::new();
     let mut http = hyper::server::conn::http1::Builder::new();
@@ -238,6 +219,26 @@ fn let_requests_fail(s3: &S3, percent: f64) {
     ] {
         s3.fault(When::any().rate(each, seed), fault);
     }
+}
+
+/// The function, over `s3`.
+fn function(s3: &S3) -> Result<Function, Box<dyn Error>> {
+    let config = Config::read(|name| match name {
+        "DRAFT_BUCKET" => Ok(Some(BUCKET.to_owned())),
+        // The rest may be tried out from the shell.
+        _ => Ok(env::var(name).ok()),
+    })?;
+    let user = s3.options();
+    let credentials = Credentials::new(&user.access_key, &user.secret_key, None, None, "local");
+    let sdk = sdk::config()
+        .map_err(|error| error.to_string())?
+        .into_builder()
+        .endpoint_url(s3.endpoint())
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .region(Region::from_static("us-east-1"))
+        .build();
+    let telemetry = Telemetry::new("local".to_owned());
+    Ok(Function::new(&config, Store::new(&sdk, &config), telemetry))
 }
 
 fn in_use(port: u16, option: &str, error: &io::Error) -> String {

@@ -4,7 +4,7 @@ use std::env;
 use std::str::FromStr;
 
 use thiserror::Error;
-use url::Url;
+use url::Host;
 
 use crate::keys::{DraftKey, SavedKey};
 
@@ -62,8 +62,6 @@ pub struct Config {
     pub draft_url_hosts: Vec<String>,
     /// Whether every save is put off.
     pub maintenance: bool,
-    /// Whether `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` names a store other than S3.
-    pub custom_endpoint: bool,
     /// The memory that documents may take at a time, in bytes.
     pub memory_bytes: u64,
 }
@@ -148,8 +146,6 @@ impl Config {
                     });
                 }
             },
-            custom_endpoint: read("AWS_ENDPOINT_URL_S3")?.is_some()
-                || read("AWS_ENDPOINT_URL")?.is_some(),
             memory_bytes: memory_mib
                 .unwrap_or(DEFAULT_FUNCTION_MEMORY_MIB)
                 .saturating_sub(RESIDENT_MIB)
@@ -196,29 +192,21 @@ fn max_draft_bytes(text: &str) -> Result<u64, ConfigError> {
     }
 }
 
-/// The hosts in a comma-separated list, as [`Url::host_str`] gives them.
+/// The hosts in a comma-separated list, as [`Url::host_str`](url::Url::host_str) gives them.
 fn hosts(list: &str) -> Result<Vec<String>, ConfigError> {
     let names = list.split(',').map(str::trim);
     names
         .filter(|name| !name.is_empty() || !list.trim().is_empty())
-        .map(|name| {
-            let url = Url::parse(&format!("http://{name}/")).ok();
-            let host = url.as_ref().and_then(Url::host_str).map(str::to_owned);
-            let only_host = url.is_some_and(|url| {
-                url.port().is_none()
-                    && url.path() == "/"
-                    && url.query().is_none()
-                    && url.fragment().is_none()
-                    && url.username().is_empty()
-                    && url.password().is_none()
-            });
-            host.filter(|_| only_host).ok_or_else(|| ConfigError {
+        .map(|name| match Host::parse(name) {
+            // A pattern would be a host's name to the URL Standard.
+            Ok(host) if !name.contains('*') => Ok(host.to_string()),
+            _ => Err(ConfigError {
                 variable: DRAFT_URL_HOSTS,
                 problem: format!(
                     "has {name:?} in it, and has to be a comma-separated list of host names, \
                      without scheme and port"
                 ),
-            })
+            }),
         })
         .collect()
 }

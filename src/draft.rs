@@ -223,7 +223,7 @@ impl Version {
     ///
     /// # Errors
     ///
-    /// If the time is outside the years 0 to 9999, which have four digits.
+    /// None for the years 0 to 9999, which are all that S3 can tell.
     pub fn new(
         last_modified: OffsetDateTime,
         sha256: &Sha256Digest,

@@ -36,6 +36,6 @@ pub mod invocation;
 pub mod json;
 pub mod keys;
 pub mod save;
+pub mod sdk;
 pub mod store;
 pub mod telemetry;
-mod tls;

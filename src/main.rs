@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use lambda_http::lambda_runtime;
 use save_draft::config::Config;
 use save_draft::invocation::Function;
-use save_draft::store::{self, Store};
+use save_draft::sdk;
+use save_draft::store::Store;
 use save_draft::telemetry::{self, Telemetry};
 use tokio::runtime;
 
@@ -23,19 +24,25 @@ fn main() -> ExitCode {
 
 fn start() -> Result<(), lambda_http::Error> {
     let config = Config::from_env()?;
-    // One invocation at a time needs one thread; more are only there on Lambda Managed
-    // Instances, which set this variable.
-    let concurrent = env::var_os("AWS_LAMBDA_MAX_CONCURRENCY").is_some();
+    // One invocation at a time needs one thread, which starts faster; more are only there
+    // on Lambda Managed Instances, which set this variable.
+    let concurrency = env::var("AWS_LAMBDA_MAX_CONCURRENCY").unwrap_or_default();
+    let concurrent = concurrency.parse().is_ok_and(|most: u32| most > 1);
     let mut builder = if concurrent {
         runtime::Builder::new_multi_thread()
     } else {
         runtime::Builder::new_current_thread()
     };
     builder.enable_all().build()?.block_on(async {
-        let sdk = store::sdk_config().load().await;
+        let sdk = sdk::config()?;
         let store = Store::new(&sdk, &config);
         let function_name = env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
         let function = Function::new(&config, store, Telemetry::new(function_name));
+        // Lambda says how it starts the function ("Defined runtime environment variables",
+        // AWS Lambda Developer Guide). From a snapshot, the connection would be a dead one.
+        if env::var("AWS_LAMBDA_INITIALIZATION_TYPE").is_ok_and(|how| how != "snap-start") {
+            tokio::spawn(function.warm_up());
+        }
         lambda_runtime::run_concurrent(function.into_service()).await
     })
 }

@@ -2,21 +2,21 @@
 //! The only file that names the S3 SDK.
 
 use std::error::Error as StdError;
-use std::sync::Arc;
-use std::time::Duration;
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use aws_config::retry::RetryConfig;
-use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
-use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig};
+use aws_config::SdkConfig;
+use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error as ThisError;
 use time::OffsetDateTime;
@@ -25,18 +25,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::config::Config;
 use crate::draft::Sha256Digest;
 use crate::error::{Cause, Error};
-use crate::tls;
+use crate::sdk::{ATTEMPTS, BACKOFF};
 
-/// How long a connection may take to stand: in one region it takes milliseconds.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long one try of a request may take: 64 MiB at the 10 MB/s of a bad day.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(8);
-/// How long a body may stand still, in either direction, before it counts as broken.
-const STALL: Duration = Duration::from_secs(3);
-/// How often a request is tried, and how often a body is read that breaks off.
-const ATTEMPTS: u32 = 3;
-/// The first pause between two tries; each next one is at most twice as long.
-const BACKOFF: Duration = Duration::from_millis(50);
 /// How often a create is tried that another writer is in the way of.
 const CONFLICT_ATTEMPTS: u32 = 8;
 
@@ -53,8 +43,21 @@ pub struct Document {
     pub etag: String,
     /// When the object was written, to the second.
     pub last_modified: OffsetDateTime,
+    spare: Spare,
     /// Gives the memory back when the document goes.
     _memory: OwnedSemaphorePermit,
+}
+
+/// A buffer that is left from an earlier document, for the next: large ones are expensive
+/// to get from the system and to give back.
+type Spare = Arc<Mutex<Option<BytesMut>>>;
+
+impl Drop for Document {
+    fn drop(&mut self) {
+        if let Ok(buffer) = mem::take(&mut self.bytes).try_into_mut() {
+            *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(buffer);
+        }
+    }
 }
 
 /// What became of a create.
@@ -76,6 +79,7 @@ pub struct Store {
     /// One permit for each KiB that documents may take at a time.
     memory: Arc<Semaphore>,
     memory_kib: u32,
+    spare: Spare,
 }
 
 /// What S3 sent that it should not have.
@@ -113,27 +117,26 @@ impl S3Error {
     }
 }
 
-/// What the SDK is told beside what the environment says: region, credentials, endpoint.
-#[must_use]
-pub fn sdk_config() -> ConfigLoader {
-    aws_config::defaults(BehaviorVersion::latest())
-        .http_client(tls::http_client())
-        .timeout_config(
-            TimeoutConfig::builder()
-                .connect_timeout(CONNECT_TIMEOUT)
-                .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-                .build(),
-        )
-        .retry_config(
-            RetryConfig::standard()
-                .with_max_attempts(ATTEMPTS)
-                .with_initial_backoff(BACKOFF),
-        )
-        .stalled_stream_protection(
-            StalledStreamProtectionConfig::enabled()
-                .grace_period(STALL)
-                .build(),
-        )
+/// Signs a request with the hash that its body is known to have, which the SDK would
+/// otherwise compute once more.
+#[derive(Debug)]
+struct SignedAs(Sha256Digest);
+
+impl Intercept for SignedAs {
+    fn name(&self) -> &'static str {
+        "SignedAs"
+    }
+
+    fn modify_before_signing(
+        &self,
+        _: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), Cause> {
+        let hash = PayloadSigningOverride::Precomputed(self.0.to_string());
+        config.interceptor_state().store_put(hash);
+        Ok(())
+    }
 }
 
 impl Store {
@@ -144,7 +147,7 @@ impl Store {
     pub fn new(sdk: &SdkConfig, config: &Config) -> Self {
         let s3 = aws_sdk_s3::config::Builder::from(sdk)
             // Stores other than S3 have no host name for each bucket.
-            .force_path_style(config.custom_endpoint || sdk.endpoint_url().is_some())
+            .force_path_style(sdk.endpoint_url().is_some())
             .build();
         let memory_kib = u32::try_from(config.memory_bytes / KIB).unwrap_or(u32::MAX);
         Self {
@@ -154,6 +157,20 @@ impl Store {
             max_bytes: config.max_draft_bytes,
             memory: Arc::new(Semaphore::new(memory_kib as usize)),
             memory_kib,
+            spare: Spare::default(),
+        }
+    }
+
+    /// Opens a connection, by asking for the `key` of a draft that need not be there. It
+    /// serves the first save, and it does not matter whether it works.
+    pub async fn warm_up(&self, key: &str) {
+        let request = self
+            .client
+            .head_object()
+            .bucket(&self.draft_bucket)
+            .key(key);
+        if let Err(error) = request.send().await {
+            tracing::debug!(%error, "warmed up");
         }
     }
 
@@ -210,7 +227,7 @@ impl Store {
 
         let memory = self.reserve(expected).await?;
         let capacity = usize::try_from(expected).map_err(|_| self.too_large(expected))?;
-        let mut bytes = Vec::with_capacity(capacity);
+        let mut bytes = self.buffer(capacity);
         let mut hasher = Sha256::new();
         let mut body = output.body;
         while let Some(chunk) = body.next().await {
@@ -223,12 +240,27 @@ impl Store {
             return Err(Broken::Again(Unusable::Short { read, expected }.into()));
         }
         Ok(Document {
-            bytes: bytes.into(),
+            bytes: bytes.freeze(),
             sha256: Sha256Digest::from_hasher(hasher),
             etag,
             last_modified,
+            spare: Arc::clone(&self.spare),
             _memory: memory,
         })
+    }
+
+    /// An empty buffer for `capacity` bytes: the spare one, if it is large enough.
+    fn buffer(&self, capacity: usize) -> BytesMut {
+        let spare = self
+            .spare
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        // One that is too small goes before the larger one comes, not after.
+        let spare = spare.filter(|buffer| buffer.capacity() >= capacity);
+        let mut buffer = spare.unwrap_or_else(|| BytesMut::with_capacity(capacity));
+        buffer.clear();
+        buffer
     }
 
     fn too_large(&self, bytes: u64) -> Broken {
@@ -277,6 +309,7 @@ impl Store {
             for (name, value) in metadata {
                 request = request.metadata(*name, value);
             }
+            let request = request.customize().interceptor(SignedAs(document.sha256));
             let Err(error) = request.send().await else {
                 return Ok(Creation::Created);
             };

@@ -42,6 +42,10 @@ pub const METRICS: [&str; 11] = [
     "ColdStart",
 ];
 
+/// "Specification: Embedded metric format" (Amazon CloudWatch User Guide): a metric has at
+/// most 100 values in one record. Of a larger batch, these are the first; its counts are of all.
+const MAX_VALUES: usize = 100;
+
 /// Sends logs to standard output, one JSON object a line, and panics along with them.
 ///
 /// The level is that of `AWS_LAMBDA_LOG_LEVEL` ("Configuring advanced logging controls
@@ -135,6 +139,7 @@ impl Telemetry {
                 draft_bytes: Distribution::default(),
                 cold_start: u64::from(mem::take(&mut state.cold)).into(),
             },
+            measured: 0,
         }
     }
 
@@ -158,6 +163,8 @@ impl Telemetry {
 #[derive(Debug)]
 pub struct Invocation {
     record: Record,
+    /// How many saves have their times and sizes in the record.
+    measured: usize,
 }
 
 /// The fields are the metrics, in [`METRICS`]' order, and what to find them by.
@@ -218,10 +225,13 @@ impl Invocation {
     /// Logs a save, however it ended.
     pub fn saved(&mut self, attempt: &Attempt) {
         let record = &mut self.record;
-        record.save_ms.extend([attempt.elapsed]);
-        record.read_ms.extend(attempt.read);
-        record.write_ms.extend(attempt.write);
-        record.draft_bytes.extend(attempt.bytes.map(AsBytes::from));
+        if self.measured < MAX_VALUES {
+            self.measured += 1;
+            record.save_ms.extend([attempt.elapsed]);
+            record.read_ms.extend(attempt.read);
+            record.write_ms.extend(attempt.write);
+            record.draft_bytes.extend(attempt.bytes.map(AsBytes::from));
+        }
         match &attempt.result {
             Ok(saved) if saved.creation == Creation::Created => *record.created += 1,
             Ok(_) => *record.unchanged += 1,

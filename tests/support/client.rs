@@ -3,11 +3,14 @@
 
 use std::env;
 
-use aws_config::{ConfigLoader, Region, SdkConfig};
+use aws_config::{Region, SdkConfig};
 use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_types::sdk_config::Builder;
 use save_draft::config::Config;
 use save_draft::save::Saver;
-use save_draft::store::{self, Store};
+use save_draft::sdk;
+use save_draft::store::Store;
 
 use super::s3::S3;
 
@@ -44,18 +47,15 @@ impl Endpoint {
     }
 
     /// The SDK as the function has it.
-    pub async fn sdk(&self) -> SdkConfig {
-        self.tuned(|loader| loader).await
-    }
-
-    /// The SDK as the function has it, but for what `tune` changes.
-    pub async fn tuned(&self, tune: impl FnOnce(ConfigLoader) -> ConfigLoader) -> SdkConfig {
+    pub fn sdk(&self) -> SdkConfig {
         let credentials = Credentials::new(&self.access_key, &self.secret_key, None, None, "test");
-        let loader = store::sdk_config()
+        sdk::config()
+            .expect("the environment is right")
+            .into_builder()
             .endpoint_url(&self.url)
-            .credentials_provider(credentials)
-            .region(Region::from_static("us-east-1"));
-        tune(loader).load().await
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .region(Region::from_static("us-east-1"))
+            .build()
     }
 }
 
