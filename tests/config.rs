@@ -40,7 +40,6 @@ fn the_defaults_are_those_that_are_documented() {
     assert_eq!(config.max_draft_bytes, 67_108_864);
     assert_eq!(config.draft_url_hosts, [""; 0]);
     assert!(!config.maintenance);
-    assert!(!config.custom_endpoint);
 }
 
 #[test]
@@ -76,10 +75,6 @@ fn each_variable_is_read() {
     for (text, maintenance) in [("true", true), ("false", false), ("", false)] {
         let config = read_with("MAINTENANCE", text).expect("it is one of two");
         assert_eq!(config.maintenance, maintenance, "{text:?}");
-    }
-    for variable in ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"] {
-        let config = read_with(variable, "http://127.0.0.1:9000").expect("it is no business");
-        assert!(config.custom_endpoint);
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::support::runtime::TIMEOUT;
-use crate::support::s3::{Fault, Op, Rule, When};
+use crate::support::s3::{Fault, Op, Rule, S3, When};
 use crate::support::{
     self, BUCKET, DRAFT_ID, DRAFT_URL, World, draft_key, draft_of, event, post, post_id, post_url,
     sample_draft,
@@ -615,6 +615,39 @@ async fn a_save_is_two_requests_and_a_repeated_one_as_well() {
     assert_eq!(answer, Answer::saved(DRAFT_URL, &version, "unchanged"));
     assert_eq!(world.gets_and_puts(), (1, 1));
     assert_eq!(world.only_version(DRAFT_ID), document);
+}
+
+#[tokio::test]
+async fn the_endpoint_of_all_services_is_that_of_s3_as_well() {
+    let world = World::start().await;
+    let endpoint = world.s3.endpoint();
+    let nowhere = "http://127.0.0.1:1";
+    for (service, all) in [(endpoint.as_str(), nowhere), ("", endpoint.as_str())] {
+        let env = [("AWS_ENDPOINT_URL_S3", service), ("AWS_ENDPOINT_URL", all)];
+        let function = support::function(&world.s3, &env).await;
+        let response = function.invoke(&post_url(DRAFT_URL)).await.response();
+        assert_eq!(response["statusCode"], 200, "{service} {all}");
+    }
+}
+
+#[tokio::test]
+async fn the_connection_to_s3_may_be_made_before_the_first_event_and_delays_none() {
+    let s3 = S3::start_empty().await.expect("the S3 starts");
+    s3.put(BUCKET, &draft_key(DRAFT_ID), sample_draft());
+    let stall = s3.fault(When::op(Op::HeadObject), Fault::Stall);
+    let function = support::function(&s3, &[("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")]).await;
+    stall.hit(1).await;
+    let response = function.invoke(&post_url(DRAFT_URL)).await.response();
+    assert_eq!(response["statusCode"], 200);
+    assert_eq!((s3.count(Op::GetObject), s3.count(Op::PutObject)), (1, 1));
+    stall.clear();
+
+    // A snapshot would keep a connection that has long been closed when it is used.
+    s3.clear_requests();
+    let function =
+        support::function(&s3, &[("AWS_LAMBDA_INITIALIZATION_TYPE", "snap-start")]).await;
+    function.invoke(&post_url(DRAFT_URL)).await.response();
+    assert_eq!(s3.count(Op::HeadObject), 0);
 }
 
 #[tokio::test]

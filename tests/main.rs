@@ -16,3 +16,4 @@ mod properties;
 mod races;
 mod security;
 mod support;
+mod telemetry;

@@ -389,6 +389,8 @@ impl Api {
                     None => reply(StatusCode::BAD_REQUEST),
                 }
             }
+            // A function with SnapStart goes on from its snapshot at once.
+            (Method::GET, ["restore", "next"]) => reply(StatusCode::OK),
             (Method::POST, ["init", "error"]) => reply(StatusCode::ACCEPTED),
             _ => reply(StatusCode::NOT_FOUND),
         })
