@@ -160,7 +160,7 @@ async fn serve(options: Options) -> Result<(), Box<dyn Error>> {
         s3.options().secret_key,
     );
 
-    telemetry::init_logs();
+    telemetry::init_logs(io::stdout);
     let function = function(&s3)?.into_service();
 
     let connections = GracefulShutdown::new();

@@ -1,6 +1,7 @@
 //! The Lambda binary: sets up, and runs the function.
 
 use std::env;
+use std::io;
 use std::process::ExitCode;
 
 use lambda_http::lambda_runtime;
@@ -12,7 +13,7 @@ use save_draft::telemetry::{self, Telemetry};
 use tokio::runtime;
 
 fn main() -> ExitCode {
-    telemetry::init_logs();
+    telemetry::init_logs(io::stdout);
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

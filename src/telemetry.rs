@@ -3,7 +3,7 @@
 //!
 //! Neither ever holds a draft's content, a URL, or a credential.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::mem;
 use std::panic::{self, PanicHookInfo};
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +16,7 @@ use metrique_writer::value::Distribution;
 use metrique_writer_format_emf::Emf;
 use tracing::{error, info, warn};
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -46,11 +47,14 @@ pub const METRICS: [&str; 11] = [
 /// most 100 values in one record. Of a larger batch, these are the first; its counts are of all.
 const MAX_VALUES: usize = 100;
 
-/// Sends logs to standard output, one JSON object a line, and panics along with them.
+/// Sends logs to `output`, one JSON object a line, and panics along with them.
 ///
 /// The level is that of `AWS_LAMBDA_LOG_LEVEL` ("Configuring advanced logging controls
 /// for your Lambda function", AWS Lambda Developer Guide), `INFO` where it is not set.
-pub fn init_logs() {
+pub fn init_logs<W>(output: W)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let level = std::env::var("AWS_LAMBDA_LOG_LEVEL").ok();
     let level = match level.as_deref() {
         Some("TRACE") => LevelFilter::TRACE,
@@ -69,7 +73,7 @@ pub fn init_logs() {
         .flatten_event(true)
         .with_current_span(false)
         .with_span_list(false)
-        .with_writer(io::stdout);
+        .with_writer(output);
     tracing_subscriber::registry()
         .with(targets)
         .with(lines)
@@ -93,6 +97,7 @@ struct State {
     emf: Emf,
     cold: bool,
     line: Vec<u8>,
+    output: Box<dyn io::Write + Send>,
 }
 
 impl std::fmt::Debug for State {
@@ -104,9 +109,15 @@ impl std::fmt::Debug for State {
 }
 
 impl Telemetry {
-    /// Telemetry of the function that is called `function_name`.
+    /// Telemetry of the function that is called `function_name`, to standard output.
     #[must_use]
     pub fn new(function_name: String) -> Self {
+        Self::with_output(function_name, io::stdout())
+    }
+
+    /// Telemetry of the function that is called `function_name`, to `output`.
+    #[must_use]
+    pub fn with_output(function_name: String, output: impl io::Write + Send + 'static) -> Self {
         let dimensions = vec![vec![DIMENSION.to_owned()]];
         Self {
             function_name,
@@ -114,6 +125,7 @@ impl Telemetry {
                 emf: Emf::no_validations(NAMESPACE.to_owned(), dimensions),
                 cold: true,
                 line: Vec::new(),
+                output: Box::new(output),
             }),
         }
     }
@@ -146,13 +158,15 @@ impl Telemetry {
     /// Writes what came together in `invocation`.
     pub fn end(&self, invocation: &Invocation) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { emf, line, .. } = &mut *state;
+        let State {
+            emf, line, output, ..
+        } = &mut *state;
         line.clear();
         // One write for the whole line: standard output is shared with the log.
         let written = emf
             .format(&invocation.record, line)
             .map_err(|error| io::Error::other(error.to_string()))
-            .and_then(|()| io::stdout().lock().write_all(line));
+            .and_then(|()| output.write_all(line));
         if let Err(error) = written {
             warn!(%error, "the metrics were not written");
         }

@@ -1,0 +1,352 @@
+//! What a save costs beside its yardsticks, in one run: `cargo bench`.
+//!
+//! The store is one that only moves bytes, so that nothing hides the function's own work.
+//! Runs alternate; what is compared are medians. `benches/floor.py` has the figures of
+//! whole processes: the start, the first invocation, sizes.
+
+#![allow(clippy::expect_used, reason = "a benchmark that cannot run has nothing to say")]
+#![allow(clippy::cast_precision_loss, reason = "figures are printed with three digits")]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+use std::{fs, thread};
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::primitives::ByteStream;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use lambda_http::lambda_runtime::{Context, LambdaEvent, Service};
+use lambda_http::tower::ServiceExt as _;
+use save_draft::events::Source;
+use save_draft::invocation::{Function, Payload};
+use save_draft::store::Store;
+use save_draft::telemetry::{self, Telemetry};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::support::client::{self, Endpoint};
+use crate::support::runtime::Bootstrap;
+use crate::support::{BUCKET, draft_of, post_id};
+
+const KB: usize = 1000;
+const MB: usize = 1000 * KB;
+
+fn main() {
+    // `cargo test --benches` is for whether it builds.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    telemetry::init_logs(io::sink);
+    warm_saves();
+    deciding();
+    memory();
+    throughput();
+}
+
+/// A store with one draft, which it sends to whoever asks, and which takes everything.
+struct Pipe {
+    address: SocketAddr,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Pipe {
+    fn start(document: Vec<u8>) -> Self {
+        let requests = Arc::new(AtomicUsize::new(0));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        listener.set_nonblocking(true).expect("it is a socket");
+        let address = listener.local_addr().expect("it is bound");
+        let count = Arc::clone(&requests);
+        let document = Bytes::from(document);
+        // A thread of its own, as a store is a machine of its own; it ends with the process.
+        thread::spawn(move || one_thread().block_on(serve(listener, document, count)));
+        Self { address, requests }
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        Endpoint {
+            url: format!("http://{}", self.address),
+            access_key: "local".to_owned(),
+            secret_key: "local-secret".to_owned(),
+        }
+    }
+}
+
+async fn serve(listener: std::net::TcpListener, document: Bytes, count: Arc<AtomicUsize>) {
+    let listener = TcpListener::from_std(listener).expect("it does not block");
+    loop {
+        let (stream, _) = listener.accept().await.expect("connections come");
+        stream.set_nodelay(true).expect("it is TCP");
+        let (document, count) = (document.clone(), Arc::clone(&count));
+        let answer = service_fn(move |request: Request<Incoming>| {
+            let document = document.clone();
+            count.fetch_add(1, Ordering::Relaxed);
+            async move {
+                let get = request.method() == Method::GET;
+                let mut body = request.into_body();
+                while body.frame().await.is_some() {}
+                let response = Response::builder()
+                    .header("etag", "\"0\"")
+                    .header("last-modified", "Sun, 28 Sep 2025 11:47:30 GMT");
+                let body = if get { document } else { Bytes::new() };
+                Ok::<_, Infallible>(response.body(Full::new(body)).expect("it is whole"))
+            }
+        });
+        let http = hyper::server::conn::http1::Builder::new();
+        let connection = http.serve_connection(TokioIo::new(stream), answer);
+        tokio::spawn(async move { drop(connection.await) });
+    }
+}
+
+fn one_thread() -> Runtime {
+    let mut builder = Builder::new_current_thread();
+    builder.enable_all().build().expect("a runtime starts")
+}
+
+/// The event of a save, as the Runtime API sends it.
+fn event() -> String {
+    post_id("bench").to_string()
+}
+
+fn invocation(event: &str) -> LambdaEvent<Payload> {
+    let deadline = SystemTime::now() + Duration::from_mins(1);
+    let deadline = deadline.duration_since(SystemTime::UNIX_EPOCH);
+    let mut context = Context::default();
+    context.deadline = u64::try_from(deadline.expect("it is after 1970").as_millis()).expect("yes");
+    LambdaEvent::new(
+        serde_json::from_str(event).expect("it is an event"),
+        context,
+    )
+}
+
+/// The median of what `times` holds.
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn ratio(a: Duration, b: Duration) -> f64 {
+    a.as_secs_f64() / b.as_secs_f64()
+}
+
+/// The whole service beside a bare GET and PUT by the same SDK.
+fn warm_saves() {
+    println!(
+        "Warm save beside a bare GET and PUT, p50 (bar: 1.10), and requests a save (bar: 2)\n"
+    );
+    println!("| draft | save | bare | save / bare | requests |");
+    println!("|---|---|---|---|---|");
+    for (name, bytes, rounds) in [
+        ("4 KB", 4 * KB, 1000),
+        ("200 KB", 200 * KB, 300),
+        ("5 MB", 5 * MB, 60),
+        ("50 MB", 50 * MB, 15),
+    ] {
+        let pipe = Pipe::start(draft_of(bytes, 1));
+        one_thread().block_on(async {
+            let sdk = pipe.endpoint().sdk();
+            let config = client::config(BUCKET, &[]);
+            let telemetry = Telemetry::with_output("bench".to_owned(), io::sink());
+            let function = Function::new(&config, Store::new(&sdk, &config), telemetry);
+            let service = function.into_service();
+            let s3 = client::client(&sdk);
+            let event = event();
+
+            let (mut ours, mut bare) = (Vec::new(), Vec::new());
+            let mut requests = 0;
+            for round in 0..=rounds {
+                let before = pipe.requests.load(Ordering::Relaxed);
+                let saved = timed(save(service.clone(), &event)).await;
+                requests = pipe.requests.load(Ordering::Relaxed) - before;
+                let copied = timed(Box::pin(get_and_put(&s3))).await;
+                // The first round connects.
+                if round > 0 {
+                    ours.push(saved);
+                    bare.push(copied);
+                }
+            }
+            let (ours, bare) = (median(&mut ours), median(&mut bare));
+            let ratio = ratio(ours, bare);
+            println!("| {name} | {ours:.2?} | {bare:.2?} | {ratio:.2} | {requests} |");
+        });
+    }
+}
+
+async fn timed(work: impl Future<Output = ()>) -> Duration {
+    let begin = Instant::now();
+    work.await;
+    begin.elapsed()
+}
+
+async fn save<S>(service: S, event: &str)
+where
+    S: Service<LambdaEvent<Payload>, Response: serde::Serialize, Error: std::fmt::Debug>,
+{
+    let answer = service
+        .oneshot(invocation(event))
+        .await
+        .expect("it answers");
+    let answer = serde_json::to_value(answer).expect("it is JSON");
+    assert_eq!(answer["statusCode"], 200, "{answer}");
+}
+
+async fn get_and_put(s3: &Client) {
+    let get = s3.get_object().bucket(BUCKET).key("drafts/bench");
+    let object = get.send().await.expect("it is there");
+    let bytes = object.body.collect().await.expect("it comes").into_bytes();
+    let put = s3.put_object().bucket(BUCKET).key("saved/bench");
+    let put = put.body(ByteStream::from(bytes));
+    put.send().await.expect("it goes");
+}
+
+/// Telling an event, beside parsing it once.
+fn deciding() {
+    println!("\nDeciding what an event is, beside one serde_json parse of it (bar: 3)\n");
+    println!("| event | deciding | parse | deciding / parse |");
+    println!("|---|---|---|---|");
+    let config = client::config(BUCKET, &[]);
+    let source = Source {
+        bucket: BUCKET.to_owned(),
+        key: config.draft_key,
+        hosts: Vec::new(),
+    };
+    let message = |index: usize| {
+        json!({
+            "messageId": format!("059f36b4-87a3-44ab-83d2-{index:012}"),
+            "receiptHandle": "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0a".repeat(4),
+            "body": json!({"draft_id": format!("2025092811473036584{index:03}")}).to_string(),
+            "attributes": {"ApproximateReceiveCount": "1", "SentTimestamp": "1545082649183"},
+            "messageAttributes": {},
+            "md5OfBody": "e4e68fb7bd0e697a0ae8f1bb342846b3",
+            "eventSource": "aws:sqs",
+            "eventSourceARN": "arn:aws:sqs:us-east-1:123456789012:autosave",
+            "awsRegion": "us-east-1",
+        })
+    };
+    let batch = |messages: usize| {
+        json!({"Records": (0..messages).map(message).collect::<Vec<_>>()}).to_string()
+    };
+    let http = event();
+    for (name, event, queue) in [
+        ("API Gateway REST", http, false),
+        ("SQS batch", batch(3), true),
+        ("SQS batch", batch(430), true),
+    ] {
+        let rounds = 4_000_000 / event.len();
+        let (mut deciding, mut parsing) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let begin = Instant::now();
+            let payload: Payload = serde_json::from_str(&event).expect("it is an event");
+            deciding.push(begin.elapsed());
+            drop(payload);
+            let begin = Instant::now();
+            let value: Value = serde_json::from_str(&event).expect("it is JSON");
+            parsing.push(begin.elapsed());
+            drop(value);
+        }
+        let reading = queue.then(|| {
+            let mut times: Vec<_> = (0..rounds)
+                .map(|_| {
+                    let begin = Instant::now();
+                    assert!(source.read(&event).is_ok());
+                    begin.elapsed()
+                })
+                .collect();
+            median(&mut times)
+        });
+        let deciding = median(&mut deciding) + reading.unwrap_or_default();
+        let parsing = median(&mut parsing);
+        let (kb, ratio) = (event.len() as f64 / 1e3, ratio(deciding, parsing));
+        println!("| {name}, {kb:.0} KB | {deciding:.2?} | {parsing:.2?} | {ratio:.2} |");
+    }
+}
+
+/// The memory of the process, in MB: now, and at its peak.
+fn resident(pid: u32) -> (f64, f64) {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+        kib.expect("Linux tells it") * 1024.0 / 1e6
+    };
+    (field("VmRSS:"), field("VmHWM:"))
+}
+
+/// A process of the function that has nothing to do yet.
+async fn process(pipe: &Pipe, concurrency: usize) -> Bootstrap {
+    let url = pipe.endpoint().url;
+    let concurrency = concurrency.to_string();
+    Bootstrap::start([
+        ("AWS_ENDPOINT_URL_S3", url.as_str()),
+        ("DRAFT_BUCKET", BUCKET),
+        ("AWS_ACCESS_KEY_ID", "local"),
+        ("AWS_SECRET_ACCESS_KEY", "local-secret"),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_LAMBDA_MAX_CONCURRENCY", &concurrency),
+    ])
+    .await
+}
+
+/// What a save takes of memory, beside the draft itself.
+fn memory() {
+    println!("\nPeak memory of a save (bar: 1.15 x draft + 24 MB)\n");
+    println!("| draft | at rest | peak | bar |");
+    println!("|---|---|---|---|");
+    for megabytes in [5_u32, 50] {
+        let pipe = Pipe::start(draft_of(megabytes as usize * MB, 1));
+        one_thread().block_on(async {
+            let function = process(&pipe, 1).await;
+            // Refused, but through all of the way that is no save.
+            function.invoke(&json!({"draft_id": ""})).await.error();
+            let (rest, _) = resident(function.pid());
+            for _ in 0..3 {
+                let response = function.invoke(&post_id("bench")).await.response();
+                assert_eq!(response["statusCode"], 200, "{response}");
+            }
+            let (_, peak) = resident(function.pid());
+            let bar = 1.15 * f64::from(megabytes) + 24.0;
+            println!("| {megabytes} MB | {rest:.1} MB | {peak:.1} MB | {bar:.1} MB |");
+        });
+    }
+}
+
+/// How many saves a second one process does, by how many it may do at a time.
+fn throughput() {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    println!(
+        "\nSaves a second of one process, which shares {cores} cores with store and Runtime API\n"
+    );
+    println!("| draft | at a time | saves a second | beside one at a time |");
+    println!("|---|---|---|---|");
+    for (name, bytes, saves) in [("4 KB", 4 * KB, 4000), ("200 KB", 200 * KB, 1000)] {
+        let mut one = None;
+        for concurrency in [1, 8, 64] {
+            let pipe = Pipe::start(draft_of(bytes, 1));
+            let runtime = one_thread();
+            let rate = runtime.block_on(async {
+                let function = process(&pipe, concurrency).await;
+                let event = post_id("bench");
+                function.invoke(&event).await.response();
+                let begin = Instant::now();
+                let pending: Vec<_> = (0..saves).map(|_| function.begin(&event)).collect();
+                for save in pending {
+                    assert_eq!(save.outcome().await.response()["statusCode"], 200);
+                }
+                f64::from(saves) / begin.elapsed().as_secs_f64()
+            });
+            let one = *one.get_or_insert(rate);
+            println!("| {name} | {concurrency} | {rate:.0} | {:.2} |", rate / one);
+        }
+    }
+}
