@@ -65,7 +65,7 @@ impl End {
 struct Row {
     name: &'static str,
     step: Step,
-    fault: Fault,
+    fault: fn() -> Fault,
     /// When it is met once, twice, and at every try.
     ends: [End; 3],
     /// How many tries are made of the request that always fails.
@@ -75,7 +75,7 @@ struct Row {
 impl Row {
     /// What the same save comes to after `end`, once nothing is wrong any more.
     fn next(&self, end: End) -> End {
-        match (self.step, &self.fault) {
+        match (self.step, (self.fault)()) {
             _ if end.is_saved() => Unchanged,
             // A store may still do what nobody waits for any more.
             (Write, Fault::Stall) => Saved,
@@ -84,7 +84,7 @@ impl Row {
     }
 }
 
-fn row(name: &'static str, step: Step, fault: Fault, ends: [End; 3], tries: usize) -> Row {
+fn row(name: &'static str, step: Step, fault: fn() -> Fault, ends: [End; 3], tries: usize) -> Row {
     Row {
         name,
         step,
@@ -97,42 +97,39 @@ fn row(name: &'static str, step: Step, fault: Fault, ends: [End; 3], tries: usiz
 /// The faults after which S3 says something, or the connection ends.
 #[rustfmt::skip]
 fn rows() -> Vec<Row> {
-    // A quarter of the document below.
-    let part = DRAFT_BYTES / 4;
     vec![
-        //  the fault                        step   it                            once       twice      for ever    tries
-        row("500",                           Read,  Fault::INTERNAL_ERROR,        [Created,  Created,   Busy],         3),
-        row("503 SlowDown",                  Read,  Fault::SLOW_DOWN,             [Created,  Created,   Busy],         3),
-        row("403",                           Read,  Fault::ACCESS_DENIED,         [Failed,   Failed,    Failed],       1),
-        row("closed before the response",    Read,  Fault::Cut,                   [Created,  Created,   Busy],         3),
-        row("reset before the response",     Read,  Fault::Reset,                 [Created,  Created,   Busy],         3),
-        row("reset in the body",             Read,  Fault::CutBody(part),         [Created,  Created,   Busy],         3),
-        row("reset before the body",         Read,  Fault::CutBody(0),            [Created,  Created,   Busy],         3),
-        row("body shorter than its length",  Read,  Fault::ShortBody(part),       [Created,  Created,   Busy],         3),
-        row("body short by one byte",        Read,  Fault::ShortBody(DRAFT_BYTES - 1), [Created, Created, Busy],       3),
-        row("one bit of the body wrong",     Read,  Fault::CorruptBody,           [Created,  Created,   Busy],         3),
-        row("wrong checksum",                Read,  Fault::WrongChecksum,         [Created,  Created,   Busy],         3),
-        row("500",                           Write, Fault::INTERNAL_ERROR,        [Created,  Created,   Busy],         3),
-        row("503 SlowDown",                  Write, Fault::SLOW_DOWN,             [Created,  Created,   Busy],         3),
-        row("403",                           Write, Fault::ACCESS_DENIED,         [Failed,   Failed,    Failed],       1),
-        row("409 on create",                 Write, Fault::CONFLICT,              [Created,  Created,   Busy],         8),
-        row("closed before the response",    Write, Fault::Cut,                   [Created,  Created,   Busy],         3),
-        row("reset before the response",     Write, Fault::Reset,                 [Created,  Created,   Busy],         3),
+        //  the fault                        step   it                                     once       twice      for ever       tries
+        row("500",                           Read,  || Fault::INTERNAL_ERROR,             [Created,   Created,   Busy],         3),
+        row("503 SlowDown",                  Read,  || Fault::SLOW_DOWN,                  [Created,   Created,   Busy],         3),
+        row("403",                           Read,  || Fault::ACCESS_DENIED,              [Failed,    Failed,    Failed],       1),
+        row("closed before the response",    Read,  || Fault::Cut,                        [Created,   Created,   Busy],         3),
+        row("reset before the response",     Read,  || Fault::Reset,                      [Created,   Created,   Busy],         3),
+        row("reset in the body",             Read,  || Fault::CutBody(PART),              [Created,   Created,   Busy],         3),
+        row("reset before the body",         Read,  || Fault::CutBody(0),                 [Created,   Created,   Busy],         3),
+        row("body shorter than its length",  Read,  || Fault::ShortBody(PART),            [Created,   Created,   Busy],         3),
+        row("body short by one byte",        Read,  || Fault::ShortBody(DRAFT_BYTES - 1), [Created,   Created,   Busy],         3),
+        row("one bit of the body wrong",     Read,  || Fault::CorruptBody,                [Created,   Created,   Busy],         3),
+        row("wrong checksum",                Read,  || Fault::WrongChecksum,              [Created,   Created,   Busy],         3),
+        row("500",                           Write, || Fault::INTERNAL_ERROR,             [Created,   Created,   Busy],         3),
+        row("503 SlowDown",                  Write, || Fault::SLOW_DOWN,                  [Created,   Created,   Busy],         3),
+        row("403",                           Write, || Fault::ACCESS_DENIED,              [Failed,    Failed,    Failed],       1),
+        row("409 on create",                 Write, || Fault::CONFLICT,                   [Created,   Created,   Busy],         8),
+        row("closed before the response",    Write, || Fault::Cut,                        [Created,   Created,   Busy],         3),
+        row("reset before the response",     Write, || Fault::Reset,                      [Created,   Created,   Busy],         3),
         // S3 refuses what does not match its checksum; the SDK leaves the next try to the client.
-        row("one bit of the upload wrong",   Write, Fault::CorruptRequest,        [Busy,     Busy,      Busy],         1),
-        row("done, and the response lost",   Write, Fault::LoseResponse,          [Unchanged, Unchanged, BusyButSaved], 3),
+        row("one bit of the upload wrong",   Write, || Fault::CorruptRequest,             [Busy,      Busy,      Busy],         1),
+        row("done, and the response lost",   Write, || Fault::LoseResponse,               [Unchanged, Unchanged, BusyButSaved], 3),
     ]
 }
 
 /// The faults after which nothing comes any more.
 #[rustfmt::skip]
 fn stalls() -> Vec<Row> {
-    let part = DRAFT_BYTES / 4;
     vec![
-        row("stalled before the response",   Read,  Fault::Stall,                 [Created,  Created,   Busy],         3),
-        row("stalled body",                  Read,  Fault::StallBody(part),       [Created,  Created,   Busy],         3),
-        row("stalled before the response",   Write, Fault::Stall,                 [Created,  Created,   Busy],         3),
-        row("done, and the response stalls", Write, Fault::StallResponse,         [Unchanged, Unchanged, BusyButSaved], 3),
+        row("stalled before the response",   Read,  || Fault::Stall,                      [Created,   Created,   Busy],         3),
+        row("stalled body",                  Read,  || Fault::StallBody(PART),            [Created,   Created,   Busy],         3),
+        row("stalled before the response",   Write, || Fault::Stall,                      [Created,   Created,   Busy],         3),
+        row("done, and the response stalls", Write, || Fault::StallResponse,              [Unchanged, Unchanged, BusyButSaved], 3),
     ]
 }
 
@@ -140,6 +137,8 @@ const COUNTS: [(&str, usize); 3] = [("once", 1), ("twice", 2), ("for ever", usiz
 
 /// How much a document has, in bytes: several packets of loopback, so that there is a middle.
 const DRAFT_BYTES: usize = 100_000;
+/// And how much of it is a part.
+const PART: usize = DRAFT_BYTES / 4;
 
 /// How long an invocation has that is to see its tries through: far more than they take.
 const AMPLE: Duration = Duration::from_secs(60);
@@ -241,7 +240,7 @@ async fn each_fault_at_each_step_once_twice_and_for_ever() {
                 let id = format!("fault-{number}-{times:x}");
                 let document = put_draft(&world.s3, &id);
                 let fault = requests(row.step, &id).times(times);
-                let fault = world.s3.fault(fault, row.fault.clone());
+                let fault = world.s3.fault(fault, (row.fault)());
 
                 save(&world, &id, &document, (end, AMPLE), &case).await;
                 assert_eq!(fault.hits(), times.min(row.tries), "{case}");
@@ -270,7 +269,7 @@ async fn whatever_lasts_is_answered_before_the_deadline() {
             save(&world, "first", &document, (Created, AMPLE), &case).await;
 
             let document = put_draft(&world.s3, &id);
-            let fault = world.s3.fault(requests(row.step, &id), row.fault.clone());
+            let fault = world.s3.fault(requests(row.step, &id), (row.fault)());
             let end = row.ends[2];
             save(&world, &id, &document, (end, SHORT), &case).await;
             assert!(fault.hits() >= 1, "{case}");
@@ -284,22 +283,14 @@ async fn whatever_lasts_is_answered_before_the_deadline() {
 }
 
 /// A saver that loses patience sooner than the function does.
-async fn impatient(s3: &S3) -> Saver {
-    let endpoint = Endpoint::of(s3);
-    let sdk = endpoint.tuned(|loader| {
-        loader
-            .timeout_config(
-                TimeoutConfig::builder()
-                    .operation_attempt_timeout(PATIENCE)
-                    .build(),
-            )
-            .stalled_stream_protection(
-                StalledStreamProtectionConfig::enabled()
-                    .grace_period(PATIENCE)
-                    .build(),
-            )
-    });
-    saver(&sdk.await, BUCKET)
+fn impatient(s3: &S3) -> Saver {
+    let timeouts = TimeoutConfig::builder().operation_attempt_timeout(PATIENCE);
+    let stalls = StalledStreamProtectionConfig::enabled().grace_period(PATIENCE);
+    let sdk = Endpoint::of(s3).sdk().into_builder();
+    let sdk = sdk
+        .timeout_config(timeouts.build())
+        .stalled_stream_protection(stalls.build());
+    saver(&sdk.build(), BUCKET)
 }
 
 /// Saves a draft by `saver`, and holds the result and the store against `end`.
@@ -339,10 +330,10 @@ async fn a_stall_is_given_up_and_tried_again() {
                 let case = case(&row, count);
                 let id = format!("stall-{number}-{times:x}");
                 let s3 = S3::start_empty().await.expect("the S3 starts");
-                let saver = impatient(&s3).await;
+                let saver = impatient(&s3);
                 let document = put_draft(&s3, &id);
                 let fault = requests(row.step, &id).times(times);
-                let fault = s3.fault(fault, row.fault.clone());
+                let fault = s3.fault(fault, (row.fault)());
                 save_by(&saver, &s3, &id, &document, end, &case).await;
                 assert_eq!(fault.hits(), times.min(row.tries), "{case}");
 
@@ -380,13 +371,11 @@ async fn refused_connections_are_a_503_until_they_are_taken_again() {
 async fn a_moment_of_refused_connections_is_not_seen() {
     for step in [Read, Write] {
         let s3 = S3::start_empty().await.expect("the S3 starts");
-        let endpoint = Endpoint::of(&s3);
-        let sdk = endpoint.tuned(|loader| {
-            let backoff = Duration::from_millis(50);
-            let retries = RetryConfig::standard().with_max_attempts(20);
-            loader.retry_config(retries.with_initial_backoff(backoff))
-        });
-        let saver = saver(&sdk.await, BUCKET);
+        let retries = RetryConfig::standard()
+            .with_max_attempts(20)
+            .with_initial_backoff(Duration::from_millis(50));
+        let sdk = Endpoint::of(&s3).sdk().into_builder();
+        let saver = saver(&sdk.retry_config(retries).build(), BUCKET);
         let id = "refused-once";
         let document = put_draft(&s3, id);
         let fault = s3.fault(requests(step, id).once(), Fault::Refuse);
@@ -404,7 +393,7 @@ async fn a_moment_of_refused_connections_is_not_seen() {
 async fn a_function_that_is_killed_leaves_nothing_or_a_whole_version() {
     let stages = [
         (Read, Fault::Stall, Busy, Created),
-        (Read, Fault::StallBody(DRAFT_BYTES / 4), Busy, Created),
+        (Read, Fault::StallBody(PART), Busy, Created),
         (Write, Fault::Stall, Busy, Saved),
         (Write, Fault::StallResponse, BusyButSaved, Unchanged),
     ];

@@ -6,7 +6,6 @@ use std::env;
 use aws_config::{Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
-use aws_types::sdk_config::Builder;
 use save_draft::config::Config;
 use save_draft::save::Saver;
 use save_draft::sdk;
