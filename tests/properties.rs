@@ -219,8 +219,7 @@ proptest! {
 }
 
 #[test]
-fn documents_are_what_python_reads() {
-    let nested = |depth: usize| format!(r#"{{"a":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+fn what_python_reads_is_a_document() {
     for document in [
         "{}",
         " \t\r\n{ } \n",
@@ -233,11 +232,15 @@ fn documents_are_what_python_reads() {
         r#"{"a": 1, "a": 2, "": 3}"#,
         r#"{"a": [[], {}, [{}], {"b": [null, true, false]}]}"#,
         &nested(900),
-        &nested(MAX_DEPTH - 1),
+        &nested(MAX_DEPTH),
     ] {
         let checked = check_document(document.as_bytes());
         assert!(checked.is_ok(), "{document:.80}: {checked:?}");
     }
+}
+
+#[test]
+fn what_is_no_document_is_told_by_what_it_is() {
     for document in ["", " ", "\u{feff}", "\n\t"] {
         let checked = check_document(document.as_bytes());
         assert!(
@@ -274,6 +277,27 @@ fn documents_are_what_python_reads() {
         let cut = matches!(checked, Err(InvalidDocument::NotJson(NotJson::CutShort)));
         assert!(cut, "{document:?}: {checked:?}");
     }
+    let checked = check_document(nested(MAX_DEPTH + 1).as_bytes());
+    assert!(
+        matches!(checked, Err(InvalidDocument::NotJson(NotJson::TooDeep))),
+        "{checked:?}"
+    );
+    for bytes in [
+        &b"{\"a\": \"\xff\"}"[..],
+        b"\xff\xfe{\0}\0",
+        b"{\"a\": \"\xed\xa0\x80\"}",
+        b"\x80",
+    ] {
+        let checked = check_document(bytes);
+        assert!(
+            matches!(checked, Err(InvalidDocument::NotUtf8(_))),
+            "{bytes:?}: {checked:?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_mangled_is_told_by_its_place() {
     for (document, place) in [
         ("{}}", 2),
         ("{}{}", 2),
@@ -311,23 +335,12 @@ fn documents_are_what_python_reads() {
         };
         assert_eq!(at, place, "{document:?}");
     }
-    let checked = check_document(nested(MAX_DEPTH).as_bytes());
-    assert!(
-        matches!(checked, Err(InvalidDocument::NotJson(NotJson::TooDeep))),
-        "{checked:?}"
-    );
-    for bytes in [
-        &b"{\"a\": \"\xff\"}"[..],
-        b"\xff\xfe{\0}\0",
-        b"{\"a\": \"\xed\xa0\x80\"}",
-        b"\x80",
-    ] {
-        let checked = check_document(bytes);
-        assert!(
-            matches!(checked, Err(InvalidDocument::NotUtf8(_))),
-            "{bytes:?}: {checked:?}"
-        );
-    }
+}
+
+/// A document that is nested this deep.
+fn nested(depth: usize) -> String {
+    let depth = depth - 1;
+    format!(r#"{{"a":{}{}}}"#, "[".repeat(depth), "]".repeat(depth))
 }
 
 /// Texts of JSON, with white space in it and all that Python takes beside.

@@ -57,7 +57,7 @@ fn assert_metrics(record: &Value, counts: &[(&str, u64)]) {
     let now = now.expect("it is after 1970");
     let written = record["_aws"]["Timestamp"].as_u64().expect("milliseconds");
     let age = now.checked_sub(Duration::from_millis(written));
-    let minute = Duration::from_secs(60);
+    let minute = Duration::from_mins(1);
     assert!(age.is_some_and(|age| age < minute), "{written} is not now");
 
     let directives = record["_aws"]["CloudWatchMetrics"]
