@@ -11,6 +11,7 @@ mod check;
 
 use std::collections::BTreeMap;
 use std::env;
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
@@ -184,14 +185,14 @@ async fn feed() {
     let seed = number("BAD_INPUT_SEED").unwrap_or(SEED);
     let first = number("BAD_INPUT_FIRST").unwrap_or_default();
     let count = number("BAD_INPUT_COUNT").unwrap_or_default();
-    telemetry::init_logs();
+    telemetry::init_logs(io::stdout);
 
     let s3 = S3::start_empty().await.expect("the S3 starts");
     s3.put(BUCKET, &draft_key(DRAFT_ID), sample_draft());
     for (id, seed) in OTHERS.iter().zip(1..) {
         s3.put(BUCKET, &draft_key(id), draft_of(500, seed));
     }
-    let sdk = Endpoint::of(&s3).sdk().await;
+    let sdk = Endpoint::of(&s3).sdk();
     let config = client::config(BUCKET, &[("AWS_ENDPOINT_URL_S3", &s3.endpoint())]);
     let telemetry = Telemetry::new("save-draft".to_owned());
     let function = Function::new(&config, Store::new(&sdk, &config), telemetry).into_service();

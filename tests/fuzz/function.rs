@@ -8,15 +8,16 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
-use aws_sdk_s3::config::Region;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_http_client::test_util::infallible_client_fn;
 use aws_smithy_types::body::SdkBody;
 use lambda_http::lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use lambda_http::tower::ServiceExt as _;
 use save_draft::config::Config;
 use save_draft::invocation::Function;
-use save_draft::store::{self, Store};
+use save_draft::store::Store;
 use save_draft::telemetry::Telemetry;
 
 use self::check::{Answer, Texts};
@@ -68,12 +69,14 @@ fn function() -> Box<dyn FnMut(&[u8]) -> Option<Answer>> {
         })
     });
     let config = config.expect("these are values for them");
-    let sdk = store::sdk_config()
+    let credentials = Credentials::new("local", "local-secret", None, None, "fuzz");
+    let sdk = SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
         .http_client(infallible_client_fn(s3()))
         .endpoint_url("http://s3.test")
-        .credentials_provider(Credentials::for_tests())
-        .region(Region::from_static("us-east-1"));
-    let sdk = runtime.block_on(sdk.load());
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .region(Region::from_static("us-east-1"))
+        .build();
     let telemetry = Telemetry::new("fuzz".to_owned());
     let service = Function::new(&config, Store::new(&sdk, &config), telemetry).into_service();
     Box::new(move |payload| {
