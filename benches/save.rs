@@ -4,8 +4,14 @@
 //! Runs alternate; what is compared are medians. `benches/floor.py` has the figures of
 //! whole processes: the start, the first invocation, sizes.
 
-#![allow(clippy::expect_used, reason = "a benchmark that cannot run has nothing to say")]
-#![allow(clippy::cast_precision_loss, reason = "figures are printed with three digits")]
+#![allow(
+    clippy::expect_used,
+    reason = "a benchmark that cannot run has nothing to say"
+)]
+#![allow(
+    clippy::cast_precision_loss,
+    reason = "figures are printed with three digits"
+)]
 
 #[path = "../tests/support/mod.rs"]
 mod support;

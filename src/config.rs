@@ -10,7 +10,8 @@ use crate::keys::{DraftKey, SavedKey};
 
 /// The environment variables that this function reads, beside those of the SDK
 /// and of Lambda itself.
-pub const VARIABLES: [&str; 7] = [
+pub const VARIABLES: [&str; 8] = [
+    CORS_ORIGIN,
     DRAFT_BUCKET,
     DRAFT_KEY,
     SAVED_BUCKET,
@@ -20,6 +21,7 @@ pub const VARIABLES: [&str; 7] = [
     MAINTENANCE,
 ];
 
+const CORS_ORIGIN: &str = "CORS_ORIGIN";
 const DRAFT_BUCKET: &str = "DRAFT_BUCKET";
 const DRAFT_KEY: &str = "DRAFT_KEY";
 const SAVED_BUCKET: &str = "SAVED_BUCKET";
@@ -62,6 +64,8 @@ pub struct Config {
     pub draft_url_hosts: Vec<String>,
     /// Whether every save is put off.
     pub maintenance: bool,
+    /// The origin whose pages may read the answers, or `*`.
+    pub cors_origin: Option<String>,
     /// The memory that documents may take at a time, in bytes.
     pub memory_bytes: u64,
 }
@@ -146,6 +150,7 @@ impl Config {
                     });
                 }
             },
+            cors_origin: cors_origin(read(CORS_ORIGIN)?)?,
             memory_bytes: memory_mib
                 .unwrap_or(DEFAULT_FUNCTION_MEMORY_MIB)
                 .saturating_sub(RESIDENT_MIB)
@@ -163,6 +168,18 @@ fn bucket(variable: &'static str, name: String) -> Result<String, ConfigError> {
         });
     }
     Ok(name)
+}
+
+/// An origin is sent as a header, so it is printable; browsers know whether it is theirs.
+fn cors_origin(value: Option<String>) -> Result<Option<String>, ConfigError> {
+    let origin = value.filter(|origin| !origin.is_empty());
+    match origin {
+        Some(origin) if !origin.bytes().all(|byte| byte.is_ascii_graphic()) => Err(ConfigError {
+            variable: CORS_ORIGIN,
+            problem: format!("is {origin:?}, and may be an origin, like https://example.com, or *"),
+        }),
+        origin => Ok(origin),
+    }
 }
 
 fn template<T>(

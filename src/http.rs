@@ -5,7 +5,10 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Instant;
 
-use lambda_http::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use lambda_http::http::header::{
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW, CACHE_CONTROL, CONTENT_TYPE,
+    RETRY_AFTER,
+};
 use lambda_http::http::{HeaderValue, Method, StatusCode};
 use lambda_http::{Body, Request, Response};
 use serde_json::value::RawValue;
@@ -88,6 +91,18 @@ fn draft_url(body: &[u8], hosts: &[String]) -> Result<(String, DraftId), Error> 
         Ok(_) => Err(invalid("draft_url is not a string".into())),
         Err(error) => Err(invalid(unread(&error))),
     }
+}
+
+/// Lets the pages of `origin` read `response` (Fetch Standard, "CORS protocol"): a gateway
+/// passes on what the function sends, and can add no header to it.
+pub fn allow_origin(response: &mut Response<Body>, origin: Option<&str>) {
+    let Some(origin) = origin.and_then(|origin| HeaderValue::from_str(origin).ok()) else {
+        return;
+    };
+    let readable = HeaderValue::from_static("Draft-Version, Draft-Saved, Retry-After");
+    let headers = response.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, readable);
 }
 
 fn failure(error: &Error) -> Response<Body> {

@@ -40,6 +40,7 @@ pub struct Function {
     saver: Saver,
     source: Source,
     telemetry: Telemetry,
+    cors_origin: Option<String>,
 }
 
 impl Function {
@@ -54,6 +55,7 @@ impl Function {
                 hosts: config.draft_url_hosts.clone(),
             },
             telemetry,
+            cors_origin: config.cors_origin.clone(),
         }
     }
 
@@ -96,7 +98,13 @@ impl Function {
                     .await
                     .map(|answer| Response::new(Body::Text(answer.to_string())))
             }
-            _ => Ok(http::handle(&request, saver, &source.hosts, deadline, &mut invocation).await),
+            _ => {
+                let hosts = &source.hosts;
+                let mut response =
+                    http::handle(&request, saver, hosts, deadline, &mut invocation).await;
+                http::allow_origin(&mut response, self.cors_origin.as_deref());
+                Ok(response)
+            }
         };
         self.telemetry.end(&invocation);
         response

@@ -79,7 +79,7 @@ fn each_variable_is_read() {
 }
 
 /// A value for each variable that it may not have, and what is said of it.
-const WRONG: [(&str, &str, &str); 8] = [
+const WRONG: [(&str, &str, &str); 9] = [
     (
         "DRAFT_BUCKET",
         "",
@@ -119,6 +119,11 @@ const WRONG: [(&str, &str, &str); 8] = [
         "MAINTENANCE",
         "yes",
         r#"MAINTENANCE is "yes", and may be "true" or "false""#,
+    ),
+    (
+        "CORS_ORIGIN",
+        "any of them",
+        r#"CORS_ORIGIN is "any of them", and may be an origin, like https://example.com, or *"#,
     ),
 ];
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::runtime::Outcome;
+use crate::support::runtime::{Outcome, in_time};
 use crate::support::s3::{Fault, Op, Rule, When};
 use crate::support::{
     BUCKET, DRAFT_ID, DRAFT_URL, World, draft_key, draft_of, event, event_names, sample_draft,
@@ -633,7 +633,7 @@ async fn sixteen_saves_of_a_batch_run_side_by_side() {
     let stall = world.s3.fault(stall, Fault::Stall);
     let bodies = ids.iter().map(|id| json!({"draft_id": id}));
     let batch = world.function.begin(&sqs(bodies));
-    stall.hit(16).await;
+    in_time(stall.hit(16)).await;
     for _ in 0..3 {
         world.function.invoke(&event("direct-id")).await.response();
     }

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use crate::support::client::{Endpoint, saver};
 use crate::support::runtime::Outcome;
 use crate::support::s3::{Fault, Op, S3, When};
-use crate::support::{self, BUCKET, World, draft_key, draft_of, post_id};
+use crate::support::{self, BUCKET, World, draft_key, draft_of, post_id, sha256_hex};
 
 /// The step of a save that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +141,7 @@ const DRAFT_BYTES: usize = 100_000;
 const PART: usize = DRAFT_BYTES / 4;
 
 /// How long an invocation has that is to see its tries through: far more than they take.
-const AMPLE: Duration = Duration::from_secs(60);
+const AMPLE: Duration = Duration::from_mins(1);
 /// How long one has that is to run out of time.
 const SHORT: Duration = Duration::from_millis(2500);
 /// When a saver gives a stall up that is told to be less patient than the function is.
@@ -173,10 +173,7 @@ fn put_draft(s3: &S3, id: &str) -> Vec<u8> {
 #[track_caller]
 fn check_store(s3: &S3, id: &str, document: &[u8], end: End, version: Option<&str>, case: &str) {
     let keys = s3.keys(BUCKET, &format!("saved/{id}/"));
-    let digest: String = Sha256::digest(document)[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let digest = &sha256_hex(document)[..16];
     match &keys[..] {
         [] => assert!(!end.is_saved(), "{case}: there is no version"),
         [key] => {

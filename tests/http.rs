@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::support::runtime::TIMEOUT;
+use crate::support::runtime::{TIMEOUT, in_time};
 use crate::support::s3::{Fault, Op, Rule, S3, When};
 use crate::support::{
     self, BUCKET, DRAFT_ID, DRAFT_URL, World, draft_key, draft_of, event, post, post_id, post_url,
@@ -639,7 +639,7 @@ async fn the_connection_to_s3_may_be_made_before_the_first_event_and_delays_none
     s3.put(BUCKET, &draft_key(DRAFT_ID), sample_draft());
     let stall = s3.fault(When::op(Op::HeadObject), Fault::Stall);
     let function = support::function(&s3, &[("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")]).await;
-    stall.hit(1).await;
+    in_time(stall.hit(1)).await;
     let response = function.invoke(&post_url(DRAFT_URL)).await.response();
     assert_eq!(response["statusCode"], 200);
     assert_eq!((s3.count(Op::GetObject), s3.count(Op::PutObject)), (1, 1));
@@ -845,10 +845,10 @@ async fn a_save_that_runs_out_of_time_is_a_503_before_the_deadline() {
         let pending = world
             .function
             .begin_within(post_url(DRAFT_URL).to_string(), left);
-        stall.hit(1).await;
         let response = pending.outcome().await.response();
         assert!(begin.elapsed() < left, "{op:?}: {:?}", begin.elapsed());
         assert_eq!(Answer::of(&response), Answer::unavailable(), "{op:?}");
+        assert_eq!(stall.hits(), 1, "{op:?}");
         stall.clear();
     }
     world.s3.clear_requests();
@@ -875,7 +875,7 @@ async fn invocations_run_side_by_side_where_lambda_offers_that() {
         .map(|_| world.function.begin(&post_url(DRAFT_URL)))
         .collect();
     // Each waits for its draft, and none for another to end.
-    stall.hit(8).await;
+    in_time(stall.hit(8)).await;
     stall.clear();
     let mut created = 0;
     for pending in all {
@@ -978,4 +978,18 @@ async fn fifty_megabytes_are_a_draft_as_well() {
     assert_eq!(answer, Answer::saved(DRAFT_URL, &version, "created"));
     assert_eq!(world.gets_and_puts(), (1, 1));
     assert!(world.only_version(DRAFT_ID) == document);
+}
+
+#[tokio::test]
+async fn pages_of_another_origin_may_read_the_answers_where_they_are_allowed_to() {
+    let origin = "https://editor.example";
+    let world = World::with(&[("CORS_ORIGIN", origin)]).await;
+    for event in [post_url(DRAFT_URL), post("{}")] {
+        let headers = world.send(&event).await.headers;
+        assert_eq!(headers["access-control-allow-origin"], origin);
+        assert_eq!(
+            headers["access-control-expose-headers"],
+            "Draft-Version, Draft-Saved, Retry-After"
+        );
+    }
 }

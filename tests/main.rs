@@ -19,3 +19,4 @@ mod security;
 mod store;
 mod support;
 mod telemetry;
+mod template;

@@ -2,20 +2,18 @@
 //! a model of what should be there: after each step the bucket equals the model.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::{BoxedStrategy, Just, ProptestConfig, Strategy as _, any, prop_oneof};
 use proptest::sample::{Index, select};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use tokio::runtime::{self, Runtime};
 
 use crate::support::client::{Endpoint, client};
 use crate::support::runtime::Outcome;
 use crate::support::s3::{Fault, Op, S3, When};
-use crate::support::{self, BUCKET, World, draft_key, draft_of, event, post_id};
+use crate::support::{self, BUCKET, World, draft_key, draft_of, event, long, post_id, sha256_hex};
 
 /// The drafts that there may be.
 const DRAFTS: [&str; 3] = [
@@ -126,7 +124,7 @@ struct Draft {
 impl Draft {
     fn version(&self) -> String {
         let (minute, second) = (self.seconds / 60, self.seconds % 60);
-        let digest = hex(&self.document);
+        let digest = sha256_hex(&self.document);
         format!("20250928T11{minute:02}{second:02}Z-{}", &digest[..16])
     }
 }
@@ -138,11 +136,6 @@ enum Answer {
     Missing,
     Failed,
     Busy,
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Model {
@@ -408,7 +401,8 @@ impl StateMachineTest for System {
                 }
                 let answer = over_http(system.invoke(&post_id(id)));
                 system.world.s3.clear_faults();
-                assert_eq!(model.answers, [answer]);
+                let log = || system.world.function.lines().join("\n");
+                assert_eq!(model.answers, [answer], "{}", log());
             }
             Step::Deliver { id, trigger, .. } => {
                 for answer in &model.answers {
@@ -444,7 +438,7 @@ impl StateMachineTest for System {
             let stat = stat.unwrap_or_else(|| panic!("there is no {key}"));
             let header = |name: &str| stat.meta.headers.get(name).cloned().unwrap_or_default();
             assert_eq!(header("x-amz-meta-draft-id"), *id);
-            assert_eq!(header("x-amz-meta-sha256"), hex(document));
+            assert_eq!(header("x-amz-meta-sha256"), sha256_hex(document));
             expected.insert(key, document);
         }
         let keys = s3.keys(BUCKET, "");
@@ -458,9 +452,8 @@ impl StateMachineTest for System {
 
 /// 24 stories, or with `LONG=1` 500.
 fn config() -> ProptestConfig {
-    let long = env::var("LONG").is_ok_and(|value| value == "1");
     ProptestConfig {
-        cases: if long { 500 } else { 24 },
+        cases: if long() { 500 } else { 24 },
         // What failed is in the message, and there is a file less.
         failure_persistence: None,
         // Each step is real: a few minutes are enough to shrink in.

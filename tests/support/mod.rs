@@ -6,10 +6,12 @@ pub mod client;
 pub mod runtime;
 pub mod s3;
 
-use std::fs;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use self::runtime::Bootstrap;
 use self::s3::{Op, S3};
@@ -121,6 +123,20 @@ pub fn draft_of(bytes: usize, seed: u64) -> Vec<u8> {
     document.extend_from_slice(end.as_bytes());
     assert_eq!(document.len(), bytes);
     document
+}
+
+/// The SHA-256 of `bytes`, in hexadecimal digits.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    let mut digits = String::new();
+    for byte in Sha256::digest(bytes) {
+        write!(digits, "{byte:02x}").expect("it is a string");
+    }
+    digits
+}
+
+/// Whether the long variant of a test is wanted: `LONG=1`.
+pub fn long() -> bool {
+    env::var("LONG").is_ok_and(|value| value == "1")
 }
 
 /// The event in `events/{name}.json`.

@@ -24,6 +24,16 @@ use tokio::task::JoinSet;
 /// How long an invocation has, where a test does not say.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Waits for what has to happen, so that a test fails, and does not hang, where it never does.
+///
+/// # Panics
+///
+/// If it has not happened after two minutes, which is longer than any invocation here has.
+pub async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    let limit = tokio::time::timeout(4 * TIMEOUT, future);
+    limit.await.expect("it happens at all")
+}
+
 /// The name that the function has here.
 pub const FUNCTION_NAME: &str = "save-draft";
 
@@ -84,7 +94,7 @@ pub struct Pending {
 impl Pending {
     /// Waits for what becomes of it.
     pub async fn outcome(self) -> Outcome {
-        self.outcome.await.unwrap_or(Outcome::Exited)
+        in_time(self.outcome).await.unwrap_or(Outcome::Exited)
     }
 }
 
@@ -198,7 +208,7 @@ impl Bootstrap {
         };
         let mut output = self.output.subscribe();
         let output = output.wait_for(|output| output.ended == 2 || find(&output.lines).is_some());
-        let output = output.await.expect("its sender is here");
+        let output = in_time(output).await.expect("its sender is here");
         find(&output.lines).unwrap_or_else(|| panic!("no such line in {:#?}", output.lines))
     }
 
@@ -218,10 +228,10 @@ impl Bootstrap {
     /// Waits until the process has ended, and all it wrote is here.
     pub async fn ended(&self) -> ExitStatus {
         let mut output = self.output.subscribe();
-        let all = output.wait_for(|output| output.ended == 2).await;
+        let all = in_time(output.wait_for(|output| output.ended == 2)).await;
         drop(all.expect("its sender is here"));
         let mut exit = self.exit.subscribe();
-        let status = exit.wait_for(Option::is_some).await;
+        let status = in_time(exit.wait_for(Option::is_some)).await;
         status.expect("its sender is here").expect("it has ended")
     }
 
