@@ -12,7 +12,7 @@ use crate::support::runtime::{TIMEOUT, in_time};
 use crate::support::s3::{Fault, Op, Rule, S3, When};
 use crate::support::{
     self, BUCKET, DRAFT_ID, DRAFT_URL, World, draft_key, draft_of, event, post, post_id, post_url,
-    sample_draft,
+    sample_draft, sha256_hex,
 };
 
 /// What a client gets.
@@ -149,7 +149,7 @@ impl World {
         self.put_draft(id, document);
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_759_060_050);
         self.s3.set_last_modified(BUCKET, &draft_key(id), time);
-        format!("{WRITTEN}-{}", &hex(&Sha256::digest(document))[..16])
+        format!("{WRITTEN}-{}", &sha256_hex(document)[..16])
     }
 
     /// The bytes of the only version of a draft.
@@ -159,12 +159,6 @@ impl World {
         assert_eq!(versions.len(), 1, "{versions:?}");
         self.s3.get(BUCKET, &versions[0]).expect("it was listed")
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 #[tokio::test]
@@ -579,7 +573,7 @@ async fn a_save_is_two_requests_and_a_repeated_one_as_well() {
         ("content-length", &document.len().to_string()),
         ("x-amz-checksum-sha256", &BASE64_STANDARD.encode(sha256)),
         ("x-amz-meta-draft-id", DRAFT_ID),
-        ("x-amz-meta-sha256", &hex(&sha256)),
+        ("x-amz-meta-sha256", &sha256_hex(&document)),
         (
             "x-amz-meta-source-last-modified",
             "2025-09-28T11:47:30.000Z",
