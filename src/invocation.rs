@@ -92,19 +92,18 @@ impl Function {
         let deadline = deadline(context.deadline);
         let mut invocation = self.telemetry.begin(context.request_id);
         let (saver, source) = (&self.saver, &self.source);
-        let response = match (request.request_context_ref(), request.body()) {
-            (Some(RequestContext::PassThrough), Body::Text(payload)) => {
-                events::handle(payload, source, saver, deadline, &mut invocation)
-                    .await
-                    .map(|answer| Response::new(Body::Text(answer.to_string())))
-            }
-            _ => {
-                let hosts = &source.hosts;
-                let mut response =
-                    http::handle(&request, saver, hosts, deadline, &mut invocation).await;
-                http::allow_origin(&mut response, self.cors_origin.as_deref());
-                Ok(response)
-            }
+        let response = if let (Some(RequestContext::PassThrough), Body::Text(payload)) =
+            (request.request_context_ref(), request.body())
+        {
+            events::handle(payload, source, saver, deadline, &mut invocation)
+                .await
+                .map(|answer| Response::new(Body::Text(answer.to_string())))
+        } else {
+            let hosts = &source.hosts;
+            let mut response =
+                http::handle(&request, saver, hosts, deadline, &mut invocation).await;
+            http::allow_origin(&mut response, self.cors_origin.as_deref());
+            Ok(response)
         };
         self.telemetry.end(&invocation);
         response
