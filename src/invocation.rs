@@ -110,11 +110,19 @@ impl Function {
     }
 }
 
+/// The year 2000, in milliseconds since the epoch: no invocation ends before it.
+const EARLIEST_END_MS: u64 = 946_684_800_000;
+
 /// When a save has to be done whose invocation ends at `unix_ms`, in milliseconds since
-/// the epoch, as the Runtime API tells it.
+/// the epoch, as the Runtime API tells it. (`cargo lambda watch` tells what is left.)
 fn deadline(unix_ms: u64) -> Instant {
-    let end = SystemTime::UNIX_EPOCH + Duration::from_millis(unix_ms);
-    let left = end.duration_since(SystemTime::now()).unwrap_or_default();
+    let told = Duration::from_millis(unix_ms);
+    let left = if unix_ms < EARLIEST_END_MS {
+        told
+    } else {
+        let end = SystemTime::UNIX_EPOCH + told;
+        end.duration_since(SystemTime::now()).unwrap_or_default()
+    };
     Instant::now() + left.saturating_sub(ANSWER_MARGIN)
 }
 

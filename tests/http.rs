@@ -1,5 +1,10 @@
 //! Saves over HTTP: what each gateway sends, through the real binary, to what it gets back.
 
+use lambda_http::lambda_runtime::{Context, LambdaEvent};
+use lambda_http::tower::ServiceExt as _;
+use save_draft::invocation::Function;
+use save_draft::store::Store;
+use save_draft::telemetry::Telemetry;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -985,5 +990,23 @@ async fn pages_of_another_origin_may_read_the_answers_where_they_are_allowed_to(
             headers["access-control-expose-headers"],
             "Draft-Version, Draft-Saved, Retry-After"
         );
+    }
+}
+
+#[tokio::test]
+async fn an_emulator_may_tell_the_time_that_is_left_for_the_deadline() {
+    let s3 = S3::start_empty().await.expect("the S3 starts");
+    s3.put(BUCKET, &draft_key(DRAFT_ID), sample_draft());
+    let config = support::client::config(BUCKET, &[]);
+    let store = Store::new(&support::client::Endpoint::of(&s3).sdk(), &config);
+    let telemetry = Telemetry::with_output("test".to_owned(), std::io::sink());
+    let function = Function::new(&config, store, telemetry).into_service();
+    for (left_ms, status) in [(600_000, 200), (1, 503)] {
+        let mut context = Context::default();
+        context.deadline = left_ms;
+        let payload = serde_json::from_value(post_url(DRAFT_URL)).expect("it is an event");
+        let answer = function.clone().oneshot(LambdaEvent::new(payload, context));
+        let answer = serde_json::to_value(answer.await.expect("it is HTTP"));
+        assert_eq!(answer.expect("it is JSON")["statusCode"], status);
     }
 }
