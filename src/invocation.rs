@@ -81,12 +81,6 @@ impl Function {
         })
     }
 
-    /// Connects to S3, once, before there is anything to save.
-    pub fn warm_up(&self) -> impl Future<Output = ()> + Send + 'static {
-        let saver = self.saver.clone();
-        async move { saver.warm_up().await }
-    }
-
     async fn handle(&self, request: Request) -> Result<Response<Body>, Failure> {
         let context = request.lambda_context();
         let deadline = deadline(context.deadline);

@@ -39,11 +39,6 @@ fn start() -> Result<(), lambda_http::Error> {
         let store = Store::new(&sdk, &config);
         let function_name = env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
         let function = Function::new(&config, store, Telemetry::new(function_name));
-        // Lambda says how it starts the function ("Defined runtime environment variables",
-        // AWS Lambda Developer Guide). From a snapshot, the connection would be a dead one.
-        if env::var("AWS_LAMBDA_INITIALIZATION_TYPE").is_ok_and(|how| how != "snap-start") {
-            tokio::spawn(function.warm_up());
-        }
         lambda_runtime::run_concurrent(function.into_service()).await
     })
 }

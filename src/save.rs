@@ -99,13 +99,6 @@ impl Saver {
         attempt
     }
 
-    /// Connects to S3, so that the first save need not.
-    pub async fn warm_up(&self) {
-        if let Ok(id) = "warm-up".parse() {
-            self.store.warm_up(&self.draft_key.of(&id)).await;
-        }
-    }
-
     async fn run(&self, attempt: &mut Attempt) -> Result<Saved, Error> {
         let id = &attempt.draft_id;
         let begin = Instant::now();

@@ -161,19 +161,6 @@ impl Store {
         }
     }
 
-    /// Opens a connection, by asking for the `key` of a draft that need not be there. It
-    /// serves the first save, and it does not matter whether it works.
-    pub async fn warm_up(&self, key: &str) {
-        let request = self
-            .client
-            .head_object()
-            .bucket(&self.draft_bucket)
-            .key(key);
-        if let Err(error) = request.send().await {
-            tracing::debug!(%error, "warmed up");
-        }
-    }
-
     /// Reads the object `key` of the draft bucket: at most the configured number of
     /// bytes, once into memory, hashed on the way.
     ///

@@ -633,26 +633,6 @@ async fn the_endpoint_of_all_services_is_that_of_s3_as_well() {
 }
 
 #[tokio::test]
-async fn the_connection_to_s3_may_be_made_before_the_first_event_and_delays_none() {
-    let s3 = S3::start_empty().await.expect("the S3 starts");
-    s3.put(BUCKET, &draft_key(DRAFT_ID), sample_draft());
-    let stall = s3.fault(When::op(Op::HeadObject), Fault::Stall);
-    let function = support::function(&s3, &[("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")]).await;
-    in_time(stall.hit(1)).await;
-    let response = function.invoke(&post_url(DRAFT_URL)).await.response();
-    assert_eq!(response["statusCode"], 200);
-    assert_eq!((s3.count(Op::GetObject), s3.count(Op::PutObject)), (1, 1));
-    stall.clear();
-
-    // A snapshot would keep a connection that has long been closed when it is used.
-    s3.clear_requests();
-    let function =
-        support::function(&s3, &[("AWS_LAMBDA_INITIALIZATION_TYPE", "snap-start")]).await;
-    function.invoke(&post_url(DRAFT_URL)).await.response();
-    assert_eq!(s3.count(Op::HeadObject), 0);
-}
-
-#[tokio::test]
 async fn each_state_has_a_version_of_its_own() {
     let world = World::start().await;
     let (first, second) = (sample_draft(), draft_of(5000, 1));
