@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,7 +14,7 @@ use base64::prelude::BASE64_STANDARD;
 use lambda_http::lambda_runtime::{LambdaEvent, Service};
 use lambda_http::request::{LambdaRequest, RequestContext};
 use lambda_http::tower::{ServiceExt as _, service_fn};
-use lambda_http::{Adapter, Body, Request, RequestExt as _, Response};
+use lambda_http::{Adapter, Body, BoxFuture, IntoResponse, Request, RequestExt as _, Response};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
@@ -74,7 +75,7 @@ impl Function {
         let function = Arc::new(self);
         let handler = service_fn(move |request: Request| {
             let function = Arc::clone(&function);
-            async move { function.handle(request).await }
+            async move { function.handle(request).await.map(Answer) }
         });
         Adapter::from(handler).map_request(|event: LambdaEvent<Payload>| {
             LambdaEvent::new(event.payload.0, event.context)
@@ -101,6 +102,16 @@ impl Function {
         };
         self.telemetry.end(&invocation);
         response
+    }
+}
+
+/// An answer as it is. `lambda_http` would look into one for its character set, for which
+/// it brings the tables of all that there are.
+struct Answer(Response<Body>);
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> BoxFuture<'static, Response<Body>> {
+        Box::pin(ready(self.0))
     }
 }
 

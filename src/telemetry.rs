@@ -50,15 +50,14 @@ const MAX_VALUES: usize = 100;
 /// Sends logs to `output`, one JSON object a line, and panics along with them.
 ///
 /// The level is that of `AWS_LAMBDA_LOG_LEVEL` ("Configuring advanced logging controls
-/// for your Lambda function", AWS Lambda Developer Guide), `INFO` where it is not set.
+/// for your Lambda function", AWS Lambda Developer Guide), `INFO` where it is not set. Below
+/// that nothing is said: what libraries say there is left out of the release build.
 pub fn init_logs<W>(output: W)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let level = std::env::var("AWS_LAMBDA_LOG_LEVEL").ok();
     let level = match level.as_deref() {
-        Some("TRACE") => LevelFilter::TRACE,
-        Some("DEBUG") => LevelFilter::DEBUG,
         Some("WARN") => LevelFilter::WARN,
         Some("ERROR" | "FATAL") => LevelFilter::ERROR,
         _ => LevelFilter::INFO,
