@@ -13,48 +13,48 @@
     reason = "figures are printed with three digits"
 )]
 
+#[path = "yardsticks/bare.rs"]
+mod bare;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
 use std::convert::Infallible;
-use std::future::Future;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use aws_sdk_s3::Client;
-use aws_sdk_s3::primitives::ByteStream;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use lambda_http::lambda_runtime::{Context, LambdaEvent, Service};
-use lambda_http::tower::ServiceExt as _;
 use save_draft::events::Source;
-use save_draft::invocation::{Function, Payload};
-use save_draft::store::Store;
-use save_draft::telemetry::{self, Telemetry};
+use save_draft::invocation::Payload;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::support::client::{self, Endpoint};
-use crate::support::runtime::Bootstrap;
-use crate::support::{BUCKET, draft_of, post_id};
+use crate::support::runtime::{Bootstrap, TIMEOUT};
+use crate::support::{BUCKET, client, post_id, sample_draft};
 
 const KB: usize = 1000;
 const MB: usize = 1000 * KB;
 
+/// Makes this program the yardstick.
+const YARDSTICK: &str = "SAVE_DRAFT_YARDSTICK";
+/// The id of the draft.
+const DRAFT: &str = "bench";
+
 fn main() {
+    if std::env::var_os(YARDSTICK).is_some() {
+        bare::main().expect("the Runtime API is there");
+        return;
+    }
     // `cargo test --benches` is for whether it builds.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
-    telemetry::init_logs(io::sink);
     warm_saves();
     deciding();
     memory();
@@ -63,7 +63,7 @@ fn main() {
 
 /// A store with one draft, which it sends to whoever asks, and which takes everything.
 struct Pipe {
-    address: SocketAddr,
+    url: String,
     requests: Arc<AtomicUsize>,
 }
 
@@ -77,15 +77,24 @@ impl Pipe {
         let document = Bytes::from(document);
         // A thread of its own, as a store is a machine of its own; it ends with the process.
         thread::spawn(move || one_thread().block_on(serve(listener, document, count)));
-        Self { address, requests }
+        let url = format!("http://{address}");
+        Self { url, requests }
     }
 
-    fn endpoint(&self) -> Endpoint {
-        Endpoint {
-            url: format!("http://{}", self.address),
-            access_key: "local".to_owned(),
-            secret_key: "local-secret".to_owned(),
-        }
+    /// What a function has in its environment to use this.
+    fn environment(&self) -> [(&str, &str); 5] {
+        [
+            ("AWS_ENDPOINT_URL_S3", &self.url),
+            ("DRAFT_BUCKET", BUCKET),
+            ("AWS_ACCESS_KEY_ID", "local"),
+            ("AWS_SECRET_ACCESS_KEY", "local-secret"),
+            ("AWS_REGION", "us-east-1"),
+        ]
+    }
+
+    /// How many requests there were.
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
     }
 }
 
@@ -115,6 +124,22 @@ async fn serve(listener: std::net::TcpListener, document: Bytes, count: Arc<Atom
     }
 }
 
+/// A document of `bytes` bytes, with what the example has in it over and over.
+fn draft(bytes: usize) -> Vec<u8> {
+    let example = sample_draft();
+    let example = example.trim_ascii();
+    let mut document = br#"{"id":"bench","parts":["#.to_vec();
+    let end = br#""]}"#;
+    while document.len() + example.len() + end.len() < bytes {
+        document.extend_from_slice(example);
+        document.push(b',');
+    }
+    document.push(b'"');
+    document.resize(bytes - end.len(), b'-');
+    document.extend_from_slice(end);
+    document
+}
+
 fn one_thread() -> Runtime {
     let mut builder = Builder::new_current_thread();
     builder.enable_all().build().expect("a runtime starts")
@@ -122,18 +147,7 @@ fn one_thread() -> Runtime {
 
 /// The event of a save, as the Runtime API sends it.
 fn event() -> String {
-    post_id("bench").to_string()
-}
-
-fn invocation(event: &str) -> LambdaEvent<Payload> {
-    let deadline = SystemTime::now() + Duration::from_mins(1);
-    let deadline = deadline.duration_since(SystemTime::UNIX_EPOCH);
-    let mut context = Context::default();
-    context.deadline = u64::try_from(deadline.expect("it is after 1970").as_millis()).expect("yes");
-    LambdaEvent::new(
-        serde_json::from_str(event).expect("it is an event"),
-        context,
-    )
+    post_id(DRAFT).to_string()
 }
 
 /// The median of what `times` holds.
@@ -146,74 +160,61 @@ fn ratio(a: Duration, b: Duration) -> f64 {
     a.as_secs_f64() / b.as_secs_f64()
 }
 
-/// The whole service beside a bare GET and PUT by the same SDK.
+/// The function beside the bare handler, each a process with a Runtime API of its own.
 fn warm_saves() {
     println!(
-        "Warm save beside a bare GET and PUT, p50 (bar: 1.10), and requests a save (bar: 2)\n"
+        "Warm save beside a bare handler's GET and PUT, medians (bar: 1.10), requests (bar: 2)\n"
     );
-    println!("| draft | save | bare | save / bare | requests |");
-    println!("|---|---|---|---|---|");
+    println!("| draft | save | bare | save / bare | CPU | bare | save / bare | requests |");
+    println!("|---|---|---|---|---|---|---|---|");
     for (name, bytes, rounds) in [
-        ("4 KB", 4 * KB, 1000),
-        ("200 KB", 200 * KB, 300),
-        ("5 MB", 5 * MB, 60),
-        ("50 MB", 50 * MB, 15),
+        ("4 KB", 4 * KB, 2000),
+        ("200 KB", 200 * KB, 1000),
+        ("5 MB", 5 * MB, 100),
+        ("50 MB", 50 * MB, 20),
     ] {
-        let pipe = Pipe::start(draft_of(bytes, 1));
+        let pipe = Pipe::start(draft(bytes));
         one_thread().block_on(async {
-            let sdk = pipe.endpoint().sdk();
-            let config = client::config(BUCKET, &[]);
-            let telemetry = Telemetry::with_output("bench".to_owned(), io::sink());
-            let function = Function::new(&config, Store::new(&sdk, &config), telemetry);
-            let service = function.into_service();
-            let s3 = client::client(&sdk);
-            let event = event();
-
-            let (mut ours, mut bare) = (Vec::new(), Vec::new());
+            let programs = [process(&pipe, 1).await, bare_handler(&pipe).await];
+            let mut walls = [Vec::new(), Vec::new()];
+            let mut cpus = [Vec::new(), Vec::new()];
             let mut requests = 0;
             for round in 0..=rounds {
-                let before = pipe.requests.load(Ordering::Relaxed);
-                let saved = timed(save(service.clone(), &event)).await;
-                requests = pipe.requests.load(Ordering::Relaxed) - before;
-                let copied = timed(Box::pin(get_and_put(&s3))).await;
-                // The first round connects.
-                if round > 0 {
-                    ours.push(saved);
-                    bare.push(copied);
+                for (index, program) in programs.iter().enumerate() {
+                    let (count, cpu) = (pipe.requests(), cpu_time(program.pid()));
+                    let begin = Instant::now();
+                    let save = program.begin_within(event(), TIMEOUT).outcome().await;
+                    let wall = begin.elapsed();
+                    assert_eq!(save.response()["statusCode"], 200);
+                    // The first round connects.
+                    if round > 0 {
+                        walls[index].push(wall);
+                        cpus[index].push(cpu_time(program.pid()).saturating_sub(cpu));
+                    }
+                    if index == 0 {
+                        requests = pipe.requests() - count;
+                    }
                 }
             }
-            let (ours, bare) = (median(&mut ours), median(&mut bare));
-            let ratio = ratio(ours, bare);
-            println!("| {name} | {ours:.2?} | {bare:.2?} | {ratio:.2} | {requests} |");
+            let [[save, bare], [save_cpu, bare_cpu]] =
+                [walls, cpus].map(|figures| figures.map(|mut times| median(&mut times)));
+            println!(
+                "| {name} | {save:.2?} | {bare:.2?} | {:.2} | {save_cpu:.2?} | {bare_cpu:.2?} | {:.2} | {requests} |",
+                ratio(save, bare),
+                ratio(save_cpu, bare_cpu),
+            );
         });
     }
 }
 
-async fn timed(work: impl Future<Output = ()>) -> Duration {
-    let begin = Instant::now();
-    work.await;
-    begin.elapsed()
-}
-
-async fn save<S>(service: S, event: &str)
-where
-    S: Service<LambdaEvent<Payload>, Response: serde::Serialize, Error: std::fmt::Debug>,
-{
-    let answer = service
-        .oneshot(invocation(event))
-        .await
-        .expect("it answers");
-    let answer = serde_json::to_value(answer).expect("it is JSON");
-    assert_eq!(answer["statusCode"], 200, "{answer}");
-}
-
-async fn get_and_put(s3: &Client) {
-    let get = s3.get_object().bucket(BUCKET).key("drafts/bench");
-    let object = get.send().await.expect("it is there");
-    let bytes = object.body.collect().await.expect("it comes").into_bytes();
-    let put = s3.put_object().bucket(BUCKET).key("saved/bench");
-    let put = put.body(ByteStream::from(bytes));
-    put.send().await.expect("it goes");
+/// The time that all threads of a process have run for.
+fn cpu_time(pid: u32) -> Duration {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+    let nanoseconds = threads.flatten().filter_map(|thread| {
+        let schedule = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        schedule.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanoseconds.sum())
 }
 
 /// Telling an event, beside parsing it once.
@@ -291,17 +292,20 @@ fn resident(pid: u32) -> (f64, f64) {
 
 /// A process of the function that has nothing to do yet.
 async fn process(pipe: &Pipe, concurrency: usize) -> Bootstrap {
-    let url = pipe.endpoint().url;
     let concurrency = concurrency.to_string();
-    Bootstrap::start([
-        ("AWS_ENDPOINT_URL_S3", url.as_str()),
-        ("DRAFT_BUCKET", BUCKET),
-        ("AWS_ACCESS_KEY_ID", "local"),
-        ("AWS_SECRET_ACCESS_KEY", "local-secret"),
-        ("AWS_REGION", "us-east-1"),
-        ("AWS_LAMBDA_MAX_CONCURRENCY", &concurrency),
-    ])
-    .await
+    let own = [("AWS_LAMBDA_MAX_CONCURRENCY", concurrency.as_str())];
+    Bootstrap::start(pipe.environment().iter().copied().chain(own)).await
+}
+
+/// A process of the yardstick, which this program is too.
+async fn bare_handler(pipe: &Pipe) -> Bootstrap {
+    let own = [
+        (YARDSTICK, "1"),
+        ("BARE_GET", "drafts/bench"),
+        ("BARE_PUT", "saved/bench"),
+    ];
+    let program = std::env::current_exe().expect("it runs");
+    Bootstrap::start_program(program, pipe.environment().iter().copied().chain(own)).await
 }
 
 /// What a save takes of memory, beside the draft itself.
@@ -310,14 +314,14 @@ fn memory() {
     println!("| draft | at rest | peak | bar |");
     println!("|---|---|---|---|");
     for megabytes in [5_u32, 50] {
-        let pipe = Pipe::start(draft_of(megabytes as usize * MB, 1));
+        let pipe = Pipe::start(draft(megabytes as usize * MB));
         one_thread().block_on(async {
             let function = process(&pipe, 1).await;
             // Refused, but through all of the way that is no save.
             function.invoke(&json!({"draft_id": ""})).await.error();
             let (rest, _) = resident(function.pid());
             for _ in 0..3 {
-                let response = function.invoke(&post_id("bench")).await.response();
+                let response = function.invoke(&post_id(DRAFT)).await.response();
                 assert_eq!(response["statusCode"], 200, "{response}");
             }
             let (_, peak) = resident(function.pid());
@@ -338,11 +342,11 @@ fn throughput() {
     for (name, bytes, saves) in [("4 KB", 4 * KB, 4000), ("200 KB", 200 * KB, 1000)] {
         let mut one = None;
         for concurrency in [1, 8, 64] {
-            let pipe = Pipe::start(draft_of(bytes, 1));
+            let pipe = Pipe::start(draft(bytes));
             let runtime = one_thread();
             let rate = runtime.block_on(async {
                 let function = process(&pipe, concurrency).await;
-                let event = post_id("bench");
+                let event = post_id(DRAFT);
                 function.invoke(&event).await.response();
                 let begin = Instant::now();
                 let pending: Vec<_> = (0..saves).map(|_| function.begin(&event)).collect();

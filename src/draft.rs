@@ -199,7 +199,7 @@ impl Sha256Digest {
 impl fmt::Display for Sha256Digest {
     /// All 64 hexadecimal digits, lower case.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex::encode(self.0))
     }
 }
 

@@ -32,192 +32,238 @@ pub fn check(text: &str) -> Result<(), NotJson> {
         bytes: text.as_bytes(),
         at: 0,
     };
-    scanner.value()?;
-    scanner.space();
-    match scanner.peek() {
-        None => Ok(()),
-        Some(_) => Err(NotJson::Unexpected(scanner.at)),
-    }
+    scanner.text().map_err(|stop| match stop {
+        Stop::TooDeep => NotJson::TooDeep,
+        Stop::Here if scanner.at > text.len() => NotJson::CutShort,
+        Stop::Here => NotJson::Unexpected(scanner.at - 1),
+    })
 }
+
+/// Why the scanner goes no further. As small as this, a result fits into a register.
+#[derive(Clone, Copy)]
+enum Stop {
+    /// The byte that was taken last does not belong there, or there was none.
+    Here,
+    TooDeep,
+}
+
+/// Stands for the end of the text: a byte that belongs nowhere in JSON.
+const END: u8 = 0;
 
 struct Scanner<'a> {
     bytes: &'a [u8],
-    /// The next byte.
+    /// The next byte. Past the end of the text once that was taken.
     at: usize,
 }
 
 impl Scanner<'_> {
+    fn text(&mut self) -> Result<(), Stop> {
+        self.value()?;
+        self.token();
+        if self.at > self.bytes.len() {
+            Ok(())
+        } else {
+            Err(Stop::Here)
+        }
+    }
+
     /// Passes over a value, and all that is in it.
-    fn value(&mut self) -> Result<(), NotJson> {
+    fn value(&mut self) -> Result<(), Stop> {
         // What ends each of the containers that this is inside of.
         let mut open = Vec::new();
+        let mut first = self.token();
         loop {
-            self.space();
-            let container = match self.next()? {
-                b'{' => Some(b'}'),
-                b'[' => Some(b']'),
-                first => {
-                    self.scalar(first)?;
-                    None
-                }
-            };
-            if let Some(end) = container {
-                if open.len() == MAX_DEPTH {
-                    return Err(NotJson::TooDeep);
-                }
-                self.space();
-                if !self.take(end) {
-                    open.push(end);
-                    if end == b'}' {
-                        self.key()?;
+            match first {
+                b'"' => self.string()?,
+                b'{' | b'[' => {
+                    if open.len() == MAX_DEPTH {
+                        return Err(Stop::TooDeep);
                     }
-                    continue;
+                    let end = if first == b'{' { b'}' } else { b']' };
+                    let token = self.token();
+                    if token != end {
+                        open.push(end);
+                        first = self.member(end, token)?;
+                        continue;
+                    }
                 }
+                _ => self.scalar(first)?,
             }
             // A value has ended: to the next beside it, and out of what ends with it.
             loop {
                 let Some(&end) = open.last() else {
                     return Ok(());
                 };
-                self.space();
-                match self.next()? {
-                    b',' if end == b'}' => break self.key()?,
-                    b',' => break,
-                    byte if byte == end => open.pop(),
-                    _ => return Err(self.unexpected()),
+                match self.token() {
+                    b',' => {
+                        let token = self.token();
+                        first = self.member(end, token)?;
+                        break;
+                    }
+                    token if token == end => open.pop(),
+                    _ => return Err(Stop::Here),
                 };
             }
         }
     }
 
-    fn scalar(&mut self, first: u8) -> Result<(), NotJson> {
-        match first {
-            b'"' => self.string(),
-            b'-' if self.peek() == Some(b'I') => self.word("Infinity"),
-            b'-' => {
-                let digit = self.next()?;
-                self.number(digit)
-            }
-            b'0'..=b'9' => self.number(first),
-            b't' => self.word("rue"),
-            b'f' => self.word("alse"),
-            b'n' => self.word("ull"),
-            b'N' => self.word("aN"),
-            b'I' => self.word("nfinity"),
-            _ => Err(self.unexpected()),
+    /// Passes over the name before a value, if it is in an object; `token` is the first of
+    /// both. Returns the value's first byte.
+    #[inline]
+    fn member(&mut self, end: u8, token: u8) -> Result<u8, Stop> {
+        if end == b']' {
+            return Ok(token);
+        }
+        if token != b'"' {
+            return Err(Stop::Here);
+        }
+        self.string()?;
+        match self.token() {
+            b':' => Ok(self.token()),
+            _ => Err(Stop::Here),
         }
     }
 
-    /// The name of a field, and the colon behind it.
-    fn key(&mut self) -> Result<(), NotJson> {
-        self.space();
-        if self.next()? != b'"' {
-            return Err(self.unexpected());
-        }
-        self.string()?;
-        self.space();
-        match self.next()? {
-            b':' => Ok(()),
-            _ => Err(self.unexpected()),
+    fn scalar(&mut self, first: u8) -> Result<(), Stop> {
+        match first {
+            b'0'..=b'9' => self.number(first),
+            b'-' => match self.next() {
+                b'I' => self.word(b"nfinity"),
+                digit => self.number(digit),
+            },
+            b't' => self.word(b"rue"),
+            b'f' => self.word(b"alse"),
+            b'n' => self.word(b"ull"),
+            b'N' => self.word(b"aN"),
+            b'I' => self.word(b"nfinity"),
+            _ => Err(Stop::Here),
         }
     }
 
     /// The rest of a string.
-    fn string(&mut self) -> Result<(), NotJson> {
-        let special = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
+    #[inline]
+    fn string(&mut self) -> Result<(), Stop> {
         loop {
-            let rest = &self.bytes[self.at..];
-            let plain = rest.iter().position(|&byte| special(byte));
-            self.at += plain.ok_or(NotJson::CutShort)?;
-            match self.next()? {
+            match self.special() {
                 b'"' => return Ok(()),
                 b'\\' => self.escape()?,
-                _ => return Err(self.unexpected()),
+                _ => return Err(Stop::Here),
             }
         }
     }
 
-    fn escape(&mut self) -> Result<(), NotJson> {
-        match self.next()? {
-            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => {}
-            b'u' => {
-                for _ in 0..4 {
-                    if !self.next()?.is_ascii_hexdigit() {
-                        return Err(self.unexpected());
-                    }
-                }
+    /// Passes over what stands for itself in a string; takes what comes behind it.
+    #[inline]
+    fn special(&mut self) -> u8 {
+        while let Some(word) = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk) {
+            let special = specials(u64::from_le_bytes(*word));
+            if special != 0 {
+                self.at += special.trailing_zeros() as usize / 8;
+                return self.next();
             }
-            _ => return Err(self.unexpected()),
+            self.at += word.len();
         }
-        Ok(())
+        loop {
+            let byte = self.next();
+            if byte < b' ' || matches!(byte, b'"' | b'\\') {
+                return byte;
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), Stop> {
+        match self.next() {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Ok(()),
+            b'u' => (0..4).try_for_each(|_| match self.next() {
+                byte if byte.is_ascii_hexdigit() => Ok(()),
+                _ => Err(Stop::Here),
+            }),
+            _ => Err(Stop::Here),
+        }
     }
 
     /// The rest of a number without its sign, whose first digit was `first`.
-    fn number(&mut self, first: u8) -> Result<(), NotJson> {
-        match first {
-            b'0' => {}
+    fn number(&mut self, first: u8) -> Result<(), Stop> {
+        let mut behind = match first {
+            b'0' => self.next(),
             b'1'..=b'9' => self.digits(),
-            _ => return Err(self.unexpected()),
+            _ => return Err(Stop::Here),
+        };
+        if behind == b'.' {
+            let digit = self.next();
+            behind = self.some_digits(digit)?;
         }
-        if self.take(b'.') {
-            self.digit()?;
-            self.digits();
+        if matches!(behind, b'e' | b'E') {
+            let digit = match self.next() {
+                b'+' | b'-' => self.next(),
+                digit => digit,
+            };
+            self.some_digits(digit)?;
         }
-        if self.take(b'e') || self.take(b'E') {
-            let _ = self.take(b'+') || self.take(b'-');
-            self.digit()?;
-            self.digits();
-        }
+        // What is behind the number was only looked at.
+        self.at -= 1;
         Ok(())
     }
 
-    fn digit(&mut self) -> Result<(), NotJson> {
-        match self.next()? {
-            b'0'..=b'9' => Ok(()),
-            _ => Err(self.unexpected()),
+    /// Takes the digits behind `first`, which has to be one too, and what is behind them.
+    #[inline]
+    fn some_digits(&mut self, first: u8) -> Result<u8, Stop> {
+        if first.is_ascii_digit() {
+            Ok(self.digits())
+        } else {
+            Err(Stop::Here)
         }
     }
 
-    fn digits(&mut self) {
-        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
-            self.at += 1;
+    /// Takes all digits that come, and what is behind them.
+    #[inline]
+    fn digits(&mut self) -> u8 {
+        loop {
+            let byte = self.next();
+            if !byte.is_ascii_digit() {
+                return byte;
+            }
         }
     }
 
-    fn word(&mut self, rest: &str) -> Result<(), NotJson> {
-        for byte in rest.bytes() {
-            if self.next()? != byte {
-                return Err(self.unexpected());
+    fn word(&mut self, rest: &[u8]) -> Result<(), Stop> {
+        for &byte in rest {
+            if self.next() != byte {
+                return Err(Stop::Here);
             }
         }
         Ok(())
     }
 
-    fn space(&mut self) {
-        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
-            self.at += 1;
+    /// Takes the next byte that is no white space.
+    #[inline]
+    fn token(&mut self) -> u8 {
+        loop {
+            let byte = self.next();
+            if byte > b' ' || !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
+                return byte;
+            }
         }
     }
 
-    fn peek(&self) -> Option<u8> {
-        self.bytes.get(self.at).copied()
-    }
-
-    /// Takes the next byte if it is `byte`.
-    fn take(&mut self, byte: u8) -> bool {
-        let taken = self.peek() == Some(byte);
-        self.at += usize::from(taken);
-        taken
-    }
-
-    fn next(&mut self) -> Result<u8, NotJson> {
-        let byte = self.peek().ok_or(NotJson::CutShort)?;
+    /// Takes the next byte.
+    #[inline]
+    fn next(&mut self) -> u8 {
+        let byte = self.bytes.get(self.at).copied().unwrap_or(END);
         self.at += 1;
-        Ok(byte)
+        byte
     }
+}
 
-    /// The last byte does not belong there.
-    fn unexpected(&self) -> NotJson {
-        NotJson::Unexpected(self.at - 1)
-    }
+/// Marks in `word`, eight bytes of which the lowest comes first, what does not stand for
+/// itself in a string: a quote, a backslash, a control character. The lowest byte that has
+/// its highest bit set in the result is one; those above it may be none, for what is
+/// borrowed in a subtraction.
+#[inline]
+fn specials(word: u64) -> u64 {
+    const EACH: u64 = u64::from_le_bytes([1; 8]);
+    const HIGHEST: u64 = EACH << 7;
+    let below = |word: u64, bound: u8| word.wrapping_sub(EACH * u64::from(bound)) & !word;
+    let is = |byte: u8| below(word ^ (EACH * u64::from(byte)), 1);
+    (below(word, b' ') | is(b'"') | is(b'\\')) & HIGHEST
 }

@@ -117,24 +117,27 @@ impl S3Error {
     }
 }
 
-/// Signs a request with the hash that its body is known to have, which the SDK would
-/// otherwise compute once more.
+/// Signs a request with the hash of its body that is in its headers already, which the SDK
+/// would otherwise compute once more.
 #[derive(Debug)]
-struct SignedAs(Sha256Digest);
+struct SignWithChecksum;
 
-impl Intercept for SignedAs {
+impl Intercept for SignWithChecksum {
     fn name(&self) -> &'static str {
-        "SignedAs"
+        "SignWithChecksum"
     }
 
     fn modify_before_signing(
         &self,
-        _: &mut BeforeTransmitInterceptorContextMut<'_>,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
         _: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), Cause> {
-        let hash = PayloadSigningOverride::Precomputed(self.0.to_string());
-        config.interceptor_state().store_put(hash);
+        if let Some(checksum) = context.request().headers().get("x-amz-checksum-sha256") {
+            let hash = hex::encode(BASE64_STANDARD.decode(checksum)?);
+            let hash = PayloadSigningOverride::Precomputed(hash);
+            config.interceptor_state().store_put(hash);
+        }
         Ok(())
     }
 }
@@ -148,6 +151,7 @@ impl Store {
         let s3 = aws_sdk_s3::config::Builder::from(sdk)
             // Stores other than S3 have no host name for each bucket.
             .force_path_style(sdk.endpoint_url().is_some())
+            .interceptor(SignWithChecksum)
             .build();
         let memory_kib = u32::try_from(config.memory_bytes / KIB).unwrap_or(u32::MAX);
         Self {
@@ -296,7 +300,6 @@ impl Store {
             for (name, value) in metadata {
                 request = request.metadata(*name, value);
             }
-            let request = request.customize().interceptor(SignedAs(document.sha256));
             let Err(error) = request.send().await else {
                 return Ok(Creation::Created);
             };

@@ -10,8 +10,9 @@ use lambda_runtime::{Error, LambdaEvent, run, service_fn};
 use serde_json::{Value, json};
 use std::env;
 
+/// Runs until the Runtime API goes away.
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Error> {
+pub async fn main() -> Result<(), Error> {
     let loader = aws_config::defaults(BehaviorVersion::latest());
     #[cfg(not(feature = "defaults"))]
     let loader = {

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
+use std::ffi::OsStr;
 use std::net::Ipv4Addr;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -126,10 +127,22 @@ impl Bootstrap {
         K: AsRef<str>,
         V: AsRef<str>,
     {
+        Self::start_program(env!("CARGO_BIN_EXE_bootstrap"), env).await
+    }
+
+    /// Starts another `program` in the same way.
+    pub async fn start_program<K, V>(
+        program: impl AsRef<OsStr>,
+        env: impl IntoIterator<Item = (K, V)>,
+    ) -> Self
+    where
+        K: AsRef<str>,
+        V: AsRef<str>,
+    {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
         let listener = listener.expect("loopback has a free port");
         let address = listener.local_addr().expect("it is bound");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_bootstrap"));
+        let mut command = Command::new(program);
         command
             .env_clear()
             .env("AWS_LAMBDA_RUNTIME_API", address.to_string())
