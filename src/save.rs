@@ -1,6 +1,7 @@
 //! The use case: read a draft, write an immutable version of it.
 //! Knows no event and no HTTP.
 
+use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime};
 
 use time::OffsetDateTime;
@@ -88,7 +89,8 @@ impl Saver {
         };
         if !self.maintenance {
             attempt.result = if begin < deadline {
-                let saved = self.run(&mut attempt);
+                // In its place from the beginning: it is large to be moved.
+                let saved = pin!(self.run(&mut attempt));
                 let in_time = timeout_at(deadline.into(), saved).await;
                 in_time.unwrap_or_else(|_| Err(Error::unavailable("the time ran out")))
             } else {

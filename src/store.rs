@@ -1,6 +1,7 @@
 //! Drafts and versions in S3: a bounded read, and a create that happens once.
 //! The only file that names the S3 SDK.
 
+use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,6 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aws_config::SdkConfig;
 use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::endpoint::{
+    DefaultResolver, Endpoint, EndpointFuture, Params, ResolveEndpoint,
+};
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
@@ -142,6 +146,31 @@ impl Intercept for SignWithChecksum {
     }
 }
 
+/// Looks up where a bucket is once. The SDK remembers one answer by bucket and key, which
+/// is never that of the request after, and goes through all of S3's rules again.
+///
+/// Of what the rules look at, only the bucket differs between this client's requests.
+#[derive(Debug, Default)]
+struct BucketEndpoints {
+    rules: DefaultResolver,
+    known: Mutex<HashMap<String, Endpoint>>,
+}
+
+impl ResolveEndpoint for BucketEndpoints {
+    fn resolve_endpoint<'a>(&'a self, params: &'a Params) -> EndpointFuture<'a> {
+        let bucket = params.bucket().unwrap_or_default();
+        let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(endpoint) = lock().get(bucket) {
+            return EndpointFuture::ready(Ok(endpoint.clone()));
+        }
+        EndpointFuture::new(async move {
+            let endpoint = ResolveEndpoint::resolve_endpoint(&self.rules, params).await?;
+            lock().insert(bucket.to_owned(), endpoint.clone());
+            Ok(endpoint)
+        })
+    }
+}
+
 impl Store {
     /// The buckets that `config` names, as `sdk` reaches them.
     ///
@@ -152,6 +181,7 @@ impl Store {
             // Stores other than S3 have no host name for each bucket.
             .force_path_style(sdk.endpoint_url().is_some())
             .interceptor(SignWithChecksum)
+            .endpoint_resolver(BucketEndpoints::default())
             .build();
         let memory_kib = u32::try_from(config.memory_bytes / KIB).unwrap_or(u32::MAX);
         Self {
