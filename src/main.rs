@@ -5,12 +5,17 @@ use std::io;
 use std::process::ExitCode;
 
 use lambda_http::lambda_runtime;
+use mimalloc::MiMalloc;
 use save_draft::config::Config;
 use save_draft::invocation::Function;
 use save_draft::sdk;
 use save_draft::store::Store;
 use save_draft::telemetry::{self, Telemetry};
 use tokio::runtime;
+
+/// The SDK allocates by the hundred for each request.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     telemetry::init_logs(io::stdout);
