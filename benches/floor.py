@@ -36,6 +36,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "target" / "yardsticks"
+CERTIFICATE = WORK / "cert.pem"
 DRAFT_ID = "2025092811473036584258"
 SOURCE = f"drafts/{DRAFT_ID}/draft_content.json"
 PREFIX = "/2018-06-01/runtime/invocation/"
@@ -154,14 +155,15 @@ class Program:
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512", "AWS_LAMBDA_LOG_FORMAT": "JSON",
             "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand", "DRAFT_BUCKET": "drafts",
         }
+        # With TLS each trusts the store's certificate beside those that it reads on Lambda.
+        self.roots, self.trust = ROOT / "src" / "amazon_roots.pem", "AWS_CA_BUNDLE"
         if yardstick:
             self.env |= {"BARE_GET": SOURCE, "BARE_PUT": SOURCE.replace("drafts/", "saved/", 1)}
             # One bundle of roots, as on Amazon Linux 2023. Other systems have a directory
             # beside it that the SDK reads too, which would flatter us.
-            for bundle in ("/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/certs/ca-certificates.crt"):
-                if Path(bundle).is_file():
-                    self.env["SSL_CERT_FILE"] = bundle
-                    break
+            bundles = ("/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/certs/ca-certificates.crt")
+            self.roots, self.trust = next(Path(b) for b in bundles if Path(b).is_file()), "SSL_CERT_FILE"
+            self.env["SSL_CERT_FILE"] = str(self.roots)
 
     def add(self, figure, value):
         self.figures.setdefault(figure, []).append(value)
@@ -174,9 +176,14 @@ class Program:
         self.add("start: CPU ms", cpu)
         self.add("start: resident MB", memory)
 
-    def cold(self, label, store, env):
+    def cold(self, label, store):
         store.requests.clear()
-        with Run(self, {"AWS_ENDPOINT_URL_S3": store.url, **env}) as run:
+        env = {"AWS_ENDPOINT_URL_S3": store.url}
+        if store.tls:
+            bundle = WORK / self.roots.name
+            bundle.write_text(self.roots.read_text() + CERTIFICATE.read_text())
+            env[self.trust] = str(bundle)
+        with Run(self, env) as run:
             run.poll()
             polled = run.wall_ms()
             run.answer()
@@ -304,17 +311,17 @@ def build(defaults=False):
 
 
 def certificate():
-    """A server's TLS, and the bundle that makes a client trust it."""
-    key, cert = WORK / "key.pem", WORK / "cert.pem"
-    if not cert.exists():
+    """A server's TLS."""
+    key = WORK / "key.pem"
+    if not CERTIFICATE.exists():
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                        "-keyout", key, "-out", cert, "-days", "3650", "-subj", "/CN=localhost", "-addext",
+                        "-keyout", key, "-out", CERTIFICATE, "-days", "3650", "-subj", "/CN=localhost", "-addext",
                         "subjectAltName=DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE"],
                        check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
+    context.load_cert_chain(CERTIFICATE, key)
     context.set_alpn_protocols(["http/1.1"])
-    return context, {"SSL_CERT_FILE": str(cert), "AWS_CA_BUNDLE": str(cert)}
+    return context
 
 
 def report(programs, bare):
@@ -353,8 +360,7 @@ def main():
 
     draft = json.dumps({"id": DRAFT_ID, "text": "x" * (options.draft_kb * 1024 - 64)}).encode()
     WORK.mkdir(parents=True, exist_ok=True)
-    tls, trust = certificate()
-    stores = [("cold", Store(draft), {}), ("cold, TLS", Store(draft, tls), trust)]
+    stores = [("cold", Store(draft)), ("cold, TLS", Store(draft, certificate()))]
     for program in programs:
         program.start()  # Not counted: it brings the file into the page cache.
         program.figures.clear()
@@ -362,9 +368,9 @@ def main():
     for _ in range(options.rounds):
         for program in programs:
             program.start()
-        for label, store, env in stores:
+        for label, store in stores:
             for program in programs[1:]:
-                program.cold(label, store, env)
+                program.cold(label, store)
     print(f"medians of {options.rounds} rounds, in turn; a draft of {options.draft_kb} KB; ratios to bare")
     report(programs, bare)
 
