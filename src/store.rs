@@ -248,20 +248,27 @@ impl Store {
 
         let memory = self.reserve(expected).await?;
         let capacity = usize::try_from(expected).map_err(|_| self.too_large(expected))?;
-        let mut bytes = self.buffer(capacity);
+        let (mut whole, mut buffer) = (Bytes::new(), None);
         let mut hasher = Sha256::new();
+        let mut read = 0;
         let mut body = output.body;
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|error| Broken::Again(error.into()))?;
             hasher.update(&chunk);
-            bytes.extend_from_slice(&chunk);
+            read += chunk.len() as u64;
+            if chunk.len() == capacity {
+                // All in one piece: it can stay where it is.
+                whole = chunk;
+            } else {
+                let buffer = buffer.get_or_insert_with(|| self.buffer(capacity));
+                buffer.extend_from_slice(&chunk);
+            }
         }
-        let read = bytes.len() as u64;
         if read != expected {
             return Err(Broken::Again(Unusable::Short { read, expected }.into()));
         }
         Ok(Document {
-            bytes: bytes.freeze(),
+            bytes: buffer.map_or(whole, BytesMut::freeze),
             sha256: Sha256Digest::from_hasher(hasher),
             etag,
             last_modified,
