@@ -3,7 +3,7 @@
 
 #![allow(
     clippy::inline_always,
-    reason = "in one loop this takes a quarter less time, and the compiler does not see it"
+    reason = "as one loop it is faster, which the compiler does not see"
 )]
 
 use thiserror::Error;
