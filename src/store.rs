@@ -59,7 +59,14 @@ type Spare = Arc<Mutex<Option<BytesMut>>>;
 impl Drop for Document {
     fn drop(&mut self) {
         if let Ok(buffer) = mem::take(&mut self.bytes).try_into_mut() {
-            *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(buffer);
+            let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+            // A body that came in one piece brings a buffer too, mostly a small one.
+            if spare
+                .as_ref()
+                .is_none_or(|spare| spare.capacity() < buffer.capacity())
+            {
+                *spare = Some(buffer);
+            }
         }
     }
 }
@@ -248,7 +255,7 @@ impl Store {
 
         let memory = self.reserve(expected).await?;
         let capacity = usize::try_from(expected).map_err(|_| self.too_large(expected))?;
-        let (mut whole, mut buffer) = (Bytes::new(), None);
+        let (mut whole, mut buffer) = (Bytes::new(), None::<BytesMut>);
         let mut hasher = Sha256::new();
         let mut read = 0;
         let mut body = output.body;
@@ -268,7 +275,12 @@ impl Store {
             return Err(Broken::Again(Unusable::Short { read, expected }.into()));
         }
         Ok(Document {
-            bytes: buffer.map_or(whole, BytesMut::freeze),
+            // Whatever else came beside a whole one was empty, for the length is right.
+            bytes: if whole.is_empty() {
+                buffer.unwrap_or_default().freeze()
+            } else {
+                whole
+            },
             sha256: Sha256Digest::from_hasher(hasher),
             etag,
             last_modified,
