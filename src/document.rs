@@ -1,298 +1,292 @@
-//! JSON as Python's `json` reads it: RFC 8259, and `NaN`, `Infinity`, `-Infinity` and lone
-//! surrogate escapes. (`serde_json` takes no `NaN`, `jiter` no lone surrogates.)
+//! Validation of a draft's document: one complete JSON object, as Python's `json` module reads it.
 
-#![allow(
-    clippy::inline_always,
-    reason = "as one loop it is faster, which the compiler does not see"
-)]
+use std::io::{self, BufReader, Read};
 
+use serde::de::IgnoredAny;
 use thiserror::Error;
-use wide::u8x16;
 
-/// Why a text is not JSON; places are counted in bytes from 0.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum NotJson {
-    /// It ends where there has to be more.
-    #[error("it is cut short")]
-    CutShort,
-    /// It has something in it that does not belong there.
-    #[error("it is mangled at byte {0}")]
-    Unexpected(usize),
-    /// Over [`MAX_DEPTH`].
-    #[error("it is nested deeper than {MAX_DEPTH} levels")]
+use crate::error::{BoxError, redact_json_error};
+
+/// The error for bytes that are not the document of a draft. No variant repeats the bytes.
+#[derive(Debug, Error)]
+pub enum InvalidDocument {
+    /// The document is empty: an editor that overwrites in place was interrupted.
+    #[error("the document is empty")]
+    Empty,
+    /// The document is not UTF-8.
+    #[error("the document is not UTF-8")]
+    NotUtf8(#[from] std::str::Utf8Error),
+    /// The document is text in the Base64 alphabet, not JSON.
+    #[error(
+        "the document is not a JSON object; it may be encrypted, as Jianying 6 and newer do \
+         with local drafts"
+    )]
+    Encrypted,
+    /// The document is not a JSON object.
+    #[error("the document is not a JSON object")]
+    NotAnObject,
+    /// The document is truncated or damaged.
+    #[error("the document is not valid JSON: {0}")]
+    NotJson(BoxError),
+    /// The document has more than [`MAX_DEPTH`] levels of nesting.
+    #[error("the document is nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
 }
 
-/// How deep a text may nest: past what Python's `json` reads (its recursion limit is
-/// 1,000), so that only a hostile text is refused for it.
-pub const MAX_DEPTH: usize = 10_000;
+/// Maximum nesting of a document larger than [`UNBOUNDED_DEPTH_BYTES`]. Python's `json` stops at
+/// about 1,000 levels.
+const MAX_DEPTH: usize = 10_000;
 
-/// Checks that `text` is one complete value. Builds nothing: beside the text this needs
-/// one byte for each level of nesting.
+/// Documents up to this size may be nested to any depth. `serde_json` needs one byte for each level,
+/// so that the memory for a larger document could exceed the function's.
+const UNBOUNDED_DEPTH_BYTES: usize = 1 << 20;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Checks that `bytes` are one complete JSON object, as Python's `json.loads` reads it: `NaN`,
+/// `Infinity`, `-Infinity`, lone surrogate escapes and a byte order mark are accepted, because
+/// editors write them.
 ///
 /// # Errors
 ///
-/// The first thing that is wrong with it.
-pub fn check(text: &str) -> Result<(), NotJson> {
-    let mut scanner = Scanner {
-        bytes: text.as_bytes(),
-        at: 0,
-        block: 0,
-        marks: 0,
+/// Returns the first problem found.
+pub fn validate(bytes: &[u8]) -> Result<(), InvalidDocument> {
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+    let text = std::str::from_utf8(bytes)?;
+    match text.trim_ascii().as_bytes() {
+        [] => return Err(InvalidDocument::Empty),
+        [b'{', ..] => {}
+        other => return Err(not_an_object(other)),
+    }
+    check_depth(bytes)?;
+    match serde_json::from_str::<IgnoredAny>(text) {
+        Ok(_) => Ok(()),
+        Err(_) if text.contains("NaN") || text.contains("Infinity") => {
+            let reader = BufReader::new(PythonConstants::new(bytes));
+            serde_json::from_reader::<_, IgnoredAny>(reader)
+                .map(|_| ())
+                .map_err(|error| InvalidDocument::NotJson(redact_json_error(&error)))
+        }
+        Err(error) => Err(InvalidDocument::NotJson(redact_json_error(&error))),
+    }
+}
+
+/// Tells encrypted text apart from other JSON values.
+fn not_an_object(text: &[u8]) -> InvalidDocument {
+    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=-_".contains(byte);
+    if text.iter().all(is_base64) && serde_json::from_slice::<IgnoredAny>(text).is_err() {
+        InvalidDocument::Encrypted
+    } else {
+        InvalidDocument::NotAnObject
+    }
+}
+
+/// Refuses large documents with more than [`MAX_DEPTH`] levels of nesting.
+fn check_depth(bytes: &[u8]) -> Result<(), InvalidDocument> {
+    if bytes.len() <= UNBOUNDED_DEPTH_BYTES || opening_brackets(bytes) <= UNBOUNDED_DEPTH_BYTES {
+        return Ok(());
+    }
+    let mut depth = 0_usize;
+    let mut in_string = false;
+    let mut bytes = bytes.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => drop(bytes.next()),
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Err(InvalidDocument::TooDeep);
+        }
+    }
+    Ok(())
+}
+
+/// Counts `{` and `[`, an upper bound of the depth. Written so that the compiler vectorizes it.
+fn opening_brackets(bytes: &[u8]) -> usize {
+    let count = |chunk: &[u8]| -> u8 {
+        // `[` and `{` differ in one bit.
+        chunk
+            .iter()
+            .map(|&byte| u8::from(byte | 0x20 == b'{'))
+            .sum()
     };
-    scanner.mark();
-    scanner.text().map_err(|stop| match stop {
-        Stop::TooDeep => NotJson::TooDeep,
-        Stop::Here if scanner.at > text.len() => NotJson::CutShort,
-        Stop::Here => NotJson::Unexpected(scanner.at - 1),
-    })
+    bytes
+        .chunks(255)
+        .map(|chunk| usize::from(count(chunk)))
+        .sum()
 }
 
-/// Why the scanner goes no further. As small as this, a result fits into a register.
-#[derive(Clone, Copy)]
-enum Stop {
-    /// The byte that was taken last does not belong there, or there was none.
-    Here,
-    TooDeep,
+/// Reads JSON text with the constants that only Python accepts replaced by `[]` and spaces of the
+/// same length. An empty array is a value wherever a constant is one, and nowhere else.
+struct PythonConstants<'a> {
+    rest: &'a [u8],
+    in_string: bool,
+    /// Number of spaces that are still to be written for the last constant.
+    padding: usize,
 }
 
-/// Stands for the end of the text: a byte that belongs nowhere in JSON.
-const END: u8 = 0;
+impl<'a> PythonConstants<'a> {
+    const CONSTANTS: [&'static [u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
 
-struct Scanner<'a> {
-    bytes: &'a [u8],
-    /// The next byte. Past the end of the text once that was taken.
-    at: usize,
-    /// Where the block begins that was looked through last.
-    block: usize,
-    /// Which of the block's bytes are [`specials`].
-    marks: u64,
+    const fn new(text: &'a [u8]) -> Self {
+        Self {
+            rest: text,
+            in_string: false,
+            padding: 0,
+        }
+    }
+
+    /// Returns the next one or two bytes of the text; two for an escape sequence or an array.
+    fn next(&mut self) -> Option<([u8; 2], usize)> {
+        if self.padding > 0 {
+            self.padding -= 1;
+            return Some((*b"  ", 1));
+        }
+        let &first = self.rest.first()?;
+        if !self.in_string
+            && let Some(constant) = Self::CONSTANTS
+                .into_iter()
+                .find(|constant| self.rest.starts_with(constant))
+        {
+            self.rest = &self.rest[constant.len()..];
+            self.padding = constant.len() - 2;
+            return Some((*b"[]", 2));
+        }
+        match self.rest {
+            [b'\\', escaped, rest @ ..] if self.in_string => {
+                self.rest = rest;
+                Some(([b'\\', *escaped], 2))
+            }
+            _ => {
+                self.in_string ^= first == b'"';
+                self.rest = &self.rest[1..];
+                Some(([first, 0], 1))
+            }
+        }
+    }
 }
 
-/// How many bytes are looked through at a time.
-const BLOCK: usize = 64;
-
-impl Scanner<'_> {
-    fn text(&mut self) -> Result<(), Stop> {
-        self.value()?;
-        self.token();
-        if self.at > self.bytes.len() {
-            Ok(())
-        } else {
-            Err(Stop::Here)
-        }
-    }
-
-    /// Passes over a value, and all that is in it.
-    fn value(&mut self) -> Result<(), Stop> {
-        // What ends each of the containers that this is inside of.
-        let mut open = Vec::new();
-        let mut first = self.token();
-        loop {
-            match first {
-                b'"' => self.string()?,
-                b'{' | b'[' => {
-                    if open.len() == MAX_DEPTH {
-                        return Err(Stop::TooDeep);
-                    }
-                    let end = if first == b'{' { b'}' } else { b']' };
-                    let token = self.token();
-                    if token != end {
-                        open.push(end);
-                        first = self.member(end, token)?;
-                        continue;
-                    }
-                }
-                _ => self.scalar(first)?,
-            }
-            // A value has ended: to the next beside it, and out of what ends with it.
-            loop {
-                let Some(&end) = open.last() else {
-                    return Ok(());
-                };
-                match self.token() {
-                    b',' => {
-                        let token = self.token();
-                        first = self.member(end, token)?;
-                        break;
-                    }
-                    token if token == end => open.pop(),
-                    _ => return Err(Stop::Here),
-                };
-            }
-        }
-    }
-
-    /// Passes over the name before a value, if it is in an object; `token` is the first of
-    /// both. Returns the value's first byte.
-    #[inline(always)]
-    fn member(&mut self, end: u8, token: u8) -> Result<u8, Stop> {
-        if end == b']' {
-            return Ok(token);
-        }
-        if token != b'"' {
-            return Err(Stop::Here);
-        }
-        self.string()?;
-        match self.token() {
-            b':' => Ok(self.token()),
-            _ => Err(Stop::Here),
-        }
-    }
-
-    fn scalar(&mut self, first: u8) -> Result<(), Stop> {
-        match first {
-            b'0'..=b'9' => self.number(first),
-            b'-' => match self.next() {
-                b'I' => self.word(b"nfinity"),
-                digit => self.number(digit),
-            },
-            b't' => self.word(b"rue"),
-            b'f' => self.word(b"alse"),
-            b'n' => self.word(b"ull"),
-            b'N' => self.word(b"aN"),
-            b'I' => self.word(b"nfinity"),
-            _ => Err(Stop::Here),
-        }
-    }
-
-    /// The rest of a string.
-    #[inline(always)]
-    fn string(&mut self) -> Result<(), Stop> {
-        loop {
-            match self.special() {
-                b'"' => return Ok(()),
-                b'\\' => self.escape()?,
-                _ => return Err(Stop::Here),
-            }
-        }
-    }
-
-    /// Passes over what stands for itself in a string; takes what comes behind it.
-    #[inline(always)]
-    fn special(&mut self) -> u8 {
-        loop {
-            let done = self.at - self.block;
-            if done < BLOCK {
-                let marks = self.marks >> done;
-                if marks != 0 {
-                    self.at += marks.trailing_zeros() as usize;
-                    return self.next();
-                }
-                self.at = self.block + BLOCK;
-            }
-            self.mark();
-        }
-    }
-
-    /// Looks through the block that begins with the next byte.
-    fn mark(&mut self) {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        self.block = self.at;
-        self.marks = if let Some(block) = rest.first_chunk() {
-            specials(block)
-        } else {
-            // What is beyond the end is marked, so that no search goes on there.
-            let mut block = [END; BLOCK];
-            block[..rest.len()].copy_from_slice(rest);
-            specials(&block)
-        };
-    }
-
-    fn escape(&mut self) -> Result<(), Stop> {
-        match self.next() {
-            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Ok(()),
-            b'u' => (0..4).try_for_each(|_| match self.next() {
-                byte if byte.is_ascii_hexdigit() => Ok(()),
-                _ => Err(Stop::Here),
-            }),
-            _ => Err(Stop::Here),
-        }
-    }
-
-    /// The rest of a number without its sign, whose first digit was `first`.
-    fn number(&mut self, first: u8) -> Result<(), Stop> {
-        let mut behind = match first {
-            b'0' => self.next(),
-            b'1'..=b'9' => self.digits(),
-            _ => return Err(Stop::Here),
-        };
-        if behind == b'.' {
-            let digit = self.next();
-            behind = self.some_digits(digit)?;
-        }
-        if matches!(behind, b'e' | b'E') {
-            let digit = match self.next() {
-                b'+' | b'-' => self.next(),
-                digit => digit,
+impl Read for PythonConstants<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut written = 0;
+        // `next` returns up to two bytes.
+        while written + 1 < buffer.len() {
+            let Some((bytes, count)) = self.next() else {
+                break;
             };
-            self.some_digits(digit)?;
+            buffer[written..written + count].copy_from_slice(&bytes[..count]);
+            written += count;
         }
-        // What is behind the number was only looked at.
-        self.at -= 1;
-        Ok(())
-    }
-
-    /// Takes the digits behind `first`, which has to be one too, and what is behind them.
-    #[inline(always)]
-    fn some_digits(&mut self, first: u8) -> Result<u8, Stop> {
-        if first.is_ascii_digit() {
-            Ok(self.digits())
-        } else {
-            Err(Stop::Here)
-        }
-    }
-
-    /// Takes all digits that come, and what is behind them.
-    #[inline(always)]
-    fn digits(&mut self) -> u8 {
-        loop {
-            let byte = self.next();
-            if !byte.is_ascii_digit() {
-                return byte;
-            }
-        }
-    }
-
-    fn word(&mut self, rest: &[u8]) -> Result<(), Stop> {
-        for &byte in rest {
-            if self.next() != byte {
-                return Err(Stop::Here);
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes the next byte that is no white space.
-    #[inline(always)]
-    fn token(&mut self) -> u8 {
-        loop {
-            let byte = self.next();
-            if byte > b' ' || !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
-                return byte;
-            }
-        }
-    }
-
-    /// Takes the next byte.
-    #[inline(always)]
-    fn next(&mut self) -> u8 {
-        let byte = self.bytes.get(self.at).copied().unwrap_or(END);
-        self.at += 1;
-        byte
+        Ok(written)
     }
 }
 
-/// Marks the bytes of `block` that do not stand for themselves in a string, a bit for each,
-/// the lowest first: quotes, backslashes, control characters.
-#[inline(always)]
-fn specials(block: &[u8; BLOCK]) -> u64 {
-    let (lanes, _) = block.as_chunks();
-    lanes.iter().rev().fold(0, |marks, lane| {
-        let lane = u8x16::new(*lane);
-        let control = lane.min(u8x16::splat(b' ' - 1)).simd_eq(lane);
-        let quote = lane.simd_eq(u8x16::splat(b'"'));
-        let backslash = lane.simd_eq(u8x16::splat(b'\\'));
-        marks << 16 | u64::from((control | quote | backslash).to_bitmask())
-    })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(text: impl AsRef<[u8]>) -> String {
+        validate(text.as_ref())
+            .expect_err("the document is not valid")
+            .to_string()
+    }
+
+    #[test]
+    fn accepts_objects_that_python_reads() {
+        for text in [
+            "{}",
+            " \t\r\n{} ",
+            "\u{feff}{}",
+            r#"{"a":NaN,"b":[Infinity,-Infinity, NaN ],"NaN":"Infinity \" NaN"}"#,
+            r#"{"a":"\ud800","a":"\uDFFF\n","c":1e999,"d":-0.5E-7}"#,
+            r#"{"text":"你好 \\","t":true,"f":false,"n":null}"#,
+        ] {
+            assert!(validate(text.as_bytes()).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_one_complete_object() {
+        for text in [
+            r#"{"a":1"#,
+            r#"{"a"}"#,
+            r#"{"a":}"#,
+            "{} {}",
+            "{},",
+            r#"{"a":01}"#,
+            r#"{"a":1.}"#,
+            r#"{"a":+1}"#,
+            "{\"a\":\"\n\"}",
+            r#"{"a":"\x"}"#,
+            "{'a':1}",
+            r#"{"a":1,}"#,
+            "{a:1}",
+            r#"{"a":nan}"#,
+            r#"{"a":-NaN}"#,
+            r#"{"a":1NaN}"#,
+            r#"{"a":NaN1}"#,
+            "{NaN:1}",
+            r#"{"a":NaNNaN}"#,
+            r#"{"a":--Infinity}"#,
+            r#"{"a":Infinity0}"#,
+            r#"{"a":[NaN}"#,
+            r#"{"a":tNaN}"#,
+            r#"{"NaN""#,
+        ] {
+            let problem = problem(text);
+            assert!(
+                problem.starts_with("the document is not valid JSON: "),
+                "{text}: {problem}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_the_problem_and_its_place_without_the_content() {
+        for (text, expected) in [
+            ("", "the document is empty"),
+            (" \n", "the document is empty"),
+            ("[]", "the document is not a JSON object"),
+            ("123", "the document is not a JSON object"),
+            ("\"secret\"", "the document is not a JSON object"),
+            (
+                "a3e6VQ4f/+Zm9v\n",
+                "the document is not a JSON object; it may be encrypted, as Jianying 6 and newer do with local drafts",
+            ),
+            (
+                r#"{"secret":sesame}"#,
+                "the document is not valid JSON: invalid JSON at line 1, column 11",
+            ),
+            (
+                r#"{"NaN":NaN,"secret":sesame}"#,
+                "the document is not valid JSON: invalid JSON at line 1, column 22",
+            ),
+            (
+                r#"{"secret":"#,
+                "the document is not valid JSON: incomplete JSON at line 1, column 10",
+            ),
+        ] {
+            assert_eq!(problem(text), expected, "{text:?}");
+        }
+        assert_eq!(problem(b"{\"\xff\":1}"), "the document is not UTF-8");
+    }
+
+    #[test]
+    fn limits_the_depth_of_large_documents_only() {
+        let nested = |depth: usize, size: usize| {
+            let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+            let pairs = "[],".repeat(size.saturating_sub(2 * depth) / 3);
+            format!(r#"{{"a":[{pairs}{open}{close}],"s":"\"[["}}"#)
+        };
+        assert!(validate(nested(100_000, 0).as_bytes()).is_ok());
+        assert!(validate(nested(MAX_DEPTH - 2, 4 << 20).as_bytes()).is_ok());
+        let too_deep = validate(nested(MAX_DEPTH - 1, 4 << 20).as_bytes());
+        assert!(
+            matches!(too_deep, Err(InvalidDocument::TooDeep)),
+            "{too_deep:?}"
+        );
+    }
 }

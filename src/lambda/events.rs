@@ -1,38 +1,40 @@
-//! Saves for everything that is not HTTP: direct invocations, S3 notifications,
-//! EventBridge, SNS, and SQS batches of any of these.
+//! Handles all events that are not HTTP: direct invocations, S3, EventBridge, SNS and SQS.
 //!
-//! Over `pass_through` a failure has to be an error of the invocation: then the trigger
-//! tries it again, or hands it to its dead-letter queue. Only an SQS batch says in its
-//! answer which of its messages failed.
-
-mod payload;
+//! A failed save fails the invocation, so that the trigger retries it or sends the event to its
+//! dead-letter queue. For an SQS batch, the response names the messages that failed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
-use aws_lambda_events::sqs::SqsBatchResponse;
 use futures_util::{StreamExt as _, stream};
 use lambda_http::lambda_runtime::Diagnostic;
 use serde_json::{Value, json};
 
-pub use self::payload::Source;
-use self::payload::{Drafts, Event};
+use super::parser::{EventContent, EventParser, Message, ParsedEvent};
 use crate::draft::DraftId;
-use crate::error::{Error, Kind};
-use crate::save::{Attempt, Saved, Saver};
-use crate::telemetry::Invocation;
+use crate::error::{Error, ErrorKind};
+use crate::save::{SaveReport, Saved, Saver};
+use crate::telemetry::InvocationMetrics;
 
-/// How many saves of one event run at a time.
-const SIDE_BY_SIDE: usize = 16;
+/// Maximum number of concurrent saves of one event.
+const MAX_CONCURRENT_SAVES: usize = 16;
 
-/// A failed invocation, as its caller sees it. What caused it has been logged.
+/// The error of a failed invocation, as its caller sees it. The cause is only logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Failure {
-    kind: Kind,
+pub struct InvocationError {
+    kind: ErrorKind,
     detail: &'static str,
 }
 
-impl From<&Error> for Failure {
+impl InvocationError {
+    /// The error of an invocation that panicked.
+    pub(super) const PANIC: Self = Self {
+        kind: ErrorKind::SaveFailed,
+        detail: "Save failed",
+    };
+}
+
+impl From<&Error> for InvocationError {
     fn from(error: &Error) -> Self {
         Self {
             kind: error.kind(),
@@ -41,118 +43,137 @@ impl From<&Error> for Failure {
     }
 }
 
-impl From<Failure> for Diagnostic {
-    fn from(failure: Failure) -> Self {
+impl From<InvocationError> for Diagnostic {
+    fn from(error: InvocationError) -> Self {
         Self {
-            error_type: failure.kind.name().to_owned(),
-            error_message: failure.detail.to_owned(),
+            error_type: error.kind.as_str().to_owned(),
+            error_message: error.detail.to_owned(),
         }
     }
 }
 
-/// Saves the drafts that `payload` names, and answers by `deadline`.
+/// Saves the drafts that `payload` names, and returns by `deadline`.
 ///
 /// # Errors
 ///
-/// If any of them was not saved, except for an SQS batch: its answer names the messages
-/// that are to come again.
-pub async fn handle(
+/// Returns an error if one of them was not saved. A batch of SQS fails as a whole only if a message
+/// that was not saved has no `messageId`.
+pub(super) async fn handle(
     payload: &str,
-    source: &Source,
+    parser: &EventParser,
     saver: &Saver,
     deadline: Instant,
-    invocation: &mut Invocation,
-) -> Result<Value, Failure> {
-    let event = source.read(payload).map_err(|error| {
-        invocation.refused(&error);
-        Failure::from(&error)
+    metrics: &mut InvocationMetrics,
+) -> Result<Value, InvocationError> {
+    let event = parser.parse(payload).map_err(|error| {
+        metrics.record_invalid(&error);
+        InvocationError::from(&error)
     })?;
     match event {
-        Event::Direct(draft) => {
-            let attempt = saver.save(draft.id, deadline).await;
-            invocation.saved(&attempt);
-            let saved = attempt.result.as_ref().map_err(Failure::from)?;
-            Ok(answer(draft.field, &draft.text, saved))
+        ParsedEvent::Direct(request) => {
+            let report = saver.save(request.id, deadline).await;
+            metrics.record_save(&report);
+            let saved = report.result.as_ref().map_err(InvocationError::from)?;
+            Ok(saved_json(request.field, &request.value, saved))
         }
-        Event::Notification(drafts) => {
-            let saves = Saves::run(&drafts.ids, saver, deadline, invocation).await;
-            note(&drafts, invocation);
-            saves
-                .failure(&drafts)
-                .map_or_else(|| Ok(saves.answer(&drafts)), Err)
-        }
-        Event::Queue(messages) => {
-            let ids = messages
-                .iter()
-                .flat_map(|message| message.drafts.ids.clone());
-            let saves = Saves::run(&ids.collect(), saver, deadline, invocation).await;
-            let mut response = SqsBatchResponse::default();
-            for message in messages {
-                note(&message.drafts, invocation);
-                if saves.failure(&message.drafts).is_some() {
-                    response.add_failure(message.id);
-                }
+        ParsedEvent::Notification(content) => {
+            let saves = Saves::run(&content.ids, saver, deadline, metrics).await;
+            log_content(&content, metrics);
+            match saves.error(&content) {
+                Some(error) => Err(error),
+                None => Ok(saves.to_json(&content)),
             }
-            Ok(json!(response))
+        }
+        ParsedEvent::Batch(messages) => handle_batch(messages, saver, deadline, metrics).await,
+    }
+}
+
+/// Saves the drafts of an SQS batch, and reports the failed messages ("Reporting batch item
+/// failures for Lambda functions with an Amazon SQS trigger", AWS Lambda Developer Guide).
+async fn handle_batch(
+    messages: Vec<Message>,
+    saver: &Saver,
+    deadline: Instant,
+    metrics: &mut InvocationMetrics,
+) -> Result<Value, InvocationError> {
+    let ids = messages
+        .iter()
+        .flat_map(|message| message.content.ids.iter().cloned())
+        .collect();
+    let saves = Saves::run(&ids, saver, deadline, metrics).await;
+    let mut failures = Vec::new();
+    for message in messages {
+        log_content(&message.content, metrics);
+        match (saves.error(&message.content), message.id) {
+            (None, _) => {}
+            (Some(_), Some(id)) => failures.push(json!({"itemIdentifier": id})),
+            // SQS cannot be told which message failed, so that it has to deliver all again.
+            (Some(error), None) => return Err(error),
         }
     }
+    Ok(json!({"batchItemFailures": failures}))
 }
 
-/// What is told of one save.
-fn answer(field: &str, draft: &str, saved: &Saved) -> Value {
-    json!({field: draft, "version": saved.version.as_str(), "saved": saved.word()})
+/// Returns the result of one save for the caller.
+fn saved_json(field: &str, draft: &str, saved: &Saved) -> Value {
+    json!({
+        field: draft,
+        "version": saved.version.as_str(),
+        "saved": saved.outcome.as_str(),
+    })
 }
 
-/// Logs what was in an event beside drafts.
-fn note(drafts: &Drafts, invocation: &mut Invocation) {
-    for skipped in &drafts.skipped {
-        invocation.skipped(skipped.reason, skipped.key.as_deref());
+/// Logs the records that were skipped or could not be parsed.
+fn log_content(content: &EventContent, metrics: &mut InvocationMetrics) {
+    for skipped in &content.skipped {
+        metrics.log_skipped(skipped.reason, skipped.key.as_deref());
     }
-    for error in &drafts.errors {
-        invocation.refused(error);
+    for error in &content.errors {
+        metrics.record_invalid(error);
     }
 }
 
 /// The saves of one event, one for each draft.
-struct Saves(HashMap<DraftId, Attempt>);
+struct Saves(HashMap<DraftId, SaveReport>);
 
 impl Saves {
-    /// Saves each of `ids`. Those whose turn comes after the deadline have failed.
+    /// Saves each of `ids`. A save that is started after the deadline fails.
     async fn run(
         ids: &BTreeSet<DraftId>,
         saver: &Saver,
         deadline: Instant,
-        invocation: &mut Invocation,
+        metrics: &mut InvocationMetrics,
     ) -> Self {
-        let mut attempts = stream::iter(ids.clone())
+        let mut reports = stream::iter(ids.clone())
             .map(|id| saver.save(id, deadline))
-            .buffer_unordered(SIDE_BY_SIDE);
+            .buffer_unordered(MAX_CONCURRENT_SAVES);
         let mut saves = HashMap::with_capacity(ids.len());
-        while let Some(attempt) = attempts.next().await {
-            invocation.saved(&attempt);
-            saves.insert(attempt.draft_id.clone(), attempt);
+        while let Some(report) = reports.next().await {
+            metrics.record_save(&report);
+            saves.insert(report.draft_id.clone(), report);
         }
         Self(saves)
     }
 
-    /// Why not all of `drafts` was saved: what may work on the next try comes first.
-    fn failure(&self, drafts: &Drafts) -> Option<Failure> {
-        let attempts = drafts.ids.iter().filter_map(|id| self.0.get(id));
-        let failed = attempts.filter_map(|attempt| attempt.result.as_ref().err());
-        let first = failed
-            .chain(&drafts.errors)
-            .max_by_key(|error| error.kind());
-        first.map(Failure::from)
+    /// Returns the error of `content`, if there is one. A retryable error takes precedence.
+    fn error(&self, content: &EventContent) -> Option<InvocationError> {
+        let reports = content.ids.iter().filter_map(|id| self.0.get(id));
+        reports
+            .filter_map(|report| report.result.as_ref().err())
+            .chain(&content.errors)
+            .max_by_key(|error| error.kind())
+            .map(InvocationError::from)
     }
 
-    fn answer(&self, drafts: &Drafts) -> Value {
-        let attempts = drafts.ids.iter().filter_map(|id| self.0.get(id));
-        let saves: Vec<_> = attempts
-            .filter_map(|attempt| {
-                let saved = attempt.result.as_ref().ok()?;
-                Some(answer("draft_id", attempt.draft_id.as_str(), saved))
+    fn to_json(&self, content: &EventContent) -> Value {
+        let saves: Vec<_> = content
+            .ids
+            .iter()
+            .filter_map(|id| {
+                let saved = self.0.get(id)?.result.as_ref().ok()?;
+                Some(saved_json("draft_id", id.as_str(), saved))
             })
             .collect();
-        json!({"saves": saves, "skipped": drafts.skipped.len()})
+        json!({"saves": saves, "skipped": content.skipped.len()})
     }
 }

@@ -1,219 +1,142 @@
-//! One invocation: what came in, how long there is, and who answers it.
-//!
-//! Everything comes through `lambda_http`: requests of API Gateway, of load balancers
-//! and of function URLs as HTTP, all else over `pass_through`.
+//! The Lambda side: dispatches an invocation to the HTTP or the event handler, and computes its
+//! deadline.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
+mod events;
+mod http;
+mod json;
+mod parser;
+mod request;
+
 use std::future::ready;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
+use futures_util::FutureExt as _;
 use lambda_http::lambda_runtime::{LambdaEvent, Service};
-use lambda_http::request::{LambdaRequest, RequestContext};
+use lambda_http::request::RequestContext;
 use lambda_http::tower::{ServiceExt as _, service_fn};
 use lambda_http::{Adapter, Body, BoxFuture, IntoResponse, Request, RequestExt as _, Response};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
 
+pub use self::events::InvocationError;
+use self::http::HttpHandler;
+use self::parser::EventParser;
+pub use self::request::SanitizedRequest;
 use crate::config::Config;
-use crate::events::{self, Failure, Source};
-use crate::http;
 use crate::save::Saver;
 use crate::store::Store;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{InvocationMetrics, Telemetry};
 
-/// What is kept back of an invocation's time to answer in.
-const ANSWER_MARGIN: Duration = Duration::from_millis(500);
+/// Time reserved for the response at the end of an invocation.
+const RESPONSE_MARGIN: Duration = Duration::from_millis(500);
 
-/// The longest path, in bytes, that is looked at; `http::Uri` stops at 65,534.
-const MAX_PATH_BYTES: usize = 8192;
-
-/// The longest name of a stage, in bytes: as long as API Gateway lets one be
-/// (`CreateStage`, API Gateway REST API Reference).
-const MAX_STAGE_BYTES: usize = 128;
-
-/// The function, ready to serve.
+/// The Lambda function.
 #[derive(Debug)]
 pub struct Function {
     saver: Saver,
-    source: Source,
+    http: HttpHandler,
+    events: EventParser,
     telemetry: Telemetry,
-    cors_origin: Option<String>,
 }
 
 impl Function {
-    /// The function as `config` says, over `store`.
+    /// Creates the function.
     #[must_use]
     pub fn new(config: &Config, store: Store, telemetry: Telemetry) -> Self {
         Self {
             saver: Saver::new(store, config),
-            source: Source {
-                bucket: config.draft_bucket.clone(),
-                key: config.draft_key.clone(),
-                hosts: config.draft_url_hosts.clone(),
-            },
+            http: HttpHandler::new(config),
+            events: EventParser::new(config),
             telemetry,
-            cors_origin: config.cors_origin.clone(),
         }
     }
 
-    /// The service that the Lambda runtime calls: takes the payload of an invocation, and
-    /// gives the response in the form that its trigger expects, or the error of a failed
-    /// invocation.
+    /// Returns the service for the Lambda runtime. It takes the payload of an invocation and returns
+    /// the response in the form that the trigger expects, or the error of a failed invocation.
     pub fn into_service(
         self,
     ) -> impl Service<
-        LambdaEvent<Payload>,
+        LambdaEvent<SanitizedRequest>,
         Response: Serialize + Send,
-        Error = Failure,
+        Error = InvocationError,
         Future: Send,
     > + Clone
     + Send {
         let function = Arc::new(self);
         let handler = service_fn(move |request: Request| {
             let function = Arc::clone(&function);
-            async move { function.handle(request).await.map(Answer) }
+            async move { function.handle(request).await.map(RawResponse) }
         });
-        Adapter::from(handler).map_request(|event: LambdaEvent<Payload>| {
-            LambdaEvent::new(event.payload.0, event.context)
+        Adapter::from(handler).map_request(|event: LambdaEvent<SanitizedRequest>| {
+            LambdaEvent::new(event.payload.into_inner(), event.context)
         })
     }
 
-    async fn handle(&self, request: Request) -> Result<Response<Body>, Failure> {
+    async fn handle(&self, request: Request) -> Result<Response<Body>, InvocationError> {
         let context = request.lambda_context();
         let deadline = deadline(context.deadline);
-        let mut invocation = self.telemetry.begin(context.request_id);
-        let (saver, source) = (&self.saver, &self.source);
-        let response = if let (Some(RequestContext::PassThrough), Body::Text(payload)) =
-            (request.request_context_ref(), request.body())
-        {
-            events::handle(payload, source, saver, deadline, &mut invocation)
-                .await
-                .map(|answer| Response::new(Body::Text(answer.to_string())))
-        } else {
-            let hosts = &source.hosts;
-            let mut response =
-                http::handle(&request, saver, hosts, deadline, &mut invocation).await;
-            http::allow_origin(&mut response, self.cors_origin.as_deref());
-            Ok(response)
-        };
-        self.telemetry.end(&invocation);
-        response
+        let mut metrics = self.telemetry.start_invocation(context.request_id);
+        let is_event = matches!(
+            request.request_context_ref(),
+            Some(RequestContext::PassThrough)
+        );
+        // The runtime would send the text of a panic to the caller. Only the metrics are used after
+        // it, and each update of them is a single addition.
+        let dispatch = AssertUnwindSafe(self.dispatch(&request, is_event, deadline, &mut metrics));
+        let result = dispatch.catch_unwind().await.unwrap_or_else(|_| {
+            metrics.record_panic();
+            if is_event {
+                Err(InvocationError::PANIC)
+            } else {
+                Ok(self.http.panic_response())
+            }
+        });
+        self.telemetry.emit(&metrics);
+        result
+    }
+
+    async fn dispatch(
+        &self,
+        request: &Request,
+        is_event: bool,
+        deadline: Instant,
+        metrics: &mut InvocationMetrics,
+    ) -> Result<Response<Body>, InvocationError> {
+        let saver = &self.saver;
+        match request.body() {
+            Body::Text(payload) if is_event => {
+                let result = events::handle(payload, &self.events, saver, deadline, metrics).await;
+                result.map(|result| Response::new(Body::Text(result.to_string())))
+            }
+            _ => Ok(self.http.handle(request, saver, deadline, metrics).await),
+        }
     }
 }
 
-/// An answer as it is. `lambda_http` would look into one for its character set, for which
-/// it brings the tables of all that there are.
-struct Answer(Response<Body>);
+/// A response that `lambda_http` sends as it is. Its own conversion looks for the character set,
+/// which adds the tables of all character sets to the executable.
+struct RawResponse(Response<Body>);
 
-impl IntoResponse for Answer {
+impl IntoResponse for RawResponse {
     fn into_response(self) -> BoxFuture<'static, Response<Body>> {
         Box::pin(ready(self.0))
     }
 }
 
-/// The year 2000, in milliseconds since the epoch: no invocation ends before it.
-const EARLIEST_END_MS: u64 = 946_684_800_000;
+/// The year 2000, in milliseconds since the epoch.
+const YEAR_2000_MS: u64 = 946_684_800_000;
 
-/// When a save has to be done whose invocation ends at `unix_ms`, in milliseconds since
-/// the epoch, as the Runtime API tells it. (`cargo lambda watch` tells what is left.)
-fn deadline(unix_ms: u64) -> Instant {
-    let told = Duration::from_millis(unix_ms);
-    let left = if unix_ms < EARLIEST_END_MS {
-        told
+/// Returns the time by which a save must be done, for an invocation that ends at `end_ms`
+/// milliseconds since the epoch, as sent by the Runtime API. `cargo lambda watch` sends the
+/// remaining milliseconds instead.
+fn deadline(end_ms: u64) -> Instant {
+    let end = Duration::from_millis(end_ms);
+    let remaining = if end_ms < YEAR_2000_MS {
+        end
     } else {
-        let end = SystemTime::UNIX_EPOCH + told;
+        let end = SystemTime::UNIX_EPOCH + end;
         end.duration_since(SystemTime::now()).unwrap_or_default()
     };
-    Instant::now() + left.saturating_sub(ANSWER_MARGIN)
-}
-
-/// The payload of an invocation.
-///
-/// `lambda_http` panics on a few things that a client, or who may invoke the function, can
-/// send: a `Host` or a path that makes no URL, more headers than a `HeaderMap` holds, a body
-/// that is flagged as base64 and is none. Others it takes for no HTTP: a header that is not
-/// ASCII. They are taken out here, so that such a request gets its answer like any other.
-#[derive(Debug)]
-pub struct Payload(LambdaRequest);
-
-impl<'de> Deserialize<'de> for Payload {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let payload = Box::<RawValue>::deserialize(deserializer)?;
-        let payload = payload.get();
-        let request = bare(payload).and_then(|event| serde_json::from_str(&event).ok());
-        let mut request = request.unwrap_or_else(|| LambdaRequest::PassThrough(payload.to_owned()));
-        match &mut request {
-            LambdaRequest::ApiGatewayV1(event) => {
-                event.request_context.domain_name = None;
-                tame_stage(&mut event.request_context.stage);
-                tame_path(&mut event.path);
-                tame_body(&mut event.is_base64_encoded, event.body.as_deref());
-            }
-            LambdaRequest::ApiGatewayV2(event) => {
-                event.request_context.domain_name = None;
-                tame_stage(&mut event.request_context.stage);
-                tame_path(&mut event.raw_path);
-                tame_body(&mut event.is_base64_encoded, event.body.as_deref());
-            }
-            LambdaRequest::Alb(event) => {
-                tame_path(&mut event.path);
-                tame_body(&mut event.is_base64_encoded, event.body.as_deref());
-            }
-            // As it came.
-            LambdaRequest::PassThrough(event) => payload.clone_into(event),
-            _ => {}
-        }
-        Ok(Self(request))
-    }
-}
-
-/// What every HTTP event has, and nothing else.
-const CONTEXT: &str = "requestContext";
-
-/// Of all that a request has, a save looks at method, path and body, and never at these.
-const UNUSED: [&str; 6] = [
-    "cookies",
-    "headers",
-    "multiValueHeaders",
-    "multiValueQueryStringParameters",
-    "queryStringParameters",
-    "rawQueryString",
-];
-
-/// An HTTP event without what is [`UNUSED`] of it; none for any other event.
-fn bare(payload: &str) -> Option<String> {
-    // Looked for first: large batches are not to be read once more.
-    if !payload.contains(CONTEXT) {
-        return None;
-    }
-    let mut event: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(payload).ok()?;
-    event.get(CONTEXT)?;
-    for field in UNUSED {
-        event.remove(field);
-    }
-    serde_json::to_string(&event).ok()
-}
-
-/// A stage that API Gateway could not have is none.
-fn tame_stage(stage: &mut Option<String>) {
-    stage.take_if(|stage| stage.len() > MAX_STAGE_BYTES);
-}
-
-fn tame_path(path: &mut Option<String>) {
-    let usable = path.take().filter(|path| path.len() <= MAX_PATH_BYTES);
-    *path = usable.map(|path| {
-        if path.starts_with('/') {
-            path
-        } else {
-            format!("/{path}")
-        }
-    });
-}
-
-fn tame_body(is_base64: &mut bool, body: Option<&str>) {
-    *is_base64 &= body.is_some_and(|body| BASE64_STANDARD.decode(body).is_ok());
+    Instant::now() + remaining.saturating_sub(RESPONSE_MARGIN)
 }
