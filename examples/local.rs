@@ -3,9 +3,6 @@
 //! An HTTP request becomes an event of API Gateway, goes through the same service that
 //! the Lambda runtime calls, and its answer becomes an HTTP response again.
 
-#[path = "../tests/support/s3/mod.rs"]
-mod s3;
-
 use std::env;
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -35,10 +32,9 @@ use save_draft::sdk;
 use save_draft::store::Store;
 use save_draft::telemetry::{self, Telemetry};
 use serde_json::{Map, Value, json};
+use test_support::s3::{Fault, S3, S3Options, When};
 use tokio::net::TcpListener;
 use tokio::signal;
-
-use crate::s3::{Fault, S3, S3Options, When};
 
 const USAGE: &str = "\
 Runs the function at http://127.0.0.1:PORT/openapi/capcut-mate/v1/save_draft

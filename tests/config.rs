@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use save_draft::config::{Config, ConfigError, VARIABLES};
 use save_draft::draft::{DraftId, Sha256Digest, Version};
 use serde_json::Value;
+use test_support::runtime::Bootstrap;
 use time::OffsetDateTime;
 
-use crate::support::runtime::Bootstrap;
+use crate::common::BOOTSTRAP;
 
 /// Reads these variables, and no others.
 fn read(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -225,8 +226,9 @@ async fn a_wrong_value_stops_the_start_with_one_message() {
     let missing = ("DRAFT_KEY", "x/{draft_id}", "DRAFT_BUCKET is not set");
     for (variable, value, message) in WRONG.into_iter().chain([missing]) {
         let bucket = (message != missing.2).then_some(("DRAFT_BUCKET", "drafts"));
-        let function = Bootstrap::start(bucket.into_iter().chain([(variable, value)])).await;
-        let status = function.ended().await;
+        let function =
+            Bootstrap::start(BOOTSTRAP, bucket.into_iter().chain([(variable, value)])).await;
+        let status = function.wait_for_exit().await;
         assert_eq!(status.code(), Some(1), "{variable}");
         let lines = function.lines();
         assert_eq!(lines.len(), 1, "{lines:#?}");

@@ -7,6 +7,7 @@
 )]
 
 mod bad_input;
+mod common;
 mod config;
 mod events;
 mod faults;
@@ -17,6 +18,5 @@ mod properties;
 mod races;
 mod security;
 mod store;
-mod support;
 mod telemetry;
 mod template;

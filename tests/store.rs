@@ -18,13 +18,13 @@ use base64::prelude::BASE64_STANDARD;
 use save_draft::error::Kind;
 use save_draft::store::{Creation, Document, Store};
 use sha2::{Digest as _, Sha256};
+use test_support::fixtures::{draft_of_size, sha256_hex};
+use test_support::s3::S3;
 use time::OffsetDateTime;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use crate::support::client::{self, Endpoint};
-use crate::support::s3::S3;
-use crate::support::{draft_of, sha256_hex};
+use crate::common::{self, Endpoint};
 
 /// What a store is asked for, by the name that [`UNABLE`] has for it.
 const ONE_WINNER: &str = "one winner of a race";
@@ -56,7 +56,7 @@ struct Target {
 
 /// A store over a bucket of `endpoint`, with these variables beside.
 fn store(endpoint: &Endpoint, bucket: &str, variables: &[(&str, &str)]) -> Store {
-    Store::new(&endpoint.sdk(), &client::config(bucket, variables))
+    Store::new(&endpoint.sdk(), &common::config(bucket, variables))
 }
 
 /// The stores that the suite is held over.
@@ -78,10 +78,10 @@ impl Target {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let bucket = format!("store-{}-{count}", now.as_micros());
         let sdk = endpoint.sdk();
-        let client = client::client(&sdk);
+        let client = common::client(&sdk);
         let create = client.create_bucket().bucket(&bucket);
         create.send().await.expect("the bucket is made");
-        let store = Store::new(&sdk, &client::config(&bucket, &[]));
+        let store = Store::new(&sdk, &common::config(&bucket, &[]));
         Self {
             name,
             endpoint,
@@ -165,7 +165,7 @@ async fn an_object_is_read_whole_with_what_is_known_of_it() {
 async fn the_newest_state_is_read() {
     for target in targets().await {
         for number in 0..20 {
-            let bytes = draft_of(500, number);
+            let bytes = draft_of_size(500, number);
             target.put("drafts/a", bytes.clone()).await;
             let document = target.store.read("drafts/a").await.expect("it is there");
             assert!(document.bytes == bytes, "{}: an older state", target.name);
@@ -178,7 +178,8 @@ async fn a_state_is_read_whole_while_it_is_overwritten() {
     const STATES: usize = 40;
     for target in targets().await {
         // Of several lengths, so that a mixture would not even parse.
-        let state = |number: usize| draft_of([60_000, 70_000, 80_000][number % 3], number as u64);
+        let state =
+            |number: usize| draft_of_size([60_000, 70_000, 80_000][number % 3], number as u64);
         let known: Vec<String> = (0..STATES)
             .map(|number| sha256_hex(&state(number)))
             .collect();
@@ -306,7 +307,7 @@ async fn an_object_may_be_created_again_once_it_is_deleted() {
 #[tokio::test]
 async fn an_object_has_the_metadata_type_and_checksum_it_was_created_with() {
     for target in targets().await {
-        let bytes = draft_of(10_000, 7);
+        let bytes = draft_of_size(10_000, 7);
         let document = target.document(&bytes).await;
         let metadata = [
             (
@@ -420,7 +421,7 @@ async fn of_32_racing_creates_one_wins_and_its_bytes_are_stored() {
         // Each has bytes of its own, of a length of its own.
         let mut documents = Vec::new();
         for writer in 0..WRITERS {
-            let bytes = draft_of(2_000 + writer, writer as u64);
+            let bytes = draft_of_size(2_000 + writer, writer as u64);
             documents.push(Arc::new(target.document(&bytes).await));
         }
         for round in 0..ROUNDS {

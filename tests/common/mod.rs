@@ -1,5 +1,4 @@
-//! The parts of the function in this process, where a test has to tune or to count them,
-//! and an S3 client for the test itself.
+//! The function and its parts over the S3 server of `test_support`.
 
 use std::env;
 
@@ -11,7 +10,12 @@ use save_draft::save::Saver;
 use save_draft::sdk;
 use save_draft::store::Store;
 
-use super::s3::S3;
+use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, sample_draft};
+use test_support::runtime::Bootstrap;
+use test_support::s3::{Op, S3};
+
+/// Path of the function's executable.
+pub const BOOTSTRAP: &str = env!("CARGO_BIN_EXE_bootstrap");
 
 /// A store that speaks S3, and who we are to it.
 #[derive(Clone, Debug)]
@@ -79,4 +83,66 @@ pub fn config(bucket: &str, variables: &[(&str, &str)]) -> Config {
 pub fn saver(sdk: &SdkConfig, bucket: &str) -> Saver {
     let config = config(bucket, &[]);
     Saver::new(Store::new(sdk, &config), &config)
+}
+
+/// An S3, and a function that uses it.
+pub struct TestEnv {
+    /// The S3.
+    pub s3: S3,
+    /// The function.
+    pub function: Bootstrap,
+}
+
+impl TestEnv {
+    /// Starts both. The example draft is there.
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// Starts both, the function with these variables beside what it needs.
+    pub async fn with(env: &[(&str, &str)]) -> Self {
+        let s3 = S3::start_empty().await.expect("the S3 starts");
+        s3.put(BUCKET, &draft_key(DRAFT_ID), sample_draft());
+        let function = start_function(&s3, env).await;
+        Self { s3, function }
+    }
+
+    /// Puts the document of a draft.
+    pub fn put_draft(&self, id: &str, document: impl AsRef<[u8]>) {
+        self.s3.put(BUCKET, &draft_key(id), document);
+    }
+
+    /// The keys of all versions of a draft.
+    pub fn versions(&self, id: &str) -> Vec<String> {
+        self.s3.keys(BUCKET, &format!("saved/{id}/"))
+    }
+
+    /// How many GETs and PUTs there were since the last time, and no other requests.
+    ///
+    /// # Panics
+    ///
+    /// If there was another.
+    #[track_caller]
+    pub fn gets_and_puts(&self) -> (usize, usize) {
+        let (gets, puts) = (self.s3.count(Op::GetObject), self.s3.count(Op::PutObject));
+        assert_eq!(
+            self.s3.requests().len(),
+            gets + puts,
+            "there was another request"
+        );
+        self.s3.clear_requests();
+        (gets, puts)
+    }
+}
+
+/// Starts a function that uses `s3`, with these variables beside what it needs.
+pub async fn start_function(s3: &S3, env: &[(&str, &str)]) -> Bootstrap {
+    let endpoint = s3.endpoint();
+    let needed = [
+        ("AWS_ENDPOINT_URL_S3", endpoint.as_str()),
+        ("AWS_ACCESS_KEY_ID", &s3.options().access_key),
+        ("AWS_SECRET_ACCESS_KEY", &s3.options().secret_key),
+        ("DRAFT_BUCKET", BUCKET),
+    ];
+    Bootstrap::start(BOOTSTRAP, needed.iter().chain(env).copied()).await
 }
