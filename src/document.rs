@@ -262,7 +262,7 @@ mod tests {
             ),
             (
                 r#"{"NaN":NaN,"secret":sesame}"#,
-                "the document is not valid JSON: invalid JSON at line 1, column 22",
+                "the document is not valid JSON: invalid JSON at line 1, column 21",
             ),
             (
                 r#"{"secret":"#,
