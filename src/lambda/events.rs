@@ -10,7 +10,7 @@ use futures_util::{StreamExt as _, stream};
 use lambda_http::lambda_runtime::Diagnostic;
 use serde_json::{Value, json};
 
-use super::parser::{EventContent, EventParser, Message, ParsedEvent};
+use super::parser::{self, EventContent, EventParser, Message, ParsedEvent};
 use crate::draft::DraftId;
 use crate::error::{Error, ErrorKind};
 use crate::save::{SaveReport, Saved, Saver};
@@ -57,7 +57,7 @@ impl From<InvocationError> for Diagnostic {
 /// # Errors
 ///
 /// Returns an error if one of them was not saved. A batch of SQS fails as a whole only if a message
-/// that was not saved has no `messageId`.
+/// has no `messageId`.
 pub(super) async fn handle(
     payload: &str,
     parser: &EventParser,
@@ -102,14 +102,22 @@ async fn handle_batch(
         .collect();
     let saves = Saves::run(&ids, saver, deadline, metrics).await;
     let mut failures = Vec::new();
+    let mut has_unidentified = false;
     for message in messages {
         log_content(&message.content, metrics);
-        match (saves.error(&message.content), message.id) {
-            (None, _) => {}
-            (Some(_), Some(id)) => failures.push(json!({"itemIdentifier": id})),
-            // SQS cannot be told which message failed, so that it has to deliver all again.
-            (Some(error), None) => return Err(error),
+        match message.id {
+            Some(id) if saves.error(&message.content).is_some() => {
+                failures.push(json!({"itemIdentifier": id}));
+            }
+            Some(_) => {}
+            None => has_unidentified = true,
         }
+    }
+    // SQS cannot be told whether that message was saved, so that it has to deliver all again.
+    if has_unidentified {
+        let error = parser::invalid_event("a message has no messageId");
+        metrics.record_invalid(&error);
+        return Err(InvocationError::from(&error));
     }
     Ok(json!({"batchItemFailures": failures}))
 }

@@ -73,7 +73,8 @@ pub(super) struct SkippedRecord {
 /// Maximum nesting of messages: SQS may deliver a message of SNS that contains a notification.
 const MAX_ENVELOPES: u8 = 2;
 
-fn invalid_event(cause: impl Into<BoxError>) -> Error {
+/// Creates the error for an event, record or message that could not be parsed.
+pub(super) fn invalid_event(cause: impl Into<BoxError>) -> Error {
     Error::invalid_request("The event is not one that this function knows", cause)
 }
 
