@@ -1,4 +1,4 @@
-//! The tests, in one binary: they share an S3, a Lambda and the function between them.
+//! The tests, in one binary, so that they are linked once.
 
 #![allow(
     clippy::expect_used,
@@ -11,6 +11,7 @@ mod common;
 mod events;
 mod faults;
 mod http;
+mod lenient;
 mod load;
 mod model;
 mod properties;
