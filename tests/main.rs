@@ -14,6 +14,7 @@ mod http;
 mod lenient;
 mod load;
 mod model;
+mod process;
 mod properties;
 mod races;
 mod security;
