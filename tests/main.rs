@@ -12,6 +12,7 @@ mod events;
 mod faults;
 mod http;
 mod lenient;
+mod limits;
 mod load;
 mod model;
 mod process;
