@@ -104,9 +104,9 @@ pub fn config_from_env() -> Result<SdkConfig, BoxError> {
     Ok(config.build())
 }
 
-/// Returns the timeouts for a request with a body of `bytes` bytes, or `None` if the defaults of
+/// Returns the timeouts for a request that transfers `bytes` bytes, or `None` if the defaults of
 /// the client are long enough.
-pub(crate) fn upload_timeouts(bytes: u64) -> Option<TimeoutConfig> {
+pub(crate) fn attempt_timeouts(bytes: u64) -> Option<TimeoutConfig> {
     let timeout = Duration::from_secs(bytes / MIN_BYTES_PER_SECOND);
     (timeout > ATTEMPT_TIMEOUT).then(|| {
         TimeoutConfig::builder()
@@ -169,7 +169,7 @@ pub(crate) struct LimitResponses;
 
 impl LimitResponses {
     /// Headers that the SDK or a save reads, beside the checksums.
-    const HEADERS: [&'static str; 10] = [
+    const HEADERS: [&'static str; 11] = [
         "content-length",
         "content-range",
         "content-type",
@@ -179,6 +179,7 @@ impl LimitResponses {
         "x-amz-bucket-region",
         "x-amz-id-2",
         "x-amz-request-id",
+        "x-amz-server-side-encryption",
         "x-amzn-requestid",
     ];
 
@@ -246,8 +247,8 @@ mod tests {
 
     #[test]
     fn attempts_of_large_uploads_get_more_time() {
-        assert!(upload_timeouts(8_000_000).is_none());
-        let timeouts = upload_timeouts(64_000_000).expect("longer timeouts");
+        assert!(attempt_timeouts(8_000_000).is_none());
+        let timeouts = attempt_timeouts(64_000_000).expect("longer timeouts");
         assert_eq!(
             timeouts.operation_attempt_timeout(),
             Some(Duration::from_secs(64))
