@@ -29,7 +29,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use save_draft::config::Config;
 use save_draft::events::Source;
-use save_draft::invocation::Payload;
+use save_draft::lambda::SanitizedRequest;
 use serde_json::{Value, json};
 use test_support::fixtures::{BUCKET, post_id, sample_draft};
 use test_support::runtime::{Bootstrap, TIMEOUT};
@@ -278,7 +278,7 @@ fn deciding() {
         let (mut deciding, mut parsing) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             let begin = Instant::now();
-            let payload: Payload = serde_json::from_str(&event).expect("it is an event");
+            let payload: SanitizedRequest = serde_json::from_str(&event).expect("it is an event");
             deciding.push(begin.elapsed());
             drop(payload);
             let begin = Instant::now();

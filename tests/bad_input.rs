@@ -21,8 +21,7 @@ use lambda_http::lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use lambda_http::tower::{Service, ServiceExt as _};
 use proptest::prelude::Rng as _;
 use proptest::test_runner::{RngAlgorithm, TestRng};
-use save_draft::events::Failure;
-use save_draft::invocation::{Function, Payload};
+use save_draft::lambda::{Function, InvocationError, SanitizedRequest};
 use save_draft::store::Store;
 use save_draft::telemetry::{self, Telemetry};
 use serde::{Deserialize as _, Serialize};
@@ -246,11 +245,11 @@ async fn feed() {
 /// Sends one input, and checks what comes of it; tells in a word what that is.
 async fn one<S>(function: &S, s3: &S3, input: &[u8]) -> String
 where
-    S: Service<LambdaEvent<Payload>, Response: Serialize, Error = Failure> + Clone,
+    S: Service<LambdaEvent<SanitizedRequest>, Response: Serialize, Error = InvocationError> + Clone,
 {
     s3.clear_requests();
     // As the Lambda runtime reads it.
-    let payload = Payload::deserialize(&mut serde_json::Deserializer::from_slice(input));
+    let payload = SanitizedRequest::deserialize(&mut serde_json::Deserializer::from_slice(input));
     let Ok(payload) = payload else {
         return "no JSON".to_owned();
     };

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
-use save_draft::error::Kind;
+use save_draft::error::ErrorKind;
 use save_draft::save::Saver;
-use save_draft::store::Creation;
+use save_draft::store::CreateOutcome;
 use sha2::{Digest as _, Sha256};
 use test_support::fixtures::{BUCKET, draft_key, draft_of_size, post_id, sha256_hex};
 use test_support::runtime::Outcome;
@@ -306,19 +306,19 @@ async fn save_by(saver: &Saver, s3: &S3, id: &str, document: &[u8], end: End, ca
     assert!(Instant::now() < deadline, "{case}");
     let version = match (&attempt.result, end) {
         (Ok(saved), Created | Unchanged | Saved) => {
-            let right = match saved.creation {
-                Creation::Created => end != Unchanged,
-                Creation::AlreadyExists => end != Created,
+            let right = match saved.outcome {
+                CreateOutcome::Created => end != Unchanged,
+                CreateOutcome::AlreadyExists => end != Created,
             };
             assert!(right, "{case}: {saved:?}");
             Some(saved.version.as_str())
         }
         (Err(error), Failed) => {
-            assert_eq!(error.kind(), Kind::SaveFailed, "{case}");
+            assert_eq!(error.kind(), ErrorKind::SaveFailed, "{case}");
             None
         }
         (Err(error), Busy | BusyButSaved) => {
-            assert_eq!(error.kind(), Kind::ServiceUnavailable, "{case}");
+            assert_eq!(error.kind(), ErrorKind::ServiceUnavailable, "{case}");
             None
         }
         (result, end) => panic!("{case}: {result:?}, and not {end:?}"),

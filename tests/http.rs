@@ -2,7 +2,7 @@
 
 use lambda_http::lambda_runtime::{Context, LambdaEvent};
 use lambda_http::tower::ServiceExt as _;
-use save_draft::invocation::Function;
+use save_draft::lambda::Function;
 use save_draft::store::Store;
 use save_draft::telemetry::Telemetry;
 use std::collections::BTreeMap;

@@ -8,7 +8,6 @@
 
 mod bad_input;
 mod common;
-mod config;
 mod events;
 mod faults;
 mod http;

@@ -13,9 +13,9 @@ use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::Client;
-use save_draft::error::Kind;
+use save_draft::error::ErrorKind;
 use save_draft::save::Saver;
-use save_draft::store::Creation;
+use save_draft::store::CreateOutcome;
 use test_support::fixtures::{BUCKET, draft_key, draft_of_size, long_tests, post_id, sha256_hex};
 use test_support::runtime::{Bootstrap, Outcome};
 use test_support::s3::{Fault, Op, S3, ScriptedFault, When};
@@ -268,12 +268,12 @@ impl By {
                 match attempt.result {
                     Ok(saved) => Answer::Saved {
                         version: saved.version.to_string(),
-                        created: saved.creation == Creation::Created,
+                        created: saved.outcome == CreateOutcome::Created,
                     },
                     Err(error) => match error.kind() {
-                        Kind::ServiceUnavailable => Answer::Busy,
-                        Kind::DraftNotFound => Answer::Missing,
-                        other => panic!("{other:?}: {}", error.causes()),
+                        ErrorKind::ServiceUnavailable => Answer::Busy,
+                        ErrorKind::DraftNotFound => Answer::Missing,
+                        other => panic!("{other:?}: {}", error.cause_chain()),
                     },
                 }
             }

@@ -15,8 +15,8 @@ use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::types::ChecksumMode;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use save_draft::error::Kind;
-use save_draft::store::{Creation, Document, Store};
+use save_draft::error::ErrorKind;
+use save_draft::store::{CreateOutcome, Document, Store};
 use sha2::{Digest as _, Sha256};
 use test_support::fixtures::{draft_of_size, sha256_hex};
 use test_support::s3::S3;
@@ -221,19 +221,24 @@ async fn a_missing_object_is_told_from_a_missing_bucket() {
             .read("drafts/none")
             .await
             .expect_err("there is none");
-        assert_eq!(error.kind(), Kind::DraftNotFound, "{}", target.name);
+        assert_eq!(error.kind(), ErrorKind::DraftNotFound, "{}", target.name);
 
         let document = target.document(b"{}").await;
         let store = store(&target.endpoint, "no-such-bucket-here", &[]);
         let error = store.read("drafts/none").await.expect_err("there is none");
-        assert_eq!(error.kind(), Kind::SaveFailed, "{}: read", target.name);
+        assert_eq!(error.kind(), ErrorKind::SaveFailed, "{}: read", target.name);
         let error = store.create("saved/a", &document, &[]).await;
         let error = error.expect_err("there is no bucket");
-        assert_eq!(error.kind(), Kind::SaveFailed, "{}: create", target.name);
+        assert_eq!(
+            error.kind(),
+            ErrorKind::SaveFailed,
+            "{}: create",
+            target.name
+        );
         assert!(
-            error.causes().contains("NoSuchBucket"),
+            error.cause_chain().contains("NoSuchBucket"),
             "{}",
-            error.causes()
+            error.cause_chain()
         );
     }
 }
@@ -246,7 +251,7 @@ async fn an_object_over_the_limit_is_refused() {
         let limit = [("MAX_DRAFT_BYTES", "1000")];
         let store = store(&target.endpoint, &target.bucket, &limit);
         let error = store.read("drafts/a").await.expect_err("it is too large");
-        assert_eq!(error.kind(), Kind::SaveFailed, "{}", target.name);
+        assert_eq!(error.kind(), ErrorKind::SaveFailed, "{}", target.name);
         let document = store.read("drafts/b").await.expect("it is not too large");
         assert_eq!(document.bytes.len(), 1000);
     }
@@ -261,7 +266,7 @@ async fn an_object_is_created_once_and_stays_as_it_is() {
         let (store, key) = (&target.store, "saved/a/1/draft_content.json");
 
         let created = store.create(key, &first, &metadata("first")).await;
-        assert_eq!(created.expect("it is stored"), Creation::Created);
+        assert_eq!(created.expect("it is stored"), CreateOutcome::Created);
         let head = || {
             target
                 .client
@@ -276,7 +281,7 @@ async fn an_object_is_created_once_and_stays_as_it_is() {
         for (document, from) in [(&first, "retry"), (&second, "second")] {
             let created = store.create(key, document, &metadata(from)).await;
             let created = created.expect("it is there");
-            assert_eq!(created, Creation::AlreadyExists, "{}", target.name);
+            assert_eq!(created, CreateOutcome::AlreadyExists, "{}", target.name);
         }
         assert_eq!(target.get(key).await, first.bytes, "{}", target.name);
         let after = head().await.expect("it is there");
@@ -294,7 +299,7 @@ async fn an_object_may_be_created_again_once_it_is_deleted() {
             let created = target.store.create("saved/a", &document, &[]).await;
             assert_eq!(
                 created.expect("it is stored"),
-                Creation::Created,
+                CreateOutcome::Created,
                 "{}",
                 target.name
             );
@@ -318,7 +323,7 @@ async fn an_object_has_the_metadata_type_and_checksum_it_was_created_with() {
             ("saved-at", "2025-09-28T11:47:30.123Z".to_owned()),
         ];
         let created = target.store.create("saved/a", &document, &metadata).await;
-        assert_eq!(created.expect("it is stored"), Creation::Created);
+        assert_eq!(created.expect("it is stored"), CreateOutcome::Created);
 
         let head = target
             .client
@@ -379,7 +384,7 @@ async fn an_upload_that_is_not_what_its_checksum_says_leaves_nothing() {
         let created = target.store.create("saved/a", &document, &[]).await;
         assert_eq!(
             created.expect("it is stored"),
-            Creation::Created,
+            CreateOutcome::Created,
             "{}",
             target.name
         );
@@ -402,10 +407,15 @@ async fn a_wrong_secret_key_is_refused_and_changes_nothing() {
             .read("documents/any")
             .await
             .expect_err("it is refused");
-        assert_eq!(error.kind(), Kind::SaveFailed, "{}: read", target.name);
+        assert_eq!(error.kind(), ErrorKind::SaveFailed, "{}: read", target.name);
         let error = store.create("saved/a", &document, &[]).await;
         let error = error.expect_err("it is refused");
-        assert_eq!(error.kind(), Kind::SaveFailed, "{}: create", target.name);
+        assert_eq!(
+            error.kind(),
+            ErrorKind::SaveFailed,
+            "{}: create",
+            target.name
+        );
         assert!(!target.exists("saved/a").await, "{}", target.name);
     }
 }
@@ -439,7 +449,9 @@ async fn of_32_racing_creates_one_wins_and_its_bytes_are_stored() {
                 });
             }
             let ends = writers.join_all().await;
-            let winners = ends.iter().filter(|(_, end)| *end == Creation::Created);
+            let winners = ends
+                .iter()
+                .filter(|(_, end)| *end == CreateOutcome::Created);
             let winners: Vec<usize> = winners.map(|(writer, _)| *writer).collect();
             let [winner] = winners[..] else {
                 panic!("{}: winners {winners:?} in round {round}", target.name);

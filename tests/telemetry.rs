@@ -140,7 +140,7 @@ async fn each_save_is_one_line_and_each_invocation_one_record() {
             .iter()
             .map(|metric| metric["Name"].as_str());
         let listed: BTreeSet<_> = listed.map(|name| name.expect("a name")).collect();
-        assert_eq!(listed, BTreeSet::from(METRICS));
+        assert_eq!(listed, METRICS.iter().copied().collect::<BTreeSet<_>>());
     }
 }
 

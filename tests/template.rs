@@ -89,7 +89,7 @@ fn the_function_gets_the_variables_that_it_reads() {
     let function = properties(&template, "SaveDraft");
     let given = keys(&function["Environment"]["Variables"]);
 
-    let mut read = BTreeSet::from(VARIABLES);
+    let mut read = VARIABLES.iter().copied().collect::<BTreeSet<_>>();
     // The SDK reads it.
     read.insert("AWS_ENDPOINT_URL_S3");
     // The policies are made for their defaults.
@@ -265,7 +265,7 @@ fn the_gateway_answers_as_the_function_does() {
 #[test]
 fn alarms_and_dashboard_show_the_metrics_that_are_written() {
     let template = template();
-    let metrics = BTreeSet::from(METRICS);
+    let metrics = METRICS.iter().copied().collect::<BTreeSet<_>>();
     for (name, alarm) in resources(&template, "AWS::CloudWatch::Alarm") {
         if alarm["Namespace"] == NAMESPACE {
             assert!(

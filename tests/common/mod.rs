@@ -5,9 +5,9 @@ use std::env;
 use aws_config::{Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
+use save_draft::aws;
 use save_draft::config::Config;
 use save_draft::save::Saver;
-use save_draft::sdk;
 use save_draft::store::Store;
 
 use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, sample_draft};
@@ -52,7 +52,7 @@ impl Endpoint {
     /// The SDK as the function has it.
     pub fn sdk(&self) -> SdkConfig {
         let credentials = Credentials::new(&self.access_key, &self.secret_key, None, None, "test");
-        sdk::config()
+        aws::config_from_env()
             .expect("the environment is right")
             .into_builder()
             .endpoint_url(&self.url)
@@ -71,12 +71,12 @@ pub fn client(sdk: &SdkConfig) -> aws_sdk_s3::Client {
 /// The configuration of a function whose drafts and versions are in `bucket`; with these
 /// variables beside it.
 pub fn config(bucket: &str, variables: &[(&str, &str)]) -> Config {
-    let config = Config::read(|name| {
+    let config = Config::from_lookup(|name| {
         let set = variables.iter().find(|(variable, _)| *variable == name);
         let bucket = (name == "DRAFT_BUCKET").then_some(bucket);
-        Ok(set.map(|(_, value)| *value).or(bucket).map(str::to_owned))
+        set.map(|(_, value)| *value).or(bucket).map(Into::into)
     });
-    config.expect("the configuration is right")
+    config.expect("the configuration is valid")
 }
 
 /// What saves drafts, over a store of its own.
