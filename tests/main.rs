@@ -12,6 +12,7 @@ mod events;
 mod faults;
 mod http;
 mod load;
+mod local;
 mod model;
 mod properties;
 mod races;
