@@ -13,6 +13,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import socket
 import ssl
 import subprocess
@@ -120,7 +121,7 @@ def emulator(directory):
     with open(log_path, "wb") as log:
         process = subprocess.Popen(
             [sys.executable, ROOT / "tests/deployed/emulator.py", certificate, key],
-            env=environment, cwd=directory, stdout=subprocess.PIPE, stderr=log,
+            env=environment, cwd=directory, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
         )
         try:
             line = process.stdout.readline()
@@ -128,7 +129,8 @@ def emulator(directory):
                 sys.exit(f"the emulator did not start:\n{log_path.read_text()}")
             yield int(line), ca
         finally:
-            process.terminate()
+            # Its process group holds only the emulator and the functions that it started.
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
@@ -379,11 +381,156 @@ def check_api(account, stack):
     check("the API has one stage", [stage["stageName"] for stage in stages], ["openapi"])
 
 
+def check_invocations(account, stack):
+    """Invokes the function directly and asynchronously."""
+    begin("invocations")
+    drafts = Drafts(account, stack.bucket)
+    function = account.aws.client("lambda")
+    sqs = account.aws.client("sqs")
+
+    def invoke(event):
+        response = function.invoke(FunctionName=stack.function, Payload=json.dumps(event))
+        return json.loads(response["Payload"].read())
+
+    drafts.put("20250928000002", document("direct"))
+    by_id = invoke({"draft_id": "20250928000002"})
+    check("a draft_id is saved", (by_id.get("draft_id"), by_id.get("saved")), ("20250928000002", "created"))
+    by_url = invoke({"draft_url": draft_url("20250928000002")})
+    check("a draft_url is saved", (by_url.get("draft_url"), by_url.get("saved")),
+          (draft_url("20250928000002"), "unchanged"))
+    check("both name the same version", by_id.get("version"), by_url.get("version"))
+    drafts.put("20250928000501", b"")
+    for name, event, expected in [
+        ("an unknown event", {"unknown": 1}, "InvalidRequest"),
+        ("an invalid draft_id", {"draft_id": "../1"}, "InvalidRequest"),
+        ("a missing draft", {"draft_id": "20250928000404"}, "DraftNotFound"),
+        ("an empty document", {"draft_id": "20250928000501"}, "SaveFailed"),
+    ]:
+        check(f"the errorType of {name}", invoke(event).get("errorType"), expected)
+
+    drafts.put("20250928000003", document("asynchronous"))
+    for draft_id in ["20250928000404", "20250928000003"]:
+        function.invoke(FunctionName=stack.function, InvocationType="Event",
+                        Payload=json.dumps({"draft_id": draft_id}))
+    saved = wait_for("version", lambda: drafts.versions("20250928000003"))
+    check("an asynchronous invocation saves the draft", list((saved or {}).values()), [document("asynchronous")])
+    queue = stack.outputs["DeadLettersUrl"]
+    receive = {"QueueUrl": queue, "MaxNumberOfMessages": 10, "VisibilityTimeout": 0}
+    messages = wait_for("dead letter", lambda: sqs.receive_message(**receive).get("Messages")) or []
+    bodies = [json.loads(message["Body"]) for message in messages]
+    # AWS sends the event. The emulator sends the record of a destination, which contains it.
+    check("only the failed event is in the dead-letter queue",
+          [body.get("requestPayload", body) for body in bodies], [{"draft_id": "20250928000404"}])
+
+
+def check_policies(account, stack):
+    """Checks the bucket policy and the role with requests that they must allow or deny."""
+    begin("policies")
+    s3 = account.aws.client("s3")
+    drafts = Drafts(account, stack.bucket)
+    bucket = {"Bucket": stack.bucket}
+    [existing] = drafts.versions("20250928000002")
+    new = "saved/20250928000002/20990101T000000Z-0/draft_content.json"
+
+    def put(key, client=s3, **options):
+        return error_of(client.put_object, **bucket, Key=key, Body=b"{}", **options)
+
+    check("a version can be created", put(new, IfNoneMatch="*"), None)
+    check("a version cannot be created again", put(new, IfNoneMatch="*"), "PreconditionFailed")
+    check("a version cannot be written without the condition", put(new + "1"), "AccessDenied")
+    check("a version cannot be overwritten", put(existing), "AccessDenied")
+    copy = {**bucket, "Key": existing, "CopySource": f"{stack.bucket}/drafts/20250928000001/draft_content.json"}
+    check("a version cannot be copied over", error_of(s3.copy_object, **copy), "AccessDenied")
+    check("a version cannot be uploaded in parts",
+          error_of(s3.create_multipart_upload, **bucket, Key=existing), "AccessDenied")
+    version_id = s3.head_object(**bucket, Key=existing)["VersionId"]
+    check("a version cannot be deleted", error_of(s3.delete_object, **bucket, Key=existing), "AccessDenied")
+    check("an object version cannot be deleted",
+          error_of(s3.delete_object, **bucket, Key=existing, VersionId=version_id), "AccessDenied")
+    check("a draft can be deleted", error_of(s3.delete_object, **bucket, Key="drafts/20250928000501/draft_content.json"), None)
+    plain = account.aws.client("s3")
+    # The emulator takes the header for the protocol of the request.
+    plain.meta.events.register(
+        "before-send.s3", lambda request, **_: request.headers.update({"X-Forwarded-Proto": "http"}))
+    check("plain HTTP is denied", error_of(plain.get_object, **bucket, Key=existing), "AccessDenied")
+    public = s3.get_public_access_block(**bucket)["PublicAccessBlockConfiguration"]
+    check("public access is blocked", set(public.values()), {True})
+    check("versioning is enabled", s3.get_bucket_versioning(**bucket).get("Status"), "Enabled")
+
+    # The test's user may assume the role for as long as it takes to get a session.
+    iam = account.aws.client("iam")
+    role = stack.resource("Role")
+    trust = json.dumps(iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"])
+    allow_user = {"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Principal": {"AWS": account.user_arn}, "Action": "sts:AssumeRole"}]}
+    iam.update_assume_role_policy(RoleName=role, PolicyDocument=json.dumps(allow_user))
+    arn = iam.get_role(RoleName=role)["Role"]["Arn"]
+    token = account.aws.client("sts").assume_role(RoleArn=arn, RoleSessionName="test")["Credentials"]
+    iam.update_assume_role_policy(RoleName=role, PolicyDocument=trust)
+    session = account.session(Credentials(token["AccessKeyId"], token["SecretAccessKey"], token["SessionToken"]))
+    s3, sqs, function = (session.client(service) for service in ["s3", "sqs", "lambda"])
+    draft = {**bucket, "Key": "drafts/20250928000002/draft_content.json"}
+
+    check("the role can read a draft", error_of(s3.get_object, **draft), None)
+    missing = {**bucket, "Key": "drafts/20250928000404/draft_content.json"}
+    check("the role sees that a draft is missing", error_of(s3.get_object, **missing), "NoSuchKey")
+    check("the role can create a version", put(new + "/draft_content.json", s3, IfNoneMatch="*"), None)
+    drafts.put_key("drafts/20250928000002/cover.jpg", b"cover")
+    drafts.put_key("other/draft_content.json", b"{}")
+    for name, call, arguments in [
+        ("write a draft", s3.put_object, {**draft, "Body": b"{}"}),
+        ("delete a draft", s3.delete_object, draft),
+        ("read a saved version", s3.get_object, {**bucket, "Key": existing}),
+        ("overwrite a version", s3.put_object, {**bucket, "Key": existing, "Body": b"{}"}),
+        ("delete a version", s3.delete_object, {**bucket, "Key": existing}),
+        ("write another key of a version", s3.put_object,
+         {**bucket, "Key": "saved/20250928000002/other", "Body": b"", "IfNoneMatch": "*"}),
+        ("read another file of a draft", s3.get_object, {**bucket, "Key": "drafts/20250928000002/cover.jpg"}),
+        ("read another key", s3.get_object, {**bucket, "Key": "other/draft_content.json"}),
+        ("list the bucket", s3.list_objects_v2, bucket),
+        ("list the versions", s3.list_objects_v2, {**bucket, "Prefix": "saved/"}),
+        ("replace the bucket policy", s3.put_bucket_policy, {**bucket, "Policy": "{}"}),
+        ("delete the bucket policy", s3.delete_bucket_policy, bucket),
+        ("change the lifecycle", s3.delete_bucket_lifecycle, bucket),
+        ("list the buckets", s3.list_buckets, {}),
+        ("read the dead letters", sqs.receive_message, {"QueueUrl": stack.outputs["DeadLettersUrl"]}),
+        ("invoke the function", function.invoke, {"FunctionName": stack.function}),
+        ("change its own policy", session.client("iam").delete_role_policy,
+         {"RoleName": role, "PolicyName": "save-draft"}),
+    ]:
+        denied = error_of(call, **arguments)
+        check(f"the role cannot {name}", denied in ("AccessDenied", "AccessDeniedException", "403"))
+
+    # Each permission is needed: without it, the answer is the documented one.
+    function = account.aws.client("lambda")
+
+    def save(draft_id):
+        response = function.invoke(FunctionName=stack.function, Payload=json.dumps({"draft_id": draft_id}))
+        result = json.loads(response["Payload"].read())
+        return result.get("errorType") or result.get("saved")
+
+    policy = iam.get_role_policy(RoleName=role, PolicyName="save-draft")["PolicyDocument"]
+    for sid, draft_id, expected in [
+        ("ReadDrafts", "20250928000002", "SaveFailed"),
+        ("FindMissingDrafts", "20250928000404", "SaveFailed"),
+        ("CreateVersions", "20250928000004", "SaveFailed"),
+        (None, "20250928000004", "created"),
+        (None, "20250928000404", "DraftNotFound"),
+    ]:
+        drafts.put("20250928000004", document("permissions"))
+        statements = [statement for statement in policy["Statement"] if statement["Sid"] != sid]
+        iam.put_role_policy(RoleName=role, PolicyName="save-draft",
+                            PolicyDocument=json.dumps({**policy, "Statement": statements}))
+        check(f"without {sid or 'nothing'}, {draft_id} is answered with {expected}", save(draft_id), expected)
+
+
 def run(account):
     begin("deployment")
     stack = Stack(account, "drafts")
-    stack.must_deploy(Autosave="true", CorsOrigin=ORIGIN)
+    stack.must_deploy(CorsOrigin=ORIGIN)
     check_api(account, stack)
+    check_invocations(account, stack)
+    check_policies(account, stack)
 
 
 if __name__ == "__main__":
