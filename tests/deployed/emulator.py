@@ -23,8 +23,11 @@ from hypercorn.asyncio import serve  # noqa: E402
 from hypercorn.config import Config  # noqa: E402
 from ministack.app import app  # noqa: E402
 from ministack.core import iam_actions  # noqa: E402
+from ministack.core.iam_evaluator import enforce  # noqa: E402
+from ministack.core.responses import get_region  # noqa: E402
+from ministack.core.router import extract_access_key_id  # noqa: E402
 from ministack.services import apigateway_v1 as api_gateway  # noqa: E402
-from ministack.services import lambda_svc  # noqa: E402
+from ministack.services import lambda_svc, s3  # noqa: E402
 from ministack.services.cloudformation import provisioners  # noqa: E402
 
 
@@ -84,6 +87,22 @@ def gap_if_none_match():
         return context
 
     iam_actions._s3_object_context = s3_object_context
+
+
+def gap_missing_keys():
+    """A missing key is answered with 404 to callers without `s3:ListBucket` too. S3 answers them with 403."""
+    original = s3._get_object
+
+    def get_object(bucket, key, headers, query=None):
+        response = original(bucket, key, headers, query)
+        if response[0] == 404:
+            caller = extract_access_key_id(headers, query or {})
+            arn, context = f"arn:aws:s3:::{bucket}", {"s3:prefix": key}
+            if enforce(caller, "s3:ListBucket", "s3", get_region(), resource_arn=arn, service_context=context):
+                return s3._error("AccessDenied", "Access Denied", 403, key)
+        return response
+
+    s3._get_object = get_object
 
 
 def gap_dead_letter_config():
