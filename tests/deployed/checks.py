@@ -35,7 +35,7 @@ BUILD = Path(os.environ.get("BUILD", ROOT / ".aws-sam/build"))
 REGION = "us-east-1"
 ACCOUNT = "123456789012"
 ORIGIN = "https://editor.example"
-SAVE_PATH = "/openapi/capcut-mate/v1/save_draft"
+TOPIC = f"arn:aws:sns:{REGION}:{ACCOUNT}:alarms"
 VERSION = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]+$")
 
 results = {"passed": 0, "failed": 0}
@@ -524,13 +524,259 @@ def check_policies(account, stack):
         check(f"without {sid or 'nothing'}, {draft_id} is answered with {expected}", save(draft_id), expected)
 
 
+def check_failed_creation(account):
+    """Creates a stack that fails, and checks that it leaves nothing."""
+    begin("failed creation")
+    stack = Stack(account, "failed")
+    before = inventory(account)
+    # The layer does not exist, so the function cannot be created.
+    layer = f"arn:aws:lambda:{REGION}:{ACCOUNT}:layer:missing:1"
+    check("sam deploy fails", stack.deploy(Autosave="true", CaBundleLayerArn=layer) != 0)
+    status = stack.cloudformation.describe_stacks(StackName="failed")["Stacks"][0]["StackStatus"]
+    check("the stack is rolled back", status, "ROLLBACK_COMPLETE")
+    stack.delete()
+    check("nothing is left", inventory(account), before)
+    check("a reserved concurrency below that of autosave is refused",
+          stack.deploy(Autosave="true", ReservedConcurrency="9") != 0 and "at least 10" in stack.log)
+    stack.delete()
+
+
+def inventory(account):
+    """Returns the names of the resources in the account, without those that SAM CLI keeps for itself."""
+    client = account.aws.client
+    names = {
+        "buckets": [bucket["Name"] for bucket in client("s3").list_buckets()["Buckets"]],
+        "roles": [role["RoleName"] for role in client("iam").list_roles()["Roles"]],
+        "functions": [function["FunctionName"] for function in client("lambda").list_functions()["Functions"]],
+        "APIs": [api["name"] for api in client("apigateway").get_rest_apis()["items"]],
+        "log groups": [group["logGroupName"] for group in client("logs").describe_log_groups()["logGroups"]],
+        "queues": client("sqs").list_queues().get("QueueUrls", []),
+        "rules": [rule["Name"] for rule in client("events").list_rules()["Rules"]],
+        "alarms": [alarm["AlarmName"] for alarm in client("cloudwatch").describe_alarms()["MetricAlarms"]],
+        "log role": [client("apigateway").get_account().get("cloudwatchRoleArn")],
+    }
+    return {kind: sorted(name or "" for name in found if "aws-sam-cli" not in (name or ""))
+            for kind, found in names.items()}
+
+
+def check_maintenance(account, stack):
+    """Checks updates of Maintenance and Autosave: saves are answered with 503, and events wait."""
+    begin("maintenance")
+    check("sam deploy updates the stack", stack.deploy(Maintenance="true", Autosave="true"), 0)
+    function = account.aws.client("lambda")
+    gateway = account.aws.client("apigateway")
+    key = gateway.get_api_key(apiKey=stack.outputs["ApiKeyId"], includeValue=True)["value"]
+    request = json.dumps({"draft_url": draft_url("20250928000002")})
+    response = account.request("POST", stack.url, request, {"x-api-key": key, "Origin": ORIGIN})
+    check("a save is answered with 503", response.summary(), (503, "Service unavailable"))
+    check("the answer has Retry-After", (response.headers["Retry-After"] or "").isdigit())
+    payload = function.invoke(FunctionName=stack.function, Payload=json.dumps({"draft_id": "20250928000002"}))
+    check("the errorType of a direct invocation", json.loads(payload["Payload"].read()).get("errorType"),
+          "ServiceUnavailable")
+    # The message is received again after a second instead of three minutes.
+    account.aws.client("sqs").set_queue_attributes(
+        QueueUrl=stack.resource("AutosaveQueue"), Attributes={"VisibilityTimeout": "1"})
+    Drafts(account, stack.bucket).put("20250928000005", document("maintenance"))
+
+
+def check_authorization(account, stack):
+    """Checks an update to AWS_IAM, the end of the maintenance, and the removal of CORS."""
+    begin("update")
+    check("sam deploy updates the stack",
+          stack.deploy(ApiAuth="AWS_IAM", Maintenance="false", CorsOrigin='""', VersionDeleterArns=account.user_arn), 0)
+    drafts = Drafts(account, stack.bucket)
+    body = json.dumps({"draft_url": draft_url("20250928000002")})
+    unsigned = account.request("POST", stack.url, body, {"Origin": ORIGIN})
+    check("AWS_IAM refuses a request without signature", unsigned.status, 403)
+    check("the answer is a detail", list(unsigned.json()), ["detail"])
+    check("no CORS header is left", unsigned.headers["Access-Control-Allow-Origin"], None)
+    iam = account.aws.client("iam")
+    nothing = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Action": "*", "Resource": "*"}]}
+    _, stranger = account.create_user(iam, "stranger", nothing)
+    check("AWS_IAM refuses a user without permission", account.signed(stranger, "POST", stack.url, body).status, 403)
+    signed = account.signed(account.credentials, "POST", stack.url, body)
+    check("AWS_IAM accepts a signed request", (signed.status, signed.headers["Draft-Saved"]), (200, "unchanged"))
+    saved = wait_for("version", lambda: drafts.versions("20250928000005"))
+    check("a draft that was written in the maintenance is saved afterwards",
+          list((saved or {}).values()), [document("maintenance")])
+    [key] = drafts.versions("20250928000003")
+    check("a principal of VersionDeleterArns can delete a version",
+          error_of(drafts.s3.delete_object, Bucket=stack.bucket, Key=key), None)
+
+
+def check_autosave(account, stack):
+    """Writes objects and sends messages to the autosave queue."""
+    begin("autosave")
+    drafts = Drafts(account, stack.bucket)
+    sqs, function = account.aws.client("sqs"), account.aws.client("lambda")
+    events = account.aws.client("events")
+    queue, dead_letters = stack.resource("AutosaveQueue"), stack.outputs["AutosaveDeadLettersUrl"]
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"VisibilityTimeout": "1"})
+
+    others = ["drafts/20250928000006/draft_meta_info.json", "drafts/20250928000006/assets/draft_content.json.bak",
+              "other/20250928000006/draft_content.json"]
+    for key in others:
+        drafts.put_key(key, document("other"))
+    drafts.put("20250928000007", document("autosaved"))
+    saved = wait_for("version", lambda: drafts.versions("20250928000007"))
+    check("a written draft is saved", list((saved or {}).values()), [document("autosaved")])
+    check("other objects are not saved", drafts.keys("saved/20250928000006/"), [])
+    drafts.put("20250928000007", document("autosaved again"))
+    saved = wait_for("version", lambda: len(drafts.versions("20250928000007")) == 2)
+    check("the next state is saved", saved, True)
+
+    # One batch with a good and a broken draft, sent while the event source is disabled.
+    source = stack.resource("AutosaveSource")
+    rule = stack.resource("AutosaveRule")
+    events.disable_rule(Name=rule)
+    drafts.put("20250928000008", document("good"))
+    drafts.put("20250928000009", b'{"tracks":')
+    function.update_event_source_mapping(UUID=source, Enabled=False)
+    for draft_id in ["20250928000008", "20250928000009"]:
+        sqs.send_message(QueueUrl=queue, MessageBody=json.dumps({"draft_id": draft_id}))
+    function.update_event_source_mapping(UUID=source, Enabled=True)
+    saved = wait_for("version", lambda: drafts.versions("20250928000008"))
+    check("the good draft of a batch is saved", list((saved or {}).values()), [document("good")])
+
+    def bodies():
+        messages = sqs.receive_message(QueueUrl=dead_letters, MaxNumberOfMessages=10, VisibilityTimeout=0)
+        return [json.loads(message["Body"]) for message in messages.get("Messages", [])]
+
+    check("only the broken draft is in the dead-letter queue",
+          wait_for("dead letter", bodies), [{"draft_id": "20250928000009"}])
+    drafts.put("20250928000009", document("repaired"))
+    task = sqs.start_message_move_task(SourceArn=stack.outputs["AutosaveDeadLettersArn"])
+    check("the dead letters are sent again", bool(task.get("TaskHandle")))
+    saved = wait_for("version", lambda: drafts.versions("20250928000009"))
+    check("the repaired draft is saved", list((saved or {}).values()), [document("repaired")])
+    check("the dead-letter queue is empty", bodies(), [])
+    events.enable_rule(Name=rule)
+
+
+def check_operations(account, stack):
+    """Checks alarms, dashboard and logs."""
+    begin("operations")
+    cloudwatch, logs = account.aws.client("cloudwatch"), account.aws.client("logs")
+    gateway = account.aws.client("apigateway")
+    groups = {group["logGroupName"]: group.get("retentionInDays") for group in logs.describe_log_groups()["logGroups"]}
+    function_group, api_group = f"/aws/lambda/{stack.name}", f"/aws/apigateway/{stack.name}"
+    check("the log groups expire", [groups.get(function_group), groups.get(api_group)], [30, 30])
+    check("there is no other log group", [name for name in groups if name not in (function_group, api_group)], [])
+
+    pages = logs.get_paginator("filter_log_events").paginate(logGroupName=function_group)
+    messages = [event["message"] for page in pages for event in page["events"]]
+    lines = [json.loads(message) for message in messages if message.startswith("{")]
+    written = {(directive["Namespace"], metric["Name"])
+               for line in lines for directive in line.get("_aws", {}).get("CloudWatchMetrics", [])
+               for metric in directive["Metrics"]}
+    # The emulator's Lambda and SQS report metrics of their own. It does not read the embedded metric format.
+    written |= {(metric["Namespace"], metric["MetricName"]) for metric in cloudwatch.list_metrics()["Metrics"]}
+    dimensions = {value for line in lines for value in [line.get("FunctionName")] if value}
+    check("the metrics have the function's name", dimensions, {stack.function})
+    queues = {url.rsplit("/", 1)[1] for url in
+              [stack.outputs["DeadLettersUrl"], stack.outputs["AutosaveDeadLettersUrl"]]}
+    alarms = cloudwatch.describe_alarms()["MetricAlarms"]
+    check("the alarms are there", len(alarms), 7)
+    for alarm in alarms:
+        name = alarm["AlarmName"]
+        if alarm["Namespace"] != "AWS/SQS":
+            check(f"{name} watches a metric that is written", (alarm["Namespace"], alarm["MetricName"]) in written)
+        [dimension] = alarm["Dimensions"]
+        check(f"{name} watches a resource of the stack", dimension["Value"] in {stack.function} | queues)
+        check(f"{name} notifies the topic", alarm["AlarmActions"] == alarm["OKActions"] == [TOPIC])
+    [errors] = [alarm for alarm in alarms if alarm["MetricName"] == "Errors"]
+    check("the alarm on errors fires", errors["StateValue"], "ALARM")
+    sqs = account.aws.client("sqs")
+    queue = sqs.get_queue_url(QueueName="alarms")["QueueUrl"]
+
+    def notification():
+        received = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", [])
+        texts = [json.loads(message["Body"])["Message"] for message in received]
+        return [text for text in texts if errors["AlarmName"] in text]
+
+    check("the topic receives the alarm", bool(wait_for("notification", notification)))
+
+    body = json.loads(cloudwatch.get_dashboard(DashboardName=f"{stack.name}-{REGION}")["DashboardBody"])
+    shown = {(metric[0], metric[1]) for widget in body["widgets"] for metric in widget["properties"]["metrics"]}
+    own = {metric for metric in written if metric[0] == "SaveDraft"}
+    check("the dashboard shows the metrics that are written", own <= shown)
+    stage = gateway.get_stage(restApiId=stack.resource("Api"), stageName="openapi")
+    access = stage.get("accessLogSettings") or {}
+    check("the access log is a log group of the stack", (access.get("destinationArn") or "").split(":")[6:7], [api_group])
+    entry = json.loads(re.sub(r"\$context[.\w]+", "-", access.get("format") or "{}"))
+    check("the format of the access log is JSON", "lambdaRequestId" in entry)
+    settings = stage["methodSettings"]["*/*"]
+    check("the execution log is off", settings.get("loggingLevel", "OFF"), "OFF")
+    check("detailed metrics are on", settings["metricsEnabled"])
+
+
+def check_throttling(account, stack):
+    """Checks an update to an open API without autosave, and throttling."""
+    begin("throttling")
+    check("sam deploy updates the stack",
+          stack.deploy(ApiAuth="NONE", Autosave="false", ThrottleRate="1", ThrottleBurst="3"), 0)
+    check("autosave is removed", [stack.resource(name) for name in ["AutosaveQueue", "AutosaveRule"]], [None, None])
+    body = json.dumps({"draft_url": draft_url("20250928000002")})
+    answers = [account.request("POST", stack.url, body) for _ in range(8)]
+    check("NONE needs no key", answers[0].status, 200)
+    refused = [answer for answer in answers if answer.status != 200]
+    check("API Gateway throttles", {answer.summary() for answer in refused}, {(429, "Too Many Requests")})
+    check("the answer has Retry-After", {answer.headers["Retry-After"] for answer in refused}, {"1"})
+
+
+def check_deletion(account, stack):
+    """Deletes the stack, and creates another one on its bucket."""
+    begin("deletion")
+    drafts = Drafts(account, stack.bucket)
+    before = {key: drafts.versions(key) for key in ["20250928000001", "20250928000002"]}
+    check("the stack is deleted", stack.delete(), "ValidationError")
+    check("the saved versions are kept", {key: drafts.versions(key) for key in before}, before)
+    [key] = before["20250928000002"]
+    check("the bucket policy is kept",
+          error_of(drafts.s3.put_object, Bucket=stack.bucket, Key=key, Body=b""), "AccessDenied")
+    left = inventory(account)
+    check("functions, APIs, queues, rules and alarms are deleted",
+          [left[kind] for kind in ["functions", "APIs", "rules", "alarms", "log groups"]], [[]] * 5)
+    check("the log role of API Gateway is kept", left["log role"] != [""])
+
+    second = Stack(account, "second")
+    second.must_deploy(ExistingBucket=stack.bucket, ApiAuth="NONE", SetApiGatewayLogRole="false")
+    check("a second stack uses the existing bucket", second.bucket, stack.bucket)
+    body = json.dumps({"draft_url": draft_url("20250928000001")})
+    answer = account.request("POST", second.url, body)
+    check("it finds the saved version", (answer.status, answer.headers["Draft-Saved"]), (200, "unchanged"))
+    drafts.put("20250928000001", document("third"))
+    check("it saves the next state", account.request("POST", second.url, body).headers["Draft-Saved"], "created")
+    check("its deletion succeeds", second.delete(), "ValidationError")
+    check("its deletion keeps the bucket", len(drafts.versions("20250928000001")), 3)
+
+
+def create_topic(account):
+    """Creates the topic for the alarms, and a queue that receives its messages."""
+    sns, sqs = account.aws.client("sns"), account.aws.client("sqs")
+    queue = sqs.create_queue(QueueName="alarms")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    allow = {"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Principal": {"Service": "sns.amazonaws.com"}, "Action": "sqs:SendMessage", "Resource": arn}]}
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"Policy": json.dumps(allow)})
+    sns.create_topic(Name="alarms")
+    sns.subscribe(TopicArn=TOPIC, Protocol="sqs", Endpoint=arn)
+
+
 def run(account):
-    begin("deployment")
+    check_failed_creation(account)
+    create_topic(account)
     stack = Stack(account, "drafts")
-    stack.must_deploy(CorsOrigin=ORIGIN)
+    stack.must_deploy(CorsOrigin=ORIGIN, AlarmTopicArn=TOPIC)
     check_api(account, stack)
     check_invocations(account, stack)
     check_policies(account, stack)
+    check_maintenance(account, stack)
+    check_authorization(account, stack)
+    check_autosave(account, stack)
+    check_operations(account, stack)
+    check_throttling(account, stack)
+    check_deletion(account, stack)
 
 
 if __name__ == "__main__":
