@@ -755,8 +755,15 @@ def check_deletion(account, stack):
     check("the log role of API Gateway is kept", left["log role"] != [""])
 
     second = Stack(account, "second")
-    second.must_deploy(ExistingBucket=stack.bucket, ApiAuth="NONE", SetApiGatewayLogRole="false")
+    waf = account.aws.client("wafv2")
+    metrics = {"SampledRequestsEnabled": False, "CloudWatchMetricsEnabled": False, "MetricName": "acl"}
+    acl = waf.create_web_acl(Name="acl", Scope="REGIONAL", DefaultAction={"Allow": {}}, VisibilityConfig=metrics)
+    second.must_deploy(ExistingBucket=stack.bucket, ApiAuth="NONE", SetApiGatewayLogRole="false",
+                       WebAclArn=acl["Summary"]["ARN"])
     check("a second stack uses the existing bucket", second.bucket, stack.bucket)
+    stage = f"arn:aws:apigateway:{REGION}::/restapis/{second.resource('Api')}/stages/openapi"
+    protected = waf.get_web_acl_for_resource(ResourceArn=stage).get("WebACL", {})
+    check("its API has the web ACL", protected.get("Name"), "acl")
     body = json.dumps({"draft_url": draft_url("20250928000001")})
     answer = account.request("POST", second.url, body)
     check("it finds the saved version", (answer.status, answer.headers["Draft-Saved"]), (200, "unchanged"))

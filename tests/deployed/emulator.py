@@ -27,7 +27,7 @@ from ministack.core.iam_evaluator import enforce  # noqa: E402
 from ministack.core.responses import get_region  # noqa: E402
 from ministack.core.router import extract_access_key_id  # noqa: E402
 from ministack.services import apigateway_v1 as api_gateway  # noqa: E402
-from ministack.services import lambda_svc, s3  # noqa: E402
+from ministack.services import lambda_svc, s3, waf  # noqa: E402
 from ministack.services.cloudformation import provisioners  # noqa: E402
 
 
@@ -110,7 +110,7 @@ def gap_dead_letter_config():
     patch_handler(
         "AWS::Lambda::Function",
         lambda name, properties: lambda_svc._functions[name]["config"].update(
-            DeadLetterConfig=properties["DeadLetterConfig"]
+            DeadLetterConfig=properties.get("DeadLetterConfig")
         ),
     )
 
@@ -119,13 +119,26 @@ def gap_access_log_setting():
     """CloudFormation ignores `AccessLogSetting` of a stage. The emulator writes no access logs."""
 
     def store(name, properties):
-        setting = properties["AccessLogSetting"]
+        setting = properties.get("AccessLogSetting", {})
         api_gateway._stages_v1[properties["RestApiId"]][name]["accessLogSettings"] = {
-            "destinationArn": setting["DestinationArn"],
-            "format": setting["Format"],
+            "destinationArn": setting.get("DestinationArn"),
+            "format": setting.get("Format"),
         }
 
     patch_handler("AWS::ApiGateway::Stage", store)
+
+
+def gap_web_acl_association():
+    """CloudFormation does not have `AWS::WAFv2::WebACLAssociation`."""
+
+    def create(logical_id, properties, stack):
+        waf._associate_web_acl(properties)
+        return properties["ResourceArn"], {}
+
+    def delete(physical_id, properties):
+        waf._disassociate_web_acl(properties)
+
+    provisioners._RESOURCE_HANDLERS["AWS::WAFv2::WebACLAssociation"] = {"create": create, "delete": delete}
 
 
 def patch_handler(kind, store):
