@@ -56,7 +56,7 @@ def begin(name):
     area = name
 
 
-def wait_for(what, probe, seconds=20.0):
+def wait_for(what, probe, seconds=60.0):
     """Calls `probe` until it returns something true, and returns that, or None after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
@@ -573,9 +573,15 @@ def check_maintenance(account, stack):
     payload = function.invoke(FunctionName=stack.function, Payload=json.dumps({"draft_id": "20250928000002"}))
     check("the errorType of a direct invocation", json.loads(payload["Payload"].read()).get("errorType"),
           "ServiceUnavailable")
-    # The message is received again after a second instead of three minutes.
+    queue = stack.resource("AutosaveQueue")
+    attributes = account.aws.client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
+    policy = json.loads(attributes["RedrivePolicy"])
+    check("the autosave queue has a dead-letter queue",
+          (policy["deadLetterTargetArn"], int(policy["maxReceiveCount"])), (stack.outputs["AutosaveDeadLettersArn"], 5))
+    # The message is received every second instead of every three minutes, and more than five times.
+    redrive = json.dumps({"deadLetterTargetArn": stack.outputs["AutosaveDeadLettersArn"], "maxReceiveCount": 1000})
     account.aws.client("sqs").set_queue_attributes(
-        QueueUrl=stack.resource("AutosaveQueue"), Attributes={"VisibilityTimeout": "1"})
+        QueueUrl=queue, Attributes={"VisibilityTimeout": "1", "RedrivePolicy": redrive})
     Drafts(account, stack.bucket).put("20250928000005", document("maintenance"))
 
 
@@ -611,7 +617,8 @@ def check_autosave(account, stack):
     sqs, function = account.aws.client("sqs"), account.aws.client("lambda")
     events = account.aws.client("events")
     queue, dead_letters = stack.resource("AutosaveQueue"), stack.outputs["AutosaveDeadLettersUrl"]
-    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"VisibilityTimeout": "1"})
+    redrive = json.dumps({"deadLetterTargetArn": stack.outputs["AutosaveDeadLettersArn"], "maxReceiveCount": 5})
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"RedrivePolicy": redrive})
 
     others = ["drafts/20250928000006/draft_meta_info.json", "drafts/20250928000006/assets/draft_content.json.bak",
               "other/20250928000006/draft_content.json"]
