@@ -39,16 +39,14 @@ fn keys(object: &Value) -> BTreeSet<&str> {
     object.keys().map(String::as_str).collect()
 }
 
-/// Returns the resource ARN of the policy statement with the given `Sid`.
+/// Returns the first resource ARN of the policy statement with the given `Sid`.
 fn resource_of(statements: &Value, sid: &str) -> String {
     let statements = statements.as_array().unwrap();
     let statement = statements.iter().find(|statement| statement["Sid"] == sid);
     let resource = &statement.unwrap_or_else(|| panic!("no statement {sid}"))["Resource"];
-    // `!Sub` takes a text, or a list of a text and its variables.
-    let text = resource
-        .as_str()
-        .or_else(|| resource[0].as_str())
-        .unwrap_or_else(|| panic!("{sid} has no resource text: {resource}"));
+    // A list of ARNs, or of the text and the variables of `!Sub`.
+    let text = resource[0].as_str();
+    let text = text.unwrap_or_else(|| panic!("{sid} has no resource: {resource}"));
     text.to_owned()
 }
 
@@ -70,6 +68,8 @@ fn the_function_gets_the_variables_that_it_reads() {
     let mut read = BTreeSet::from(VARIABLES);
     // The AWS SDK and the function's TLS setup read these.
     read.extend(["AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE"]);
+    read.insert("SAVE_FILES");
+    read.remove("FILES_KEY");
     // The template's policies have their defaults.
     for fixed in ["DRAFT_KEY", "SAVED_KEY", "SAVED_BUCKET"] {
         assert!(read.remove(fixed), "the function no longer reads {fixed}");
