@@ -8,32 +8,18 @@ Environment variables:
 Prints one line for each check, and at the end `N passed, N failed`.
 """
 
-import contextlib
-import http.client
 import json
-import os
 import re
-import signal
-import socket
-import ssl
-import subprocess
 import sys
 import tempfile
-import time
-from datetime import datetime, timezone
 from pathlib import Path
 
-import boto3
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.config import Config
 from botocore.credentials import Credentials
-from botocore.exceptions import ClientError
 
-ROOT = Path(__file__).resolve().parents[2]
-BUILD = Path(os.environ.get("BUILD", ROOT / ".aws-sam/build"))
-REGION = "us-east-1"
-ACCOUNT = "123456789012"
+sys.dont_write_bytecode = True
+
+from account import ACCOUNT, REGION, Account, Drafts, Stack, emulator, error_of, wait_for  # noqa: E402
+
 ORIGIN = "https://editor.example"
 TOPIC = f"arn:aws:sns:{REGION}:{ACCOUNT}:alarms"
 VERSION = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]+$")
@@ -56,213 +42,6 @@ def begin(name):
     area = name
 
 
-def wait_for(what, probe, seconds=60.0):
-    """Calls `probe` until it returns something true, and returns that, or None after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = probe()
-        if found or time.monotonic() > deadline:
-            return found or None
-        time.sleep(0.05)
-
-
-def error_of(call, **arguments):
-    """Returns the error code of an AWS API call, or None if it succeeded."""
-    try:
-        call(**arguments)
-    except ClientError as error:
-        return error.response["Error"]["Code"]
-    return None
-
-
-# ---------------------------------------------------------------- Emulator
-
-
-def make_certificates(directory):
-    """Creates a certificate authority and a server certificate, and returns the paths of ca, certificate and key."""
-    ca, ca_key, request = directory / "ca.pem", directory / "ca.key", directory / "server.csr"
-    certificate, key, extensions = directory / "server.pem", directory / "server.key", directory / "extensions"
-    extensions.write_text(f"subjectAltName=IP:127.0.0.1,DNS:*.execute-api.{REGION}.amazonaws.com\n")
-
-    def openssl(*arguments):
-        subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
-
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    openssl("req", "-x509", *new_key, "-keyout", ca_key, "-out", ca, "-days", 2, "-subj", "/CN=save-draft test CA",
-            "-addext", "keyUsage=critical,keyCertSign")
-    openssl("req", *new_key, "-keyout", key, "-out", request, "-subj", "/CN=127.0.0.1")
-    openssl("x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", 2,
-            "-extfile", extensions, "-out", certificate)
-    return ca, certificate, key
-
-
-@contextlib.contextmanager
-def emulator(directory):
-    """Runs the emulator, and yields its port and the path of its certificate authority."""
-    ca, certificate, key = make_certificates(directory)
-    # Functions inherit the emulator's environment, so it holds nothing else.
-    environment = {
-        "PATH": os.defpath,
-        "HOME": str(directory),
-        "TMPDIR": str(directory),
-        "AUTH": "true",
-        "USE_SSL": "1",
-        "MINISTACK_SSL_CERT": str(certificate),
-        "MINISTACK_SSL_KEY": str(key),
-        "MINISTACK_ACCOUNT_ID": ACCOUNT,
-        "MINISTACK_REGION": REGION,
-        "MINISTACK_HOST": f"{REGION}.amazonaws.com",
-        "AWS_CA_BUNDLE": str(ca),
-        "LAMBDA_ASYNC_RETRY_BASE_SECONDS": "0.1",
-        # No engine answers here: functions run as processes.
-        "DOCKER_HOST": f"unix://{directory}/no-docker.sock",
-    }
-    log_path = Path(os.environ.get("KEEP_LOG", directory / "emulator.log"))
-    with open(log_path, "wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, ROOT / "tests/deployed/emulator.py", certificate, key],
-            env=environment, cwd=directory, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
-        )
-        try:
-            line = process.stdout.readline()
-            if not line:
-                sys.exit(f"the emulator did not start:\n{log_path.read_text()}")
-            yield int(line), ca
-        finally:
-            # Its process group holds only the emulator and the functions that it started.
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-class Account:
-    """The emulated AWS account, as an IAM user sees it. The root user is exempt from bucket policies."""
-
-    def __init__(self, port, ca):
-        self.port, self.ca = port, ca
-        root = self.session(Credentials("test", "test"))
-        iam = root.client("iam")
-        everything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
-        self.user_arn, self.credentials = self.create_user(iam, "operator", everything)
-        self.aws = self.session(self.credentials)
-        self.tls = ssl.create_default_context(cafile=ca)
-
-    @staticmethod
-    def create_user(iam, name, policy):
-        arn = iam.create_user(UserName=name)["User"]["Arn"]
-        iam.put_user_policy(UserName=name, PolicyName="policy", PolicyDocument=json.dumps(policy))
-        key = iam.create_access_key(UserName=name)["AccessKey"]
-        return arn, Credentials(key["AccessKeyId"], key["SecretAccessKey"])
-
-    def session(self, credentials):
-        return Session(self.port, self.ca, credentials)
-
-    def request(self, method, url, body=None, headers=None):
-        """Sends a request to the host of `url` at the emulator's address."""
-        host, path = re.fullmatch(r"https://([^/]+)(/.*)", url).groups()
-        connection = http.client.HTTPSConnection(host, context=self.tls, timeout=60)
-        plain = socket.create_connection(("127.0.0.1", self.port), timeout=60)
-        connection.sock = self.tls.wrap_socket(plain, server_hostname=host)
-        with contextlib.closing(connection):
-            connection.request(method, path, body, headers or {})
-            response = connection.getresponse()
-            return Response(response.status, response.headers, response.read())
-
-    def signed(self, credentials, method, url, body):
-        """Sends a request with a Signature Version 4."""
-        request = AWSRequest(method, url, data=body)
-        SigV4Auth(credentials, "execute-api", REGION).add_auth(request)
-        return self.request(method, url, body, dict(request.headers))
-
-
-class Session:
-    def __init__(self, port, ca, credentials):
-        self.options = {
-            "endpoint_url": f"https://127.0.0.1:{port}",
-            "verify": str(ca),
-            "region_name": REGION,
-            "aws_access_key_id": credentials.access_key,
-            "aws_secret_access_key": credentials.secret_key,
-            "aws_session_token": credentials.token,
-            "config": Config(retries={"total_max_attempts": 1}, read_timeout=60),
-        }
-
-    def client(self, service):
-        return boto3.client(service, **self.options)
-
-
-class Response:
-    def __init__(self, status, headers, body):
-        self.status, self.headers, self.body = status, headers, body
-
-    def json(self):
-        return json.loads(self.body)
-
-    def summary(self):
-        """Returns the status and the detail of an error."""
-        try:
-            return self.status, self.json().get("detail")
-        except ValueError:
-            return self.status, self.body
-
-
-class Stack:
-    """A stack that `sam deploy` creates and updates, as docs/operations.md describes."""
-
-    def __init__(self, account, name):
-        self.account, self.name = account, name
-        self.cloudformation = account.aws.client("cloudformation")
-
-    def deploy(self, **parameters):
-        """Runs `sam deploy`, and returns its exit code. Reads the outputs."""
-        arguments = [
-            os.environ.get("SAM", "sam"), "deploy", "--template-file", BUILD / "template.yaml",
-            "--config-file", ROOT / "samconfig.toml", "--stack-name", self.name, "--no-confirm-changeset",
-        ]
-        if parameters:
-            arguments += ["--parameter-overrides", *(f"{key}={value}" for key, value in parameters.items())]
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.account.ca.parent),
-            "AWS_ACCESS_KEY_ID": self.account.credentials.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.account.credentials.secret_key,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_ENDPOINT_URL": f"https://127.0.0.1:{self.account.port}",
-            "AWS_CA_BUNDLE": str(self.account.ca),
-            "SAM_CLI_TELEMETRY": "0",
-            "SAM_CLI_POLL_DELAY": "0.2",
-        }
-        process = subprocess.run(arguments, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-        self.log = process.stdout + process.stderr
-        if process.returncode == 0:
-            self.read_outputs()
-        return process.returncode
-
-    def must_deploy(self, **parameters):
-        if self.deploy(**parameters) != 0:
-            sys.exit(f"sam deploy of {self.name} failed:\n{self.log}")
-
-    def read_outputs(self):
-        stack = self.cloudformation.describe_stacks(StackName=self.name)["Stacks"][0]
-        self.outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
-        self.url, self.function, self.bucket = (
-            self.outputs[key] for key in ("Url", "FunctionName", "BucketName")
-        )
-
-    def resource(self, logical_id):
-        """Returns the physical ID of a resource, or None."""
-        pages = self.cloudformation.get_paginator("list_stack_resources").paginate(StackName=self.name)
-        resources = (resource for page in pages for resource in page["StackResourceSummaries"])
-        found = [r for r in resources if r["LogicalResourceId"] == logical_id]
-        return found[0]["PhysicalResourceId"] if found else None
-
-    def delete(self):
-        self.cloudformation.delete_stack(StackName=self.name)
-        return wait_for("deletion", lambda: error_of(self.cloudformation.describe_stacks, StackName=self.name))
-
-
-# ---------------------------------------------------------------- Drafts
-
-
 def draft_url(draft_id):
     return f"https://capcut-mate.jcaigc.cn/openapi/capcut-mate/v1/get_draft?draft_id={draft_id}"
 
@@ -270,42 +49,6 @@ def draft_url(draft_id):
 def document(text):
     """Returns the bytes of a draft's document, with a content that the tests can tell apart."""
     return json.dumps({"name": text, "tracks": [], "materials": {}, "ratio": "16：9"}, ensure_ascii=False).encode()
-
-
-class Drafts:
-    """The drafts and saved versions in a bucket."""
-
-    def __init__(self, account, bucket):
-        self.s3, self.bucket = account.aws.client("s3"), bucket
-
-    def put(self, draft_id, body):
-        self.put_key(f"drafts/{draft_id}/draft_content.json", body)
-
-    def put_key(self, key, body):
-        self.s3.put_object(Bucket=self.bucket, Key=key, Body=body)
-
-    def keys(self, prefix):
-        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
-        return [item["Key"] for page in pages for item in page.get("Contents", [])]
-
-    def versions(self, draft_id):
-        """Returns the bytes of all saved versions of a draft, by key."""
-        keys = self.keys(f"saved/{draft_id}/")
-        return {key: self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read() for key in keys}
-
-
-def main():
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="save-draft-") as directory:
-        with emulator(Path(directory)) as (port, ca):
-            account = Account(port, ca)
-            run(account)
-    print(f"{results['passed']} passed, {results['failed']} failed ({time.monotonic() - started:.0f} s)")
-    sys.exit(1 if results["failed"] else 0)
-
-
-
-# ---------------------------------------------------------------- Areas
 
 
 def check_api(account, stack):
@@ -412,11 +155,11 @@ def check_invocations(account, stack):
     for draft_id in ["20250928000404", "20250928000003"]:
         function.invoke(FunctionName=stack.function, InvocationType="Event",
                         Payload=json.dumps({"draft_id": draft_id}))
-    saved = wait_for("version", lambda: drafts.versions("20250928000003"))
+    saved = wait_for(lambda: drafts.versions("20250928000003"))
     check("an asynchronous invocation saves the draft", list((saved or {}).values()), [document("asynchronous")])
     queue = stack.outputs["DeadLettersUrl"]
     receive = {"QueueUrl": queue, "MaxNumberOfMessages": 10, "VisibilityTimeout": 0}
-    messages = wait_for("dead letter", lambda: sqs.receive_message(**receive).get("Messages")) or []
+    messages = wait_for(lambda: sqs.receive_message(**receive).get("Messages")) or []
     bodies = [json.loads(message["Body"]) for message in messages]
     # AWS sends the event. The emulator sends the record of a destination, which contains it.
     check("only the failed event is in the dead-letter queue",
@@ -602,7 +345,7 @@ def check_authorization(account, stack):
     check("AWS_IAM refuses a user without permission", account.signed(stranger, "POST", stack.url, body).status, 403)
     signed = account.signed(account.credentials, "POST", stack.url, body)
     check("AWS_IAM accepts a signed request", (signed.status, signed.headers["Draft-Saved"]), (200, "unchanged"))
-    saved = wait_for("version", lambda: drafts.versions("20250928000005"))
+    saved = wait_for(lambda: drafts.versions("20250928000005"))
     check("a draft that was written in the maintenance is saved afterwards",
           list((saved or {}).values()), [document("maintenance")])
     [key] = drafts.versions("20250928000003")
@@ -625,11 +368,11 @@ def check_autosave(account, stack):
     for key in others:
         drafts.put_key(key, document("other"))
     drafts.put("20250928000007", document("autosaved"))
-    saved = wait_for("version", lambda: drafts.versions("20250928000007"))
+    saved = wait_for(lambda: drafts.versions("20250928000007"))
     check("a written draft is saved", list((saved or {}).values()), [document("autosaved")])
     check("other objects are not saved", drafts.keys("saved/20250928000006/"), [])
     drafts.put("20250928000007", document("autosaved again"))
-    saved = wait_for("version", lambda: len(drafts.versions("20250928000007")) == 2)
+    saved = wait_for(lambda: len(drafts.versions("20250928000007")) == 2)
     check("the next state is saved", saved, True)
 
     # One batch with a good and a broken draft, sent while the event source is disabled.
@@ -642,7 +385,7 @@ def check_autosave(account, stack):
     for draft_id in ["20250928000008", "20250928000009"]:
         sqs.send_message(QueueUrl=queue, MessageBody=json.dumps({"draft_id": draft_id}))
     function.update_event_source_mapping(UUID=source, Enabled=True)
-    saved = wait_for("version", lambda: drafts.versions("20250928000008"))
+    saved = wait_for(lambda: drafts.versions("20250928000008"))
     check("the good draft of a batch is saved", list((saved or {}).values()), [document("good")])
 
     def bodies():
@@ -650,13 +393,13 @@ def check_autosave(account, stack):
         return [json.loads(message["Body"]) for message in messages.get("Messages", [])]
 
     check("only the broken draft is in the dead-letter queue",
-          wait_for("dead letter", bodies), [{"draft_id": "20250928000009"}])
+          wait_for(bodies), [{"draft_id": "20250928000009"}])
     drafts.put("20250928000009", document("repaired"))
     # Moves the messages as StartMessageMoveTask does, which the emulator does not have.
     for message in sqs.receive_message(QueueUrl=dead_letters, MaxNumberOfMessages=10).get("Messages", []):
         sqs.send_message(QueueUrl=queue, MessageBody=message["Body"])
         sqs.delete_message(QueueUrl=dead_letters, ReceiptHandle=message["ReceiptHandle"])
-    saved = wait_for("version", lambda: drafts.versions("20250928000009"))
+    saved = wait_for(lambda: drafts.versions("20250928000009"))
     check("the repaired draft is saved", list((saved or {}).values()), [document("repaired")])
     check("the dead-letter queue is empty", bodies(), [])
     events.enable_rule(Name=rule)
@@ -716,7 +459,7 @@ def check_operations(account, stack):
         texts = [json.loads(message["Body"])["Message"] for message in received]
         return [text for text in texts if fired["Failed"] in text]
 
-    check("the topic receives the alarm", bool(wait_for("notification", notification)))
+    check("the topic receives the alarm", bool(wait_for(notification)))
 
     body = json.loads(cloudwatch.get_dashboard(DashboardName=f"{stack.name}-{REGION}")["DashboardBody"])
     shown = {tuple(metric[:4]) for widget in body["widgets"] for metric in widget["properties"]["metrics"]}
@@ -806,6 +549,15 @@ def run(account):
     check_operations(account, stack)
     check_throttling(account, stack)
     check_deletion(account, stack)
+
+
+def main():
+    with tempfile.TemporaryDirectory(prefix="save-draft-") as directory:
+        with emulator(Path(directory)) as (port, ca):
+            account = Account(port, ca)
+            run(account)
+    print(f"{results['passed']} passed, {results['failed']} failed")
+    sys.exit(1 if results["failed"] else 0)
 
 
 if __name__ == "__main__":
