@@ -15,8 +15,6 @@
 
 #[path = "yardsticks/bare.rs"]
 mod bare;
-#[path = "../tests/support/mod.rs"]
-mod support;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -29,15 +27,17 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use save_draft::config::Config;
 use save_draft::events::Source;
-use save_draft::invocation::Payload;
+use save_draft::lambda::SanitizedRequest;
 use serde_json::{Value, json};
+use test_support::fixtures::{BUCKET, post_id, sample_draft};
+use test_support::runtime::{Bootstrap, TIMEOUT};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::support::runtime::{Bootstrap, TIMEOUT};
-use crate::support::{BUCKET, client, post_id, sample_draft};
-
+/// Path of the function's executable.
+const BOOTSTRAP: &str = env!("CARGO_BIN_EXE_bootstrap");
 const KB: usize = 1000;
 const MB: usize = 1000 * KB;
 
@@ -245,7 +245,8 @@ fn deciding() {
     println!("\nDeciding what an event is, beside one serde_json parse of it (bar: 3)\n");
     println!("| event | deciding | parse | deciding / parse |");
     println!("|---|---|---|---|");
-    let config = client::config(BUCKET, &[]);
+    let bucket = |name: &str| Ok((name == "DRAFT_BUCKET").then(|| BUCKET.to_owned()));
+    let config = Config::read(bucket).expect("the configuration is valid");
     let source = Source {
         bucket: BUCKET.to_owned(),
         key: config.draft_key,
@@ -277,7 +278,7 @@ fn deciding() {
         let (mut deciding, mut parsing) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             let begin = Instant::now();
-            let payload: Payload = serde_json::from_str(&event).expect("it is an event");
+            let payload: SanitizedRequest = serde_json::from_str(&event).expect("it is an event");
             deciding.push(begin.elapsed());
             drop(payload);
             let begin = Instant::now();
@@ -317,7 +318,7 @@ fn resident(pid: u32) -> (f64, f64) {
 async fn process(pipe: &Pipe, concurrency: usize) -> Bootstrap {
     let concurrency = concurrency.to_string();
     let own = [("AWS_LAMBDA_MAX_CONCURRENCY", concurrency.as_str())];
-    Bootstrap::start(pipe.environment().iter().copied().chain(own)).await
+    Bootstrap::start(BOOTSTRAP, pipe.environment().iter().copied().chain(own)).await
 }
 
 /// A process of the yardstick, which this program is too.
@@ -328,7 +329,7 @@ async fn bare_handler(pipe: &Pipe) -> Bootstrap {
         ("BARE_PUT", "saved/bench"),
     ];
     let program = std::env::current_exe().expect("it runs");
-    Bootstrap::start_program(program, pipe.environment().iter().copied().chain(own)).await
+    Bootstrap::start(program, pipe.environment().iter().copied().chain(own)).await
 }
 
 /// What a save takes of memory, beside the draft itself.

@@ -3,9 +3,6 @@
 //! An HTTP request becomes an event of API Gateway, goes through the same service that
 //! the Lambda runtime calls, and its answer becomes an HTTP response again.
 
-#[path = "../tests/support/s3/mod.rs"]
-mod s3;
-
 use std::env;
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -29,16 +26,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use lambda_http::lambda_runtime::{Context, LambdaEvent};
 use lambda_http::tower::ServiceExt as _;
+use save_draft::aws;
 use save_draft::config::Config;
-use save_draft::invocation::Function;
-use save_draft::sdk;
+use save_draft::lambda::Function;
 use save_draft::store::Store;
 use save_draft::telemetry::{self, Telemetry};
 use serde_json::{Map, Value, json};
+use test_support::s3::{Fault, S3, S3Options, When};
 use tokio::net::TcpListener;
 use tokio::signal;
-
-use crate::s3::{Fault, S3, S3Options, When};
 
 const USAGE: &str = "\
 Runs the function at http://127.0.0.1:PORT/openapi/capcut-mate/v1/save_draft
@@ -223,14 +219,13 @@ fn let_requests_fail(s3: &S3, percent: f64) {
 
 /// The function, over `s3`.
 fn function(s3: &S3) -> Result<Function, Box<dyn Error>> {
-    let config = Config::read(|name| match name {
-        "DRAFT_BUCKET" => Ok(Some(BUCKET.to_owned())),
-        // The rest may be tried out from the shell.
-        _ => Ok(env::var(name).ok()),
+    let config = Config::from_lookup(|name| match name {
+        "DRAFT_BUCKET" => Some(BUCKET.into()),
+        _ => env::var_os(name),
     })?;
     let user = s3.options();
     let credentials = Credentials::new(&user.access_key, &user.secret_key, None, None, "local");
-    let sdk = sdk::config()
+    let sdk = aws::config_from_env()
         .map_err(|error| error.to_string())?
         .into_builder()
         .endpoint_url(s3.endpoint())

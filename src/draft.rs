@@ -1,5 +1,4 @@
-//! What a draft is: its URL, its id, its document and the versions of it.
-//! Nothing here does I/O.
+//! Drafts and their versions: ids, URLs, digests and version names. No I/O.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,44 +6,41 @@ use std::str::FromStr;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use time::OffsetDateTime;
+use time::UtcOffset;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use url::Url;
 
-use crate::json::{self, NotJson};
-
-/// The identifier of a draft: 1 to 64 ASCII letters, digits, `_` and `-`,
-/// which makes it safe inside an object key and inside a log line.
+/// The id of a draft: 1 to 64 ASCII letters, digits, `_` and `-`. Such an id is safe in object
+/// keys and in log lines.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DraftId(String);
 
 impl DraftId {
-    /// The longest id, in bytes.
+    /// Maximum length, in bytes.
     pub const MAX_BYTES: usize = 64;
 
-    /// Whether `byte` may be part of an id.
-    #[must_use]
-    pub const fn allows(byte: u8) -> bool {
-        byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
-    }
-
-    /// The id as text.
+    /// Returns the id as a string slice.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// The text is not a draft id.
+/// The error for a string that is not a draft id.
 #[derive(Debug, Error)]
-#[error("a draft id is 1 to 64 of A-Z a-z 0-9 _ -")]
+#[error(
+    "the draft id must be 1 to {} ASCII letters, digits, `_` or `-`",
+    DraftId::MAX_BYTES
+)]
 pub struct InvalidDraftId;
 
 impl FromStr for DraftId {
     type Err = InvalidDraftId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if (1..=Self::MAX_BYTES).contains(&text.len()) && text.bytes().all(Self::allows) {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        if (1..=Self::MAX_BYTES).contains(&text.len()) && text.bytes().all(is_allowed) {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidDraftId)
@@ -58,138 +54,108 @@ impl fmt::Display for DraftId {
     }
 }
 
-/// Why a text is not the URL of a draft.
+/// The error for a string that is not the URL of a draft. No variant repeats the input.
 #[derive(Debug, Error)]
 pub enum InvalidDraftUrl {
-    /// Over [`DraftUrl::MAX_CHARS`].
+    /// The string has more than [`DraftUrl::MAX_CHARS`] characters.
     #[error("the URL is longer than {} characters", DraftUrl::MAX_CHARS)]
     TooLong,
-    /// A control character or white space, which no URL contains (RFC 3986, section 2)
-    /// and which URL parsers quietly drop.
-    #[error("the URL contains white space or a control character")]
-    NotPrintable,
-    /// Not `http://` or `https://` at its start.
+    /// The string contains a space or a control character, or a backslash before its query. None
+    /// is allowed in a URL (RFC 3986, section 2), and URL parsers drop or replace them.
+    #[error("the URL contains a space, a control character or a backslash")]
+    ForbiddenCharacter,
+    /// The string does not start with `http://` or `https://` and a host.
     #[error("the URL is not an absolute http or https URL")]
     NotHttp,
-    /// Not a URL.
+    /// The string is not a URL (WHATWG URL Standard).
     #[error("the URL is not well formed")]
     Malformed(#[from] url::ParseError),
-    /// A host that is not in `DRAFT_URL_HOSTS`.
-    #[error("the URL's host is not one of those allowed")]
+    /// The host is not in `DRAFT_URL_HOSTS`.
+    #[error("the host of the URL is not listed in DRAFT_URL_HOSTS")]
     HostNotAllowed,
-    /// No `draft_id` in the query, or more than one.
-    #[error("the URL has {0} draft_id parameters, not one")]
-    NotOneId(usize),
-    /// A `draft_id` that is none.
+    /// The query does not contain `draft_id` exactly once.
+    #[error("the URL must have one draft_id parameter, got {0}")]
+    DraftIdCount(usize),
+    /// The `draft_id` is not valid.
     #[error(transparent)]
-    Id(#[from] InvalidDraftId),
+    InvalidId(#[from] InvalidDraftId),
 }
 
-/// The URL of a draft, of which only the draft's id is of use: it is never fetched.
+/// The URL of a draft, as returned by `create_draft`. It is never fetched: only the draft id in its
+/// query is used.
 #[derive(Debug)]
 pub struct DraftUrl {
     id: DraftId,
 }
 
 impl DraftUrl {
-    /// The longest URL, in characters.
+    /// Maximum length, in characters.
     pub const MAX_CHARS: usize = 2048;
 
-    /// Reads `text`; where `hosts` is not empty, the URL's host has to be in it
-    /// (lower case, as [`Url::host_str`] gives them).
+    /// Parses `text`. If `allowed_hosts` is not empty, it must contain the URL's host, written as
+    /// [`Url::host_str`] returns it.
     ///
     /// # Errors
     ///
-    /// If `text` is not an absolute `http` or `https` URL (WHATWG URL Standard)
-    /// with a host and exactly one usable `draft_id` in its query.
-    pub fn parse(text: &str, hosts: &[String]) -> Result<Self, InvalidDraftUrl> {
+    /// Returns an error unless `text` is an absolute `http` or `https` URL (WHATWG URL Standard)
+    /// with exactly one valid `draft_id` in its query.
+    pub fn parse(text: &str, allowed_hosts: &[String]) -> Result<Self, InvalidDraftUrl> {
         if text.chars().nth(Self::MAX_CHARS).is_some() {
             return Err(InvalidDraftUrl::TooLong);
         }
-        if text.chars().any(|c| c.is_control() || c == ' ') {
-            return Err(InvalidDraftUrl::NotPrintable);
+        let before_query = text.split(['?', '#']).next().unwrap_or_default();
+        if text.chars().any(|c| c.is_control() || c == ' ') || before_query.contains('\\') {
+            return Err(InvalidDraftUrl::ForbiddenCharacter);
         }
-        // The URL Standard also reads `http:host` and `http:\\host`; nobody means those.
+        // The URL Standard also accepts `http:host`.
         let (scheme, rest) = text.split_once("://").ok_or(InvalidDraftUrl::NotHttp)?;
-        let http = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
-        if !http || rest.starts_with(['/', '\\', '?', '#']) {
+        let is_http = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+        if !is_http || rest.starts_with(['/', '?', '#']) {
             return Err(InvalidDraftUrl::NotHttp);
         }
         let url = Url::parse(text)?;
         let host = url.host_str().unwrap_or_default();
-        if !hosts.is_empty() && !hosts.iter().any(|allowed| allowed == host) {
+        if !allowed_hosts.is_empty() && !allowed_hosts.iter().any(|allowed| allowed == host) {
             return Err(InvalidDraftUrl::HostNotAllowed);
         }
-        let mut ids = url.query_pairs().filter(|(name, _)| name == "draft_id");
-        match (ids.next(), ids.count()) {
-            (Some((_, id)), 0) => Ok(Self { id: id.parse()? }),
-            (first, more) => Err(InvalidDraftUrl::NotOneId(
-                usize::from(first.is_some()) + more,
-            )),
+        let ids: Vec<_> = url
+            .query_pairs()
+            .filter(|(name, _)| name == "draft_id")
+            .collect();
+        match ids.as_slice() {
+            [(_, id)] => Ok(Self { id: id.parse()? }),
+            ids => Err(InvalidDraftUrl::DraftIdCount(ids.len())),
         }
     }
 
-    /// The id of the draft that the URL names.
+    /// Returns the id of the draft.
     #[must_use]
     pub fn into_id(self) -> DraftId {
         self.id
     }
 }
 
-/// Why bytes are not the document of a draft.
-#[derive(Debug, Error)]
-pub enum InvalidDocument {
-    /// Nothing in it, as an editor leaves it that overwrites in place.
-    #[error("the document is empty")]
-    Empty,
-    /// Not UTF-8.
-    #[error("the document is not UTF-8")]
-    NotUtf8(#[from] std::str::Utf8Error),
-    /// JSON, but no object.
-    #[error("the document is not a JSON object")]
-    NotAnObject,
-    /// Cut short or mangled.
-    #[error("the document is not JSON: {0}")]
-    NotJson(#[from] NotJson),
-}
-
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
-/// Checks that `bytes` are one complete JSON object, as Python's `json` reads it:
-/// `NaN`, `Infinity` and lone surrogate escapes pass, because editors write them.
-///
-/// # Errors
-///
-/// If the document is empty, cut short, mangled, or no object.
-pub fn check_document(bytes: &[u8]) -> Result<(), InvalidDocument> {
-    // Python drops a byte order mark; it is stored all the same.
-    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
-    let text = std::str::from_utf8(bytes)?;
-    match text.trim_ascii_start().bytes().next() {
-        None => Err(InvalidDocument::Empty),
-        Some(b'{') => Ok(json::check(text)?),
-        Some(_) => Err(InvalidDocument::NotAnObject),
-    }
-}
-
-/// The SHA-256 of a document.
+/// A SHA-256 digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sha256Digest([u8; 32]);
 
 impl Sha256Digest {
-    /// The digest of `bytes`.
+    /// Number of hexadecimal digits of a digest.
+    pub const HEX_DIGITS: usize = 64;
+
+    /// Computes the digest of `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The digest of what `hasher` was fed.
+    /// Finishes `hasher`.
     #[must_use]
     pub fn from_hasher(hasher: Sha256) -> Self {
         Self(hasher.finalize().into())
     }
 
-    /// The digest's 32 bytes.
+    /// Returns the 32 bytes of the digest.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -197,46 +163,44 @@ impl Sha256Digest {
 }
 
 impl fmt::Display for Sha256Digest {
-    /// All 64 hexadecimal digits, lower case.
+    /// Writes 64 lower-case hexadecimal digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
-/// The name of a version: when its state was written, and what that state is.
+/// The name of a version: `{YYYYMMDDTHHMMSSZ}-{SHA-256, 64 hexadecimal digits}`.
 ///
-/// `{YYYYMMDDTHHMMSSZ}-{first 16 hex digits of the SHA-256}`: names sort as their
-/// times, and equal states have equal names.
+/// Names sort by the time at which the state was written, and equal states have equal names. All
+/// digits of the hash are part of the name: with fewer, two documents with the same prefix can be
+/// found on purpose, and the second would count as saved.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Version(String);
 
-const SECONDS: &[BorrowedFormatItem<'_>] =
+const VERSION_TIME_FORMAT: &[BorrowedFormatItem<'_>] =
     format_description!("[year][month][day]T[hour][minute][second]Z");
-const HASH_DIGITS: usize = 16;
 
 impl Version {
-    /// How long a name is, in bytes.
-    pub const BYTES: usize = "YYYYMMDDTHHMMSSZ-".len() + HASH_DIGITS;
+    /// Length of a name, in bytes.
+    pub const BYTES: usize = "YYYYMMDDTHHMMSSZ-".len() + Sha256Digest::HEX_DIGITS;
 
-    /// The version of a draft whose object was last modified at `last_modified`
-    /// (exact to the second, which is what S3 tells) and has the digest `sha256`.
+    /// Creates the name for a state written at `last_modified` (to the second, the precision of
+    /// `Last-Modified`) with the digest `sha256`.
     ///
     /// # Errors
     ///
-    /// None for the years 0 to 9999, which are all that S3 can tell.
+    /// Returns an error for years outside 0 to 9999, which an HTTP date cannot express.
     pub fn new(
         last_modified: OffsetDateTime,
         sha256: &Sha256Digest,
     ) -> Result<Self, time::error::Format> {
-        let mut name = last_modified
-            .to_offset(time::UtcOffset::UTC)
-            .format(SECONDS)?;
-        name.push('-');
-        name.push_str(&sha256.to_string()[..HASH_DIGITS]);
-        Ok(Self(name))
+        let time = last_modified
+            .to_offset(UtcOffset::UTC)
+            .format(VERSION_TIME_FORMAT)?;
+        Ok(Self(format!("{time}-{sha256}")))
     }
 
-    /// The name as text.
+    /// Returns the name as a string slice.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -246,5 +210,124 @@ impl Version {
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<String, String> {
+        let url = DraftUrl::parse(text, &[]).map_err(|error| error.to_string())?;
+        Ok(url.into_id().to_string())
+    }
+
+    #[test]
+    fn accepts_ids_of_all_known_forms() {
+        for id in [
+            "20251126220753b7e35362",
+            "2025092811473036584258",
+            "2f52a63b-8c6a-4417-8b01-1b2a569ccb6c",
+            "a",
+            &"a".repeat(64),
+        ] {
+            assert_eq!(id.parse::<DraftId>().expect("a valid id").as_str(), id);
+        }
+    }
+
+    #[test]
+    fn refuses_strings_that_are_unsafe_in_keys() {
+        for id in [
+            "",
+            &"a".repeat(65),
+            "a/b",
+            "..",
+            "a b",
+            "a.b",
+            "ä",
+            "a\n",
+            "a%2f",
+        ] {
+            assert!(id.parse::<DraftId>().is_err(), "{id:?} is not an id");
+        }
+    }
+
+    #[test]
+    fn reads_the_draft_id_of_a_url() {
+        for url in [
+            "https://cm.jcaigc.cn/openapi/v1/get_draft?draft_id=abc",
+            "http://localhost:30000/openapi/v1/get_draft?a=1&draft_id=abc#x",
+            "HTTPS://[::1]:8080/?draft_id=%61bc",
+            "https://用户.example/?draft_id=abc",
+            r"https://example.com/?draft_id=abc&path=C:\drafts",
+        ] {
+            assert_eq!(parse(url).as_deref(), Ok("abc"), "{url}");
+        }
+    }
+
+    #[test]
+    fn refuses_urls_without_exactly_one_draft_id() {
+        for (url, count) in [
+            ("https://example.com/", 0),
+            ("https://example.com/?Draft_id=abc", 0),
+            ("https://example.com/#?draft_id=abc", 0),
+            ("https://example.com/?draft_id=a&draft_id=a", 2),
+            ("https://example.com/?draft_id=a&draft_id=b&draft_id=c", 3),
+        ] {
+            let expected = format!("the URL must have one draft_id parameter, got {count}");
+            assert_eq!(parse(url), Err(expected), "{url}");
+        }
+    }
+
+    #[test]
+    fn refuses_strings_that_are_not_http_urls() {
+        let long = format!("https://example.com/?draft_id=a&x={}", "a".repeat(2048));
+        for url in [
+            "",
+            "draft_id=abc",
+            "/get_draft?draft_id=abc",
+            "//example.com/?draft_id=abc",
+            "ftp://example.com/?draft_id=abc",
+            "http:example.com/?draft_id=abc",
+            "http:///?draft_id=abc",
+            "https://?draft_id=abc",
+            "https://exa mple.com/?draft_id=abc",
+            "https://example.com/\n?draft_id=abc",
+            " https://example.com/?draft_id=abc",
+            "https://example.com:99999/?draft_id=abc",
+            r"https:\\example.com\?draft_id=abc",
+            &long,
+        ] {
+            assert!(parse(url).is_err(), "{url:?} is not the URL of a draft");
+        }
+    }
+
+    #[test]
+    fn accepts_only_allowed_hosts() {
+        let hosts = ["allowed.example".to_owned()];
+        let is_allowed = |url: &str| DraftUrl::parse(url, &hosts).is_ok();
+        assert!(is_allowed("https://allowed.example/?draft_id=abc"));
+        assert!(is_allowed(
+            "https://user:pw@ALLOWED.example:8443/?draft_id=abc"
+        ));
+        for url in [
+            "https://other.example/?draft_id=abc",
+            "https://allowed.example@other.example/?draft_id=abc",
+            r"https://allowed.example\@other.example/?draft_id=abc",
+            r"https://other.example\@allowed.example/?draft_id=abc",
+            "https://allowed.example.other.example/?draft_id=abc",
+        ] {
+            assert!(!is_allowed(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn version_has_the_time_and_all_digits_of_the_hash() {
+        let time = OffsetDateTime::from_unix_timestamp(1_759_060_050).expect("a valid time");
+        let version = Version::new(time, &Sha256Digest::of(b"{}")).expect("a valid year");
+        let expected =
+            "20250928T114730Z-44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+        assert_eq!(version.as_str(), expected);
+        assert_eq!(expected.len(), Version::BYTES);
     }
 }

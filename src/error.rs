@@ -1,27 +1,34 @@
-//! Why a draft was not saved, by what the caller should do next.
+//! Errors of a save, classified by what the caller should do next.
 
 use std::error::Error as StdError;
 use std::fmt;
 
-/// The kinds of failure. Each is one instruction to the caller; HTTP statuses
-/// and the `errorType` of a failed invocation follow from it.
+use serde_json::error::Category;
+
+/// Any error, as the cause of another.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// Classifies an error by what the caller should do next. HTTP status codes and the `errorType` of
+/// a failed invocation are derived from it.
+///
+/// The order is the order of precedence where one invocation has several errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// The request is wrong: sending it again will not help.
+pub enum ErrorKind {
+    /// The request is invalid: the caller has to change it.
     InvalidRequest,
-    /// There is no draft with that id.
+    /// No draft has that id.
     DraftNotFound,
-    /// It will not work, and somebody has to look at the log.
+    /// The save would fail again: an operator has to read the log.
     SaveFailed,
-    /// It may work if it is tried again.
+    /// The save may succeed when it is retried.
     ServiceUnavailable,
 }
 
-impl Kind {
-    /// The name that state machines catch and retry on, the `errorType` of a
-    /// failed invocation.
+impl ErrorKind {
+    /// Returns the name used as the `errorType` of a failed invocation, which state machines
+    /// match on.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::InvalidRequest => "InvalidRequest",
             Self::DraftNotFound => "DraftNotFound",
@@ -31,51 +38,36 @@ impl Kind {
     }
 }
 
-/// What an error was caused by.
-pub type Cause = Box<dyn StdError + Send + Sync>;
-
-/// The cause that `error` is, without what it found in the JSON: `serde_json` repeats that,
-/// and it may be a URL with a password in it.
-#[must_use]
-pub fn unread(error: &serde_json::Error) -> Cause {
-    let text = error.to_string();
-    match text.rsplit_once(", expected ") {
-        Some((_, expected)) => format!("expected {expected}").into(),
-        None => text.into(),
-    }
-}
-
-/// A save that did not happen: a kind and a text for the caller, and a cause
-/// that is only for the log.
+/// A failed save: a kind and a documented text for the caller, and a cause for the log.
 #[derive(Debug)]
 pub struct Error {
-    kind: Kind,
+    kind: ErrorKind,
     detail: &'static str,
-    cause: Cause,
+    cause: BoxError,
 }
 
 impl Error {
-    /// The request is wrong in the way that `detail` tells its sender.
-    pub fn invalid_request(detail: &'static str, cause: impl Into<Cause>) -> Self {
-        Self::new(Kind::InvalidRequest, detail, cause)
+    /// Creates an error of the kind `InvalidRequest`; `detail` is sent to the caller.
+    pub fn invalid_request(detail: &'static str, cause: impl Into<BoxError>) -> Self {
+        Self::new(ErrorKind::InvalidRequest, detail, cause)
     }
 
-    /// No draft has the id that was asked for.
-    pub fn draft_not_found(cause: impl Into<Cause>) -> Self {
-        Self::new(Kind::DraftNotFound, "Draft does not exist", cause)
+    /// Creates an error of the kind `DraftNotFound`.
+    pub fn draft_not_found(cause: impl Into<BoxError>) -> Self {
+        Self::new(ErrorKind::DraftNotFound, "Draft does not exist", cause)
     }
 
-    /// The save failed, and would fail again.
-    pub fn save_failed(cause: impl Into<Cause>) -> Self {
-        Self::new(Kind::SaveFailed, "Save failed", cause)
+    /// Creates an error of the kind `SaveFailed`.
+    pub fn save_failed(cause: impl Into<BoxError>) -> Self {
+        Self::new(ErrorKind::SaveFailed, "Save failed", cause)
     }
 
-    /// The save failed for now.
-    pub fn unavailable(cause: impl Into<Cause>) -> Self {
-        Self::new(Kind::ServiceUnavailable, "Service unavailable", cause)
+    /// Creates an error of the kind `ServiceUnavailable`.
+    pub fn unavailable(cause: impl Into<BoxError>) -> Self {
+        Self::new(ErrorKind::ServiceUnavailable, "Service unavailable", cause)
     }
 
-    fn new(kind: Kind, detail: &'static str, cause: impl Into<Cause>) -> Self {
+    fn new(kind: ErrorKind, detail: &'static str, cause: impl Into<BoxError>) -> Self {
         Self {
             kind,
             detail,
@@ -83,21 +75,21 @@ impl Error {
         }
     }
 
-    /// What the caller should do next.
+    /// Returns the kind of the error.
     #[must_use]
-    pub const fn kind(&self) -> Kind {
+    pub const fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// The text for the caller, as the API documents it.
+    /// Returns the text for the caller, as documented in `docs/openapi.yaml`.
     #[must_use]
     pub const fn detail(&self) -> &'static str {
         self.detail
     }
 
-    /// The whole chain of causes in one line, for the log.
+    /// Returns the cause and its sources in one line, for the log only.
     #[must_use]
-    pub fn causes(&self) -> String {
+    pub fn cause_chain(&self) -> String {
         let mut line = self.cause.to_string();
         let mut next = self.cause.source();
         while let Some(cause) = next {
@@ -122,5 +114,49 @@ impl fmt::Display for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         Some(self.cause.as_ref())
+    }
+}
+
+/// Describes `error` by its category and position only: its own text may quote the input, which
+/// may contain credentials.
+#[must_use]
+pub fn redact_json_error(error: &serde_json::Error) -> BoxError {
+    let problem = match error.classify() {
+        Category::Syntax => "invalid JSON",
+        Category::Data => "unexpected JSON value",
+        Category::Eof => "incomplete JSON",
+        Category::Io => "unreadable JSON",
+    };
+    format!(
+        "{problem} at line {}, column {}",
+        error.line(),
+        error.column()
+    )
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cause_chain_names_each_source_once() {
+        let source = "x".parse::<u8>().expect_err("not a number");
+        let source_text = source.to_string();
+        let error = Error::unavailable(source);
+        assert_eq!(error.cause_chain(), source_text);
+        assert_eq!(error.to_string(), "Service unavailable");
+    }
+
+    #[test]
+    fn redacted_json_errors_do_not_quote_the_input() {
+        for (input, expected) in [
+            (r#""secret""#, "unexpected JSON value at line 1, column 8"),
+            ("secret", "invalid JSON at line 1, column 1"),
+            ("", "incomplete JSON at line 1, column 0"),
+        ] {
+            let error = serde_json::from_str::<u8>(input).expect_err("not a number");
+            assert_eq!(redact_json_error(&error).to_string(), expected);
+        }
     }
 }

@@ -1,41 +1,54 @@
-//! Saves Jianying/CapCut drafts: reads a draft's document from S3 and writes an immutable,
-//! versioned copy of it. An AWS Lambda function, for HTTP and for events.
+//! Saves Jianying/CapCut drafts: reads a draft's document from S3 and creates an immutable version
+//! of it. Runs on AWS Lambda, for HTTP requests and for events.
 //!
-//! # The flow
+//! # Flow
 //!
-//! [`invocation`] gets a payload from the Lambda runtime. [`http`] or [`events`] reads it
-//! into the id of a [`draft`], and hands that to [`save`]; [`save`] reads the document
-//! from the [`store`], names the version, and creates it there. The way back is an answer
-//! or an [`error`], whose kind says what the caller should do next. What happened on the
-//! way is written by [`telemetry`].
+//! 1. [`lambda`] receives the payload of an invocation and reads the draft ids in it.
+//! 2. [`save`] reads the document of each draft from the [`store`], validates it as a [`document`],
+//!    names its [version](draft::Version) and creates it in the store. With `SAVE_FILES=true`,
+//!    [`files`] copies the draft's other files before that.
+//! 3. [`lambda`] turns the result, or the [`error`], into the response that the trigger expects.
+//! 4. [`telemetry`] logs each save and writes the metrics of the invocation.
 //!
 //! # Invariants
 //!
-//! 1. A success is answered only after S3 confirmed that the version is there.
-//! 2. A version is created once and never changed: every write carries `If-None-Match: *`.
-//! 3. A version holds one state of the draft, to the last byte: what was read short, or is
-//!    no JSON object, is never written.
-//! 4. The same state always has the same version, so a save may be repeated and raced.
-//! 5. A save makes two requests to S3, as long as S3 answers them.
+//! 1. A success is reported only after S3 has confirmed that the version exists.
+//! 2. A version is created once and never changed: every write has `If-None-Match: *`.
+//! 3. A version is one state of the draft, byte for byte. A document that was read incompletely, or
+//!    is not a JSON object, is never written.
+//! 4. The same state always has the same version, so that saves can be repeated and run concurrently.
+//! 5. A save makes two requests to S3, unless a request has to be retried or other files are saved.
 //! 6. Every invocation is answered before its deadline.
-//! 7. A client sees the documented texts and nothing of their causes; the log sees the
-//!    causes, and nothing of a draft's content.
+//! 7. A client receives only documented texts. Causes are logged, without the content of a draft.
 //!
-//! # The modules
+//! # Modules
 //!
-//! Dependencies point one way: `main -> invocation -> http, events -> save -> store, keys,
-//! draft -> json, error`. [`save`] knows no event and no HTTP; [`store`] is the only module
-//! that names the S3 SDK.
+//! ```text
+//! main        Lambda entry point
+//!   lambda      everything that knows Lambda: dispatch, HTTP, events
+//!     telemetry   logs and metrics
+//!       save        the use case
+//!         files       the draft's other files
+//!           store       S3 operations
+//!             config      environment variables
+//!               keys        object key templates
+//!               document    validation of a document
+//!               aws         SDK configuration
+//!                 draft       draft ids, URLs, digests, versions
+//!                 error       errors by what the caller should do
+//! ```
+//!
+//! A module uses only modules below it: [`save`] knows neither Lambda nor HTTP, and [`store`] knows
+//! no status code of the API.
 
+pub mod aws;
 pub mod config;
+pub mod document;
 pub mod draft;
 pub mod error;
-pub mod events;
-pub mod http;
-pub mod invocation;
-pub mod json;
+pub mod files;
 pub mod keys;
+pub mod lambda;
 pub mod save;
-pub mod sdk;
 pub mod store;
 pub mod telemetry;

@@ -1,4 +1,4 @@
-//! The Lambda binary: sets up, and runs the function.
+//! Lambda entry point: sets up logs, configuration and clients, and runs the function.
 
 use std::env;
 use std::io;
@@ -6,42 +6,50 @@ use std::process::ExitCode;
 
 use lambda_http::lambda_runtime;
 use mimalloc::MiMalloc;
+use save_draft::aws;
 use save_draft::config::Config;
-use save_draft::invocation::Function;
-use save_draft::sdk;
+use save_draft::error::BoxError;
+use save_draft::lambda::Function;
 use save_draft::store::Store;
 use save_draft::telemetry::{self, Telemetry};
 use tokio::runtime;
 
-/// The SDK allocates by the hundred for each request.
+/// Faster than the system allocator: the SDK makes hundreds of small allocations for each request.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     telemetry::init_logs(io::stdout);
-    match start() {
+    if env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
+        eprintln!(
+            "This program runs on AWS Lambda. To run the function on this machine, use: \
+             cargo run --example local"
+        );
+        return ExitCode::FAILURE;
+    }
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(target: "save_draft", %error, "the function did not start");
+            tracing::error!(target: "save_draft", error, "the function stopped");
             ExitCode::FAILURE
         }
     }
 }
 
-fn start() -> Result<(), lambda_http::Error> {
+fn run() -> Result<(), BoxError> {
     let config = Config::from_env()?;
-    // One invocation at a time needs one thread, which starts faster; more are only there
-    // on Lambda Managed Instances, which set this variable.
-    let concurrency = env::var("AWS_LAMBDA_MAX_CONCURRENCY").unwrap_or_default();
-    let concurrent = concurrency.parse().is_ok_and(|most: u32| most > 1);
-    let mut builder = if concurrent {
+    // Lambda Managed Instances run several invocations in one process and set this variable. With
+    // one invocation at a time, a single thread starts faster.
+    let max_concurrency = env::var("AWS_LAMBDA_MAX_CONCURRENCY").unwrap_or_default();
+    let is_concurrent = max_concurrency.parse().is_ok_and(|max: u32| max > 1);
+    let mut builder = if is_concurrent {
         runtime::Builder::new_multi_thread()
     } else {
         runtime::Builder::new_current_thread()
     };
     builder.enable_all().build()?.block_on(async {
-        let sdk = sdk::config()?;
-        let store = Store::new(&sdk, &config);
+        let sdk_config = aws::config_from_env()?;
+        let store = Store::new(&sdk_config, &config);
         let function_name = env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
         let function = Function::new(&config, store, Telemetry::new(function_name));
         lambda_runtime::run_concurrent(function.into_service()).await

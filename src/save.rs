@@ -1,55 +1,50 @@
-//! The use case: read a draft, write an immutable version of it.
-//! Knows no event and no HTTP.
+//! The use case: reads a draft's document and creates an immutable version of it.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
 
 use crate::config::Config;
-use crate::draft::{self, DraftId, Version};
+use crate::document;
+use crate::draft::{DraftId, Sha256Digest, Version};
 use crate::error::Error;
+use crate::files::{FileSaver, FilesReport, SavedFiles};
 use crate::keys::{DraftKey, SavedKey};
-use crate::store::{Creation, Document, Store};
+use crate::store::{CreateOutcome, Document, NewObject, Store};
 
-/// A draft that is safe now.
+/// A saved draft.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Saved {
-    /// The version that holds the draft's state.
+    /// The version that holds the state of the draft.
     pub version: Version,
-    /// Whether this save made it, or found it.
-    pub creation: Creation,
+    /// Whether this save created the version or found it.
+    pub outcome: CreateOutcome,
 }
 
-impl Saved {
-    /// `created` or `unchanged`.
-    #[must_use]
-    pub const fn word(&self) -> &'static str {
-        match self.creation {
-            Creation::Created => "created",
-            Creation::AlreadyExists => "unchanged",
-        }
-    }
-}
-
-/// A save, however it ended, with what there is to say about it.
+/// The result of a save, with what is logged and measured about it.
 #[derive(Debug)]
-pub struct Attempt {
-    /// The draft.
+pub struct SaveReport {
+    /// Id of the draft.
     pub draft_id: DraftId,
-    /// What became of it.
+    /// The saved version, or the error.
     pub result: Result<Saved, Error>,
-    /// How long all of it took.
+    /// Duration of the save.
     pub elapsed: Duration,
-    /// The size of the document, once it was read.
+    /// Size of the document in bytes, if it was read.
     pub bytes: Option<u64>,
-    /// How long S3 took to deliver the document.
+    /// Time to read the document from S3.
     pub read: Option<Duration>,
-    /// How long S3 took to store the version.
+    /// Time to write the version to S3.
     pub write: Option<Duration>,
+    /// The draft's other files, if they are saved too.
+    pub files: Option<FilesReport>,
 }
 
 /// Saves drafts.
@@ -58,84 +53,175 @@ pub struct Saver {
     store: Store,
     draft_key: DraftKey,
     saved_key: SavedKey,
+    /// `None` if only the document is saved.
+    files: Option<FileSaver>,
     maintenance: bool,
+    /// Limits the validations on blocking threads to one at a time, which bounds their memory.
+    validation: Arc<Semaphore>,
 }
 
+/// Maximum number of times that the document is read while it changes beside the draft's files.
+const MAX_READS: u32 = 5;
+
+/// Documents up to this size are validated on the thread that serves the invocation, in about a
+/// millisecond. Larger ones would delay the deadline's timer.
+const MAX_INLINE_VALIDATION_BYTES: usize = 1 << 20;
+
 impl Saver {
-    /// A saver over `store` that finds and names things as `config` says.
+    /// Creates a saver that reads and writes through `store`, with the keys in `config`.
     #[must_use]
     pub fn new(store: Store, config: &Config) -> Self {
+        let files = config.files_key.clone().map(|files_key| {
+            let is_one_bucket = config.draft_bucket == config.saved_bucket;
+            let draft_key = config.draft_key.clone();
+            FileSaver::new(store.clone(), draft_key, files_key, is_one_bucket)
+        });
         Self {
             store,
             draft_key: config.draft_key.clone(),
             saved_key: config.saved_key.clone(),
+            files,
             maintenance: config.maintenance,
+            validation: Arc::new(Semaphore::new(1)),
         }
     }
 
-    /// Saves the draft `draft_id` as it is now, and answers by `deadline`.
+    /// Saves the current state of the draft `draft_id`, and returns by `deadline`.
     ///
-    /// Two requests to S3. Saving the same state again finds the version that is there,
-    /// so this may be repeated, raced and cut off at any point.
-    pub async fn save(&self, draft_id: DraftId, deadline: Instant) -> Attempt {
-        let begin = Instant::now();
-        let mut attempt = Attempt {
+    /// Makes two requests to S3, and more if the draft's other files are saved. May be repeated, run concurrently and interrupted at any point: the
+    /// same state always has the same version.
+    pub async fn save(&self, draft_id: DraftId, deadline: Instant) -> SaveReport {
+        let start = Instant::now();
+        let mut report = SaveReport {
             draft_id,
-            result: Err(Error::unavailable("the save was put off for maintenance")),
+            result: Err(Error::unavailable("maintenance mode is on")),
             elapsed: Duration::ZERO,
             bytes: None,
             read: None,
             write: None,
+            files: None,
         };
         if !self.maintenance {
-            attempt.result = if begin < deadline {
-                // In its place from the beginning: it is large to be moved.
-                let saved = pin!(self.run(&mut attempt));
-                let in_time = timeout_at(deadline.into(), saved).await;
-                in_time.unwrap_or_else(|_| Err(Error::unavailable("the time ran out")))
+            report.result = if start < deadline {
+                // Pinned here because the future is large to move.
+                let saved = pin!(self.run(&mut report));
+                let saved = timeout_at(deadline.into(), saved).await;
+                saved.unwrap_or_else(|_| Err(Error::unavailable("the save ran out of time")))
             } else {
-                Err(Error::unavailable("there was no time left to begin"))
+                Err(Error::unavailable("no time was left to start the save"))
             };
         }
-        attempt.elapsed = begin.elapsed();
-        attempt
+        report.elapsed = start.elapsed();
+        report
     }
 
-    async fn run(&self, attempt: &mut Attempt) -> Result<Saved, Error> {
-        let id = &attempt.draft_id;
-        let begin = Instant::now();
-        let document = self.store.read(&self.draft_key.of(id)).await;
-        attempt.read = Some(begin.elapsed());
-        let document = document?;
-        attempt.bytes = Some(document.bytes.len() as u64);
-        draft::check_document(&document.bytes).map_err(Error::save_failed)?;
+    async fn run(&self, report: &mut SaveReport) -> Result<Saved, Error> {
+        for _ in 0..MAX_READS {
+            let document = self.read(report).await?;
+            let files = match &self.files {
+                None => None,
+                Some(files) => {
+                    let report_files = report.files.get_or_insert_default();
+                    match files
+                        .save(&report.draft_id, &document, report_files)
+                        .await?
+                    {
+                        Some(saved) if saved.is_empty() => None,
+                        Some(saved) => Some(saved),
+                        None => continue,
+                    }
+                }
+            };
+            let start = Instant::now();
+            let saved = self.write(&report.draft_id, document, files.as_ref()).await;
+            report.write = Some(start.elapsed());
+            return saved;
+        }
+        let cause = format!("the document changed during {MAX_READS} attempts to save the draft");
+        Err(Error::unavailable(cause))
+    }
 
-        let version =
-            Version::new(document.last_modified, &document.sha256).map_err(Error::save_failed)?;
-        let metadata = metadata(id, &document)?;
-        let key = self.saved_key.of(id, &version);
-        let begin = Instant::now();
-        let creation = self.store.create(&key, &document, &metadata).await;
-        attempt.write = Some(begin.elapsed());
-        Ok(Saved {
-            version,
-            creation: creation?,
-        })
+    /// Reads and validates the document.
+    async fn read(&self, report: &mut SaveReport) -> Result<Document, Error> {
+        let start = Instant::now();
+        let document = self
+            .store
+            .read(&self.draft_key.render(&report.draft_id))
+            .await;
+        report.read = Some(start.elapsed());
+        let document = document?;
+        report.bytes = Some(document.bytes.len() as u64);
+        self.validate(document).await
+    }
+
+    /// Creates the version. Its document is written last: the version exists when the document does.
+    async fn write(
+        &self,
+        id: &DraftId,
+        document: Document,
+        files: Option<&SavedFiles>,
+    ) -> Result<Saved, Error> {
+        let version = match files {
+            None => Version::new(document.last_modified, &document.sha256),
+            Some(files) => {
+                let last_modified = files.last_modified(document.last_modified);
+                Version::new(last_modified, &files.state_digest(&document.sha256)?)
+            }
+        };
+        let version = version.map_err(Error::save_failed)?;
+        let object = NewObject {
+            bytes: document.bytes.clone(),
+            sha256: document.sha256,
+            metadata: metadata(id, &document)?,
+        };
+        if let Some(files) = files {
+            let manifest = files.manifest(id)?;
+            let manifest = NewObject {
+                sha256: Sha256Digest::of(&manifest),
+                bytes: manifest.into(),
+                metadata: Vec::new(),
+            };
+            let key = self.saved_key.render_manifest(id, &version);
+            self.store.create(&key, &manifest).await?;
+        }
+        let key = self.saved_key.render(id, &version);
+        let outcome = self.store.create(&key, &object).await?;
+        Ok(Saved { version, outcome })
+    }
+
+    async fn validate(&self, document: Document) -> Result<Document, Error> {
+        if document.bytes.len() <= MAX_INLINE_VALIDATION_BYTES {
+            document::validate(&document.bytes).map_err(Error::save_failed)?;
+            return Ok(document);
+        }
+        let permit = Arc::clone(&self.validation).acquire_owned().await;
+        let permit = permit.map_err(Error::save_failed)?;
+        // Takes the document along, so that its memory is released only when the thread is done.
+        let validated = spawn_blocking(move || {
+            let result = document::validate(&document.bytes);
+            drop(permit);
+            result.map(|()| document)
+        });
+        let validated = validated.await.map_err(Error::save_failed)?;
+        validated.map_err(Error::save_failed)
     }
 }
 
 /// RFC 3339 in UTC, with milliseconds.
-const MILLISECONDS: &[BorrowedFormatItem<'_>] =
+const METADATA_TIME_FORMAT: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
-/// What a version says about itself.
-fn metadata(id: &DraftId, document: &Document) -> Result<[(&'static str, String); 5], Error> {
-    let time = |time: OffsetDateTime| time.format(MILLISECONDS).map_err(Error::save_failed);
-    Ok([
+/// Returns the user-defined metadata of a version.
+fn metadata(id: &DraftId, document: &Document) -> Result<Vec<(&'static str, String)>, Error> {
+    let format = |time: OffsetDateTime| {
+        time.format(METADATA_TIME_FORMAT)
+            .map_err(Error::save_failed)
+    };
+    Ok(vec![
         ("draft-id", id.to_string()),
         ("source-etag", document.etag.clone()),
-        ("source-last-modified", time(document.last_modified)?),
-        ("saved-at", time(SystemTime::now().into())?),
+        ("source-last-modified", format(document.last_modified)?),
+        ("saved-at", format(SystemTime::now().into())?),
         ("sha256", document.sha256.to_string()),
     ])
 }

@@ -1,395 +1,624 @@
-//! Drafts and versions in S3: a bounded read, and a create that happens once.
-//! The only file that names the S3 SDK.
+//! S3 operations: reads a document, creates an object that must not exist, lists and copies files.
 
-use std::collections::HashMap;
-use std::error::Error as StdError;
-use std::mem;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use aws_config::SdkConfig;
-use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::endpoint::{
-    DefaultResolver, Endpoint, EndpointFuture, Params, ResolveEndpoint,
-};
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
-use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::RequestId as _;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::operation::put_object::{PutObjectError, PutObjectOutput};
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{EncodingType, Object, ServerSideEncryption, TaggingDirective};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error as ThisError;
 use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::aws::{BACKOFF, LimitResponses, MAX_ATTEMPTS, attempt_timeouts};
 use crate::config::Config;
 use crate::draft::Sha256Digest;
-use crate::error::{Cause, Error};
-use crate::sdk::{ATTEMPTS, BACKOFF};
+use crate::error::{BoxError, Error};
 
-/// How often a create is tried that another writer is in the way of.
-const CONFLICT_ATTEMPTS: u32 = 8;
+/// Maximum number of PUT attempts after `409 ConditionalRequestConflict`.
+const MAX_CONFLICT_ATTEMPTS: u32 = 8;
 
 const KIB: u64 = 1024;
 
-/// A draft's document as it was read: one state, whole.
+/// A draft's document, read completely.
 #[derive(Debug)]
 pub struct Document {
-    /// The object's bytes.
+    /// The bytes of the object.
     pub bytes: Bytes,
-    /// Their SHA-256.
+    /// SHA-256 of the bytes.
     pub sha256: Sha256Digest,
-    /// The object's `ETag`, as S3 sent it.
+    /// `ETag` of the object, as sent by S3.
     pub etag: String,
-    /// When the object was written, to the second.
+    /// `Last-Modified` of the object, to the second.
     pub last_modified: OffsetDateTime,
-    spare: Spare,
-    /// Gives the memory back when the document goes.
+    /// Whether the object is encrypted with AWS KMS, so that its `ETag` is not a hash of the bytes.
+    pub is_kms_encrypted: bool,
+    /// Released when the document is dropped.
     _memory: OwnedSemaphorePermit,
 }
 
-/// A buffer that is left from an earlier document, for the next: large ones are expensive
-/// to get from the system and to give back.
-type Spare = Arc<Mutex<Option<BytesMut>>>;
+/// An object to be created.
+#[derive(Debug)]
+pub struct NewObject {
+    /// The bytes of the object.
+    pub bytes: Bytes,
+    /// SHA-256 of the bytes.
+    pub sha256: Sha256Digest,
+    /// User-defined metadata: names and values.
+    pub metadata: Vec<(&'static str, String)>,
+}
 
-impl Drop for Document {
-    fn drop(&mut self) {
-        if let Ok(buffer) = mem::take(&mut self.bytes).try_into_mut() {
-            let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-            // A body that came in one piece brings a buffer too, mostly a small one.
-            if spare
-                .as_ref()
-                .is_none_or(|spare| spare.capacity() < buffer.capacity())
-            {
-                *spare = Some(buffer);
-            }
+/// An object in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedObject {
+    /// The key of the object.
+    pub key: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// `ETag`, as sent by S3.
+    pub etag: String,
+    /// `Last-Modified`; S3 sends whole seconds.
+    pub last_modified: OffsetDateTime,
+}
+
+/// A listing of all objects with a prefix.
+#[derive(Debug)]
+pub struct Listing {
+    /// The objects, in the order of their keys.
+    pub objects: Vec<ListedObject>,
+    /// Whether the listing was one response. The pages of a longer one are read one after the other,
+    /// and may show different moments.
+    pub is_one_page: bool,
+}
+
+/// The result of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyOutcome {
+    /// The copy was created.
+    Created,
+    /// The source has changed, the copy exists, or the store was busy: the caller has to look again.
+    NotCreated,
+}
+
+/// The result of a create.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CreateOutcome {
+    /// The object was created.
+    Created,
+    /// The object existed and was not changed.
+    AlreadyExists,
+}
+
+impl CreateOutcome {
+    /// Returns `created` or `unchanged`, as reported to callers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::AlreadyExists => "unchanged",
         }
     }
 }
 
-/// What became of a create.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Creation {
-    /// The object was not there, and is now.
-    Created,
-    /// The object was there already, and is as it was.
-    AlreadyExists,
-}
-
-/// The buckets.
+/// The buckets of drafts and versions.
 #[derive(Clone, Debug)]
 pub struct Store {
     client: Client,
     draft_bucket: String,
     saved_bucket: String,
-    max_bytes: u64,
-    /// One permit for each KiB that documents may take at a time.
+    max_draft_bytes: u64,
+    /// One permit for each KiB of memory available for documents.
     memory: Arc<Semaphore>,
-    memory_kib: u32,
-    spare: Spare,
 }
 
-/// What S3 sent that it should not have.
+/// A response that does not fit the request.
 #[derive(Debug, ThisError)]
-enum Unusable {
-    #[error("the document has {bytes} bytes, over the limit of {limit}")]
+enum InvalidResponse {
+    #[error("the object has {bytes} bytes, more than the limit of {limit}")]
     TooLarge { bytes: u64, limit: u64 },
-    #[error("the body ended after {read} of {expected} bytes")]
-    Short { read: u64, expected: u64 },
-    #[error("the response has no {0}")]
-    Missing(&'static str),
+    #[error("the body has {received} bytes instead of {expected}")]
+    WrongLength { received: u64, expected: u64 },
+    #[error("the response has no valid {0} header")]
+    MissingHeader(&'static str),
+    #[error("the response is partial, with Content-Range {0:?}")]
+    Partial(String),
+    #[error("the store reports another SHA-256 than that of the document")]
+    OtherChecksum,
+    #[error("the listing has an entry without key, size, ETag or Last-Modified")]
+    IncompleteListing,
+    #[error("the file has {0} bytes, more than the limit of {MAX_COPY_BYTES} for one copy")]
+    TooLargeToCopy(u64),
+    #[error("the store does not support the If-None-Match header")]
+    ConditionNotSupported(#[source] BoxError),
 }
 
-/// An error of the SDK, with what to find the request by.
-#[derive(Debug, ThisError)]
-#[error("S3 {operation} (request {request_id})")]
-struct S3Error {
+/// The reason why a document was not read.
+enum ReadError {
+    /// The transfer failed, and another attempt may succeed.
+    Retryable(BoxError),
+    /// Another attempt would fail too.
+    Fatal(BoxError),
+}
+
+impl From<InvalidResponse> for ReadError {
+    fn from(error: InvalidResponse) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+/// Names a request in errors.
+struct RequestName<'a> {
     operation: &'static str,
-    request_id: String,
-    source: Cause,
+    bucket: &'a str,
+    key: &'a str,
 }
 
-impl S3Error {
-    fn new<E>(operation: &'static str, error: SdkError<E, HttpResponse>) -> Self
+impl RequestName<'_> {
+    /// Creates the error of the request. `request_id` is that of the response, if there was one.
+    fn failed(&self, source: impl Into<BoxError>, request_id: Option<&str>) -> RequestError {
+        RequestError {
+            operation: self.operation,
+            bucket: self.bucket.to_owned(),
+            key: self.key.to_owned(),
+            request_id: request_id.unwrap_or("unknown").to_owned(),
+            source: source.into(),
+        }
+    }
+}
+
+impl RequestName<'_> {
+    /// Converts an SDK error into a retryable or a permanent error.
+    fn classify<E>(&self, error: SdkError<E, HttpResponse>) -> Error
     where
-        E: StdError + Send + Sync + 'static,
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
-        let response = error.raw_response();
-        let id = response.and_then(|response| response.headers().get("x-amz-request-id"));
-        Self {
-            operation,
-            request_id: id.unwrap_or("unknown").to_owned(),
-            source: error.into(),
+        let is_retryable = is_retryable(&error);
+        let request_id = request_id(&error);
+        let cause = self.failed(error, request_id.as_deref());
+        if is_retryable {
+            Error::unavailable(cause)
+        } else {
+            Error::save_failed(cause)
         }
     }
 }
 
-/// Signs a request with the hash of its body that is in its headers already, which the SDK
-/// would otherwise compute once more.
-#[derive(Debug)]
-struct SignWithChecksum;
-
-impl Intercept for SignWithChecksum {
-    fn name(&self) -> &'static str {
-        "SignWithChecksum"
-    }
-
-    fn modify_before_signing(
-        &self,
-        context: &mut BeforeTransmitInterceptorContextMut<'_>,
-        _: &RuntimeComponents,
-        config: &mut ConfigBag,
-    ) -> Result<(), Cause> {
-        if let Some(checksum) = context.request().headers().get("x-amz-checksum-sha256") {
-            let hash = hex::encode(BASE64_STANDARD.decode(checksum)?);
-            let hash = PayloadSigningOverride::Precomputed(hash);
-            config.interceptor_state().store_put(hash);
-        }
-        Ok(())
-    }
-}
-
-/// Looks up where a bucket is once. The SDK remembers one answer by bucket and key, which
-/// is never that of the request after, and goes through all of S3's rules again.
-///
-/// Of what the rules look at, only the bucket differs between this client's requests.
-#[derive(Debug, Default)]
-struct BucketEndpoints {
-    rules: DefaultResolver,
-    known: Mutex<HashMap<String, Endpoint>>,
-}
-
-impl ResolveEndpoint for BucketEndpoints {
-    fn resolve_endpoint<'a>(&'a self, params: &'a Params) -> EndpointFuture<'a> {
-        let bucket = params.bucket().unwrap_or_default();
-        let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(endpoint) = lock().get(bucket) {
-            return EndpointFuture::ready(Ok(endpoint.clone()));
-        }
-        EndpointFuture::new(async move {
-            let endpoint = ResolveEndpoint::resolve_endpoint(&self.rules, params).await?;
-            lock().insert(bucket.to_owned(), endpoint.clone());
-            Ok(endpoint)
-        })
-    }
+/// A failed request.
+#[derive(Debug, ThisError)]
+#[error("{operation} s3://{bucket}/{key} failed (request id {request_id})")]
+struct RequestError {
+    operation: &'static str,
+    bucket: String,
+    key: String,
+    request_id: String,
+    source: BoxError,
 }
 
 impl Store {
-    /// The buckets that `config` names, as `sdk` reaches them.
-    ///
-    /// Makes no request, and never fails: what is wrong shows with the first save.
+    /// Creates a store for the buckets in `config`. Makes no request.
     #[must_use]
-    pub fn new(sdk: &SdkConfig, config: &Config) -> Self {
-        let s3 = aws_sdk_s3::config::Builder::from(sdk)
+    pub fn new(sdk_config: &SdkConfig, config: &Config) -> Self {
+        let s3_config = aws_sdk_s3::config::Builder::from(sdk_config)
             // Stores other than S3 have no host name for each bucket.
-            .force_path_style(sdk.endpoint_url().is_some())
-            .interceptor(SignWithChecksum)
-            .endpoint_resolver(BucketEndpoints::default())
+            .force_path_style(sdk_config.endpoint_url().is_some())
+            .interceptor(LimitResponses)
             .build();
-        let memory_kib = u32::try_from(config.memory_bytes / KIB).unwrap_or(u32::MAX);
+        let memory_kib = usize::try_from(config.memory_bytes / KIB).unwrap_or(usize::MAX);
         Self {
-            client: Client::from_conf(s3),
+            client: Client::from_conf(s3_config),
             draft_bucket: config.draft_bucket.clone(),
             saved_bucket: config.saved_bucket.clone(),
-            max_bytes: config.max_draft_bytes,
-            memory: Arc::new(Semaphore::new(memory_kib as usize)),
-            memory_kib,
-            spare: Spare::default(),
+            max_draft_bytes: config.max_draft_bytes,
+            memory: Arc::new(Semaphore::new(memory_kib.min(Semaphore::MAX_PERMITS))),
         }
     }
 
-    /// Reads the object `key` of the draft bucket: at most the configured number of
-    /// bytes, once into memory, hashed on the way.
+    /// Reads the object `key` of the draft bucket into memory and hashes it. Waits until the memory
+    /// of the function has room for it beside the documents of other saves.
     ///
     /// # Errors
     ///
-    /// `DraftNotFound` if there is no such object; `ServiceUnavailable` if S3 could not
-    /// be reached, or not to the end of the body; `SaveFailed` otherwise.
+    /// - `DraftNotFound` if the object does not exist.
+    /// - `ServiceUnavailable` if S3 could not be reached, or the transfer failed in all attempts.
+    /// - `SaveFailed` for any other error, such as an object over the limit or denied access.
     pub async fn read(&self, key: &str) -> Result<Document, Error> {
+        let name = RequestName {
+            operation: "GetObject",
+            bucket: &self.draft_bucket,
+            key,
+        };
         let mut attempt = 1;
         loop {
-            let output = self.get(key).await?;
-            // The SDK tries again up to the response's head; from there on, we do.
-            match self.receive(output).await {
-                Err(Broken::Again(cause)) if attempt == ATTEMPTS => {
-                    return Err(Error::unavailable(cause));
-                }
-                Err(Broken::Again(_)) => tokio::time::sleep(BACKOFF * attempt).await,
-                Err(Broken::Final(error)) => return Err(error),
+            let output = self.get(&name).await?;
+            let request_id = output.request_id().map(str::to_owned);
+            let failed = |cause| name.failed(cause, request_id.as_deref());
+            // The SDK retries until it has the head of the response, but not while the body is read.
+            match self.read_body(output).await {
                 Ok(document) => return Ok(document),
+                Err(ReadError::Fatal(cause)) => return Err(Error::save_failed(failed(cause))),
+                Err(ReadError::Retryable(cause)) if attempt == MAX_ATTEMPTS => {
+                    return Err(Error::unavailable(failed(cause)));
+                }
+                Err(ReadError::Retryable(_)) => tokio::time::sleep(backoff(attempt)).await,
             }
             attempt += 1;
         }
     }
 
-    async fn get(&self, key: &str) -> Result<GetObjectOutput, Error> {
-        let request = self.client.get_object().bucket(&self.draft_bucket).key(key);
+    async fn get(&self, name: &RequestName<'_>) -> Result<GetObjectOutput, Error> {
+        let request = self.client.get_object().bucket(name.bucket).key(name.key);
         request.send().await.map_err(|error| {
-            let missing = error.code() == Some("NoSuchKey");
-            let outlook = outlook(&error);
-            let cause = S3Error::new("GetObject", error);
-            match outlook {
-                _ if missing => Error::draft_not_found(cause),
-                Outlook::Transient => Error::unavailable(cause),
-                Outlook::Permanent => Error::save_failed(cause),
+            let code = error.code();
+            // Stores other than S3 answer with other codes, an HTML page or no body.
+            let is_missing = code == Some("NoSuchKey")
+                || (status(&error) == Some(404) && code != Some("NoSuchBucket"));
+            if is_missing {
+                let request_id = request_id(&error);
+                Error::draft_not_found(name.failed(error, request_id.as_deref()))
+            } else {
+                name.classify(error)
             }
         })
     }
 
-    async fn receive(&self, output: GetObjectOutput) -> Result<Document, Broken> {
-        let missing = |what| Broken::Final(Error::save_failed(Unusable::Missing(what)));
-        let length = output.content_length().and_then(|n| u64::try_from(n).ok());
-        let expected = length.ok_or_else(|| missing("Content-Length"))?;
-        if expected > self.max_bytes {
-            return Err(self.too_large(expected));
+    async fn read_body(&self, output: GetObjectOutput) -> Result<Document, ReadError> {
+        if let Some(range) = output.content_range() {
+            return Err(InvalidResponse::Partial(range.to_owned()).into());
         }
-        let last_modified = output.last_modified();
-        let last_modified = last_modified
+        let expected = output
+            .content_length()
+            .and_then(|length| u64::try_from(length).ok())
+            .ok_or(InvalidResponse::MissingHeader("Content-Length"))?;
+        if expected > self.max_draft_bytes {
+            let (bytes, limit) = (expected, self.max_draft_bytes);
+            return Err(InvalidResponse::TooLarge { bytes, limit }.into());
+        }
+        let last_modified = output
+            .last_modified()
             .and_then(|time| OffsetDateTime::from_unix_timestamp(time.secs()).ok())
-            .ok_or_else(|| missing("Last-Modified"))?;
+            .ok_or(InvalidResponse::MissingHeader("Last-Modified"))?;
         let etag = output.e_tag().unwrap_or_default().to_owned();
+        let is_kms_encrypted = is_kms(output.server_side_encryption());
 
-        let memory = self.reserve(expected).await?;
-        let capacity = usize::try_from(expected).map_err(|_| self.too_large(expected))?;
-        let (mut whole, mut buffer) = (Bytes::new(), None::<BytesMut>);
+        let memory = self.acquire_memory(expected).await?;
+        let capacity = usize::try_from(expected).map_err(|error| ReadError::Fatal(error.into()))?;
+        let mut bytes = BytesMut::with_capacity(capacity);
         let mut hasher = Sha256::new();
-        let mut read = 0;
         let mut body = output.body;
         while let Some(chunk) = body.next().await {
-            let chunk = chunk.map_err(|error| Broken::Again(error.into()))?;
+            // `LimitResponses` ends a body that is longer than announced with an error.
+            let chunk = chunk.map_err(|error| ReadError::Retryable(error.into()))?;
             hasher.update(&chunk);
-            read += chunk.len() as u64;
-            if chunk.len() == capacity {
-                // All in one piece: it can stay where it is.
-                whole = chunk;
-            } else {
-                let buffer = buffer.get_or_insert_with(|| self.buffer(capacity));
-                buffer.extend_from_slice(&chunk);
-            }
+            bytes.extend_from_slice(&chunk);
         }
-        if read != expected {
-            return Err(Broken::Again(Unusable::Short { read, expected }.into()));
+        let received = bytes.len() as u64;
+        if received != expected {
+            let error = InvalidResponse::WrongLength { received, expected };
+            return Err(ReadError::Retryable(error.into()));
         }
         Ok(Document {
-            // Whatever else came beside a whole one was empty, for the length is right.
-            bytes: if whole.is_empty() {
-                buffer.unwrap_or_default().freeze()
-            } else {
-                whole
-            },
+            bytes: bytes.freeze(),
             sha256: Sha256Digest::from_hasher(hasher),
             etag,
             last_modified,
-            spare: Arc::clone(&self.spare),
+            is_kms_encrypted,
             _memory: memory,
         })
     }
 
-    /// An empty buffer for `capacity` bytes: the spare one, if it is large enough.
-    fn buffer(&self, capacity: usize) -> BytesMut {
-        let spare = self
-            .spare
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        // One that is too small goes before the larger one comes, not after.
-        let spare = spare.filter(|buffer| buffer.capacity() >= capacity);
-        let mut buffer = spare.unwrap_or_else(|| BytesMut::with_capacity(capacity));
-        buffer.clear();
-        buffer
+    /// Waits until `bytes` fit into the memory beside the documents of other saves. One document
+    /// never needs more than all of it: [`Config`] limits `max_draft_bytes` to `memory_bytes`.
+    async fn acquire_memory(&self, bytes: u64) -> Result<OwnedSemaphorePermit, ReadError> {
+        let kib =
+            u32::try_from(bytes.div_ceil(KIB)).map_err(|error| ReadError::Fatal(error.into()))?;
+        let memory = Arc::clone(&self.memory).acquire_many_owned(kib).await;
+        memory.map_err(|error| ReadError::Fatal(error.into()))
     }
 
-    fn too_large(&self, bytes: u64) -> Broken {
-        let limit = self.max_bytes;
-        Broken::Final(Error::save_failed(Unusable::TooLarge { bytes, limit }))
-    }
-
-    /// Waits until a document of `bytes` fits into the function's memory beside those
-    /// that are being saved now. One that never fits is let in when it is alone.
-    async fn reserve(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Broken> {
-        let kib = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX);
-        let permits = kib.min(self.memory_kib);
-        let memory = Arc::clone(&self.memory).acquire_many_owned(permits).await;
-        memory.map_err(|closed| Broken::Final(Error::save_failed(closed)))
-    }
-
-    /// Creates the object `key` in the saved bucket, or leaves it as it is if it is there.
-    ///
-    /// S3 verifies what it stores against the document's SHA-256.
+    /// Creates the object `key` in the saved bucket, or leaves it unchanged if it exists. S3 verifies
+    /// the bytes that it stores with their SHA-256.
     ///
     /// # Errors
     ///
-    /// `ServiceUnavailable` if S3 could not be reached or was busy with another writer
-    /// of the same key to the end; `SaveFailed` otherwise.
-    pub async fn create(
-        &self,
-        key: &str,
-        document: &Document,
-        metadata: &[(&str, String)],
-    ) -> Result<Creation, Error> {
-        let checksum = BASE64_STANDARD.encode(document.sha256.as_bytes());
+    /// - `ServiceUnavailable` if S3 could not be reached, or other writers of the key were in
+    ///   conflict in all attempts.
+    /// - `SaveFailed` for any other error, such as denied access, or a store that does not support
+    ///   conditional writes.
+    pub async fn create(&self, key: &str, object: &NewObject) -> Result<CreateOutcome, Error> {
+        let name = RequestName {
+            operation: "PutObject",
+            bucket: &self.saved_bucket,
+            key,
+        };
+        let checksum = BASE64_STANDARD.encode(object.sha256.as_bytes());
         let mut attempt = 1;
         loop {
-            let mut request = self
-                .client
-                .put_object()
-                .bucket(&self.saved_bucket)
-                .key(key)
-                // "How to prevent object overwrites with conditional writes" (Amazon S3
-                // User Guide): 412 if the key exists, 409 while another writer creates it.
-                .if_none_match("*")
-                // Sent in a header: other stores do not take it in a trailer.
-                .checksum_sha256(&checksum)
-                .content_type("application/json")
-                .body(ByteStream::from(document.bytes.clone()));
-            for (name, value) in metadata {
-                request = request.metadata(*name, value);
-            }
-            let Err(error) = request.send().await else {
-                return Ok(Creation::Created);
+            let error = match self.put(key, object, &checksum).await {
+                Ok(output) => match check_created(&output, &checksum) {
+                    Ok(()) => return Ok(CreateOutcome::Created),
+                    Err(error) => {
+                        return Err(Error::save_failed(name.failed(error, output.request_id())));
+                    }
+                },
+                Err(error) => error,
             };
-            let status = error
-                .raw_response()
-                .map(|response| response.status().as_u16());
-            let conflict = status == Some(409);
-            if status == Some(412) {
-                return Ok(Creation::AlreadyExists);
-            } else if conflict && attempt < CONFLICT_ATTEMPTS {
-                tokio::time::sleep(BACKOFF * attempt).await;
+            let is_conflict = status(&error) == Some(409);
+            if already_exists(&error) {
+                return Ok(CreateOutcome::AlreadyExists);
+            } else if is_conflict && attempt < MAX_CONFLICT_ATTEMPTS {
+                tokio::time::sleep(backoff(attempt)).await;
                 attempt += 1;
             } else {
-                let outlook = outlook(&error);
-                let cause = S3Error::new("PutObject", error);
-                return Err(match outlook {
-                    Outlook::Permanent if !conflict => Error::save_failed(cause),
-                    _ => Error::unavailable(cause),
+                let is_retryable = is_conflict || is_retryable(&error);
+                let is_supported = !matches!(status(&error), Some(501 | 505));
+                let request_id = request_id(&error);
+                let cause: BoxError = if is_supported {
+                    error.into()
+                } else {
+                    InvalidResponse::ConditionNotSupported(error.into()).into()
+                };
+                let cause = name.failed(cause, request_id.as_deref());
+                return Err(if is_retryable {
+                    Error::unavailable(cause)
+                } else {
+                    Error::save_failed(cause)
                 });
             }
         }
     }
+
+    async fn put(
+        &self,
+        key: &str,
+        object: &NewObject,
+        checksum: &str,
+    ) -> Result<PutObjectOutput, SdkError<PutObjectError, HttpResponse>> {
+        let mut request = self
+            .client
+            .put_object()
+            .bucket(&self.saved_bucket)
+            .key(key)
+            // "How to prevent object overwrites with conditional writes" (Amazon S3 User Guide).
+            .if_none_match("*")
+            // Sent in a header: other stores do not support it in a trailer.
+            .checksum_sha256(checksum)
+            .content_type("application/json")
+            .body(ByteStream::from(object.bytes.clone()));
+        for (name, value) in &object.metadata {
+            request = request.metadata(*name, value);
+        }
+        // The body is protected by the checksum, which is signed. Without this the SDK would hash it
+        // once more.
+        let mut request = request.customize().disable_payload_signing();
+        if let Some(timeouts) = attempt_timeouts(object.bytes.len() as u64) {
+            request = request
+                .config_override(aws_sdk_s3::config::Builder::new().timeout_config(timeouts));
+        }
+        request.send().await
+    }
 }
 
-/// Why a document was not read.
-enum Broken {
-    /// The transfer failed: the next may not.
-    Again(Cause),
-    /// The next would fail too.
-    Final(Error),
+impl Store {
+    /// Lists all objects of the draft bucket whose keys begin with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::read`]; a missing bucket is `SaveFailed`.
+    pub async fn list_drafts(&self, prefix: &str) -> Result<Listing, Error> {
+        self.list(&self.draft_bucket, prefix).await
+    }
+
+    /// Lists all objects of the saved bucket whose keys begin with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::list_drafts`].
+    pub async fn list_saved(&self, prefix: &str) -> Result<Listing, Error> {
+        self.list(&self.saved_bucket, prefix).await
+    }
+
+    async fn list(&self, bucket: &str, prefix: &str) -> Result<Listing, Error> {
+        let name = RequestName {
+            operation: "ListObjectsV2",
+            bucket,
+            key: prefix,
+        };
+        let request = self
+            .client
+            .list_objects_v2()
+            .bucket(bucket)
+            .prefix(prefix)
+            // XML cannot express all characters of a key.
+            .encoding_type(EncodingType::Url);
+        let mut pages = request.into_paginator().send();
+        let mut objects = Vec::new();
+        let mut page_count = 0;
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| name.classify(error))?;
+            let is_encoded = page.encoding_type() == Some(&EncodingType::Url);
+            page_count += 1;
+            for object in page.contents() {
+                let object = ListedObject::new(object, is_encoded).ok_or_else(|| {
+                    let error = InvalidResponse::IncompleteListing;
+                    Error::save_failed(name.failed(error, page.request_id()))
+                })?;
+                objects.push(object);
+            }
+        }
+        Ok(Listing {
+            objects,
+            is_one_page: page_count <= 1,
+        })
+    }
+
+    /// Copies `source` from the draft bucket to the object `key` of the saved bucket, if the source
+    /// still has the listed `ETag` and the object does not exist. The store copies the bytes, the
+    /// content type and the metadata, but no tags.
+    ///
+    /// # Errors
+    ///
+    /// - `ServiceUnavailable` if S3 could not be reached.
+    /// - `SaveFailed` for any other error, such as denied access, or a source over 5 GB.
+    pub async fn copy(&self, source: &ListedObject, key: &str) -> Result<CopyOutcome, Error> {
+        let name = RequestName {
+            operation: "CopyObject",
+            bucket: &self.saved_bucket,
+            key,
+        };
+        if source.size > MAX_COPY_BYTES {
+            let error = InvalidResponse::TooLargeToCopy(source.size);
+            return Err(Error::save_failed(name.failed(error, None)));
+        }
+        let mut request = self
+            .client
+            .copy_object()
+            .copy_source(copy_source(&self.draft_bucket, &source.key))
+            .copy_source_if_match(&source.etag)
+            .bucket(&self.saved_bucket)
+            .key(key)
+            .if_none_match("*")
+            // Copying tags would need permissions to read and write tags.
+            .tagging_directive(TaggingDirective::Replace)
+            .customize();
+        if let Some(timeouts) = attempt_timeouts(source.size) {
+            request = request
+                .config_override(aws_sdk_s3::config::Builder::new().timeout_config(timeouts));
+        }
+        let Err(error) = request.send().await else {
+            return Ok(CopyOutcome::Created);
+        };
+        match status(&error) {
+            // 200: the error is in the body ("CopyObject", Amazon S3 API Reference).
+            // 404: the source was deleted. 409: another writer creates the copy.
+            // 412: the source was replaced, or the copy exists.
+            Some(200 | 409 | 412) => Ok(CopyOutcome::NotCreated),
+            Some(404) if error.code() != Some("NoSuchBucket") => Ok(CopyOutcome::NotCreated),
+            _ => Err(name.classify(error)),
+        }
+    }
+
+    /// Returns whether the object `key` of the draft bucket is encrypted with AWS KMS.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::copy`].
+    pub async fn is_kms_encrypted(&self, key: &str) -> Result<bool, Error> {
+        let name = RequestName {
+            operation: "HeadObject",
+            bucket: &self.draft_bucket,
+            key,
+        };
+        let request = self.client.head_object().bucket(name.bucket).key(key);
+        let output = request.send().await.map_err(|error| name.classify(error))?;
+        Ok(is_kms(output.server_side_encryption()))
+    }
 }
 
-/// Whether trying again may help.
-enum Outlook {
-    Transient,
-    Permanent,
+impl ListedObject {
+    /// Converts an entry of a listing, or returns `None` if a field is missing.
+    fn new(object: &Object, is_encoded: bool) -> Option<Self> {
+        let key = object.key()?;
+        let key = if is_encoded {
+            // A space is encoded as `+`.
+            let key = key.replace('+', " ");
+            percent_decode_str(&key).decode_utf8().ok()?.into_owned()
+        } else {
+            key.to_owned()
+        };
+        let last_modified = object.last_modified()?.secs();
+        Some(Self {
+            key,
+            size: object.size()?.try_into().ok()?,
+            etag: object.e_tag()?.to_owned(),
+            last_modified: OffsetDateTime::from_unix_timestamp(last_modified).ok()?,
+        })
+    }
 }
 
-/// "Error responses" (Amazon S3 API Reference): what S3 says of itself or of the
-/// connection while the request was right.
-const TRANSIENT_CODES: [&str; 9] = [
+/// Maximum size of the source of `CopyObject`, in bytes ("CopyObject", Amazon S3 API Reference:
+/// 5 GB).
+const MAX_COPY_BYTES: u64 = 5 << 30;
+
+/// Characters that are not encoded in `x-amz-copy-source`: unreserved ones (RFC 3986, section 2.3)
+/// and the separator.
+const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'/')
+    .remove(b'_')
+    .remove(b'~');
+
+fn copy_source(bucket: &str, key: &str) -> String {
+    // "CopyObject" (Amazon S3 API Reference) names objects of access points in another form.
+    let separator = if bucket.starts_with("arn:") {
+        "/object/"
+    } else {
+        "/"
+    };
+    format!(
+        "{bucket}{separator}{}",
+        utf8_percent_encode(key, COPY_SOURCE)
+    )
+}
+
+fn is_kms(encryption: Option<&ServerSideEncryption>) -> bool {
+    encryption.is_some_and(|encryption| encryption.as_str().starts_with("aws:kms"))
+}
+
+/// Checks that a successful response to a PUT came from a store that has the object.
+fn check_created(output: &PutObjectOutput, checksum: &str) -> Result<(), InvalidResponse> {
+    if output.e_tag().is_none_or(str::is_empty) {
+        return Err(InvalidResponse::MissingHeader("ETag"));
+    }
+    match output.checksum_sha256() {
+        Some(other) if other != checksum => Err(InvalidResponse::OtherChecksum),
+        _ => Ok(()),
+    }
+}
+
+/// Returns whether a PUT was refused because the object exists. A proxy may also answer with these
+/// status codes, but not in the form of S3.
+fn already_exists(error: &SdkError<PutObjectError, HttpResponse>) -> bool {
+    match status(error) {
+        Some(412) => error.code() == Some("PreconditionFailed"),
+        // Some stores apply the rule for GET to PUT (RFC 9110, section 13.1.2).
+        Some(304) => error
+            .raw_response()
+            .is_some_and(|response| response.body().bytes().is_some_and(<[u8]>::is_empty)),
+        _ => false,
+    }
+}
+
+/// Returns the delay after the attempt number `attempt`, with jitter so that writers in conflict
+/// do not meet again.
+pub(crate) fn backoff(attempt: u32) -> Duration {
+    BACKOFF.mul_f64(f64::from(attempt) * (0.5 + fastrand::f64()))
+}
+
+fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
+    let response = error.raw_response();
+    response.map(|response| response.status().as_u16())
+}
+
+fn request_id<E>(error: &SdkError<E, HttpResponse>) -> Option<String> {
+    let id = error.raw_response()?.headers().get("x-amz-request-id")?;
+    Some(id.to_owned())
+}
+
+/// Error codes of S3 for problems that are not caused by the request ("Error responses", Amazon S3
+/// API Reference), or for a body that was damaged on the way.
+const RETRYABLE_CODES: [&str; 9] = [
     "BadDigest",
     "IncompleteBody",
     "InternalError",
@@ -401,25 +630,26 @@ const TRANSIENT_CODES: [&str; 9] = [
     "XAmzContentSHA256Mismatch",
 ];
 
-fn outlook<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Outlook {
-    let transient = match error {
+fn is_retryable<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    match error {
         SdkError::TimeoutError(_) | SdkError::ResponseError(_) => true,
-        // A connection that is closed before the response is an "other" failure with a kind.
+        // A connection that was closed before the response is an "other" failure with a kind.
         SdkError::DispatchFailure(failure) => {
             failure.is_io() || failure.is_timeout() || failure.as_other().is_some()
         }
-        SdkError::ServiceError(answer) => {
-            let status = answer.raw().status().as_u16();
-            let code = answer.err().code();
-            status >= 500
-                || status == 429
-                || code.is_some_and(|code| TRANSIENT_CODES.contains(&code))
+        SdkError::ServiceError(error) => {
+            let status = error.raw().status().as_u16();
+            let has_retryable_code = error
+                .err()
+                .code()
+                .is_some_and(|code| RETRYABLE_CODES.contains(&code));
+            match status {
+                // Not implemented, HTTP version not supported.
+                501 | 505 => false,
+                429 | 500.. => true,
+                _ => has_retryable_code,
+            }
         }
         _ => false,
-    };
-    if transient {
-        Outlook::Transient
-    } else {
-        Outlook::Permanent
     }
 }

@@ -1,8 +1,9 @@
-//! What the function says about its work: one JSON line for each save, and one record
-//! of metrics for each invocation, in CloudWatch's embedded metric format.
+//! Logs and metrics: one JSON log line for each save, and one metrics record for each invocation in
+//! CloudWatch's embedded metric format.
 //!
-//! Neither ever holds a draft's content, a URL, or a credential.
+//! Neither contains the content of a draft, a URL or a credential.
 
+use std::borrow::Cow;
 use std::io;
 use std::mem;
 use std::panic::{self, PanicHookInfo};
@@ -20,16 +21,16 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::error::{Error, Kind};
-use crate::save::Attempt;
-use crate::store::Creation;
+use crate::error::{Error, ErrorKind};
+use crate::save::SaveReport;
+use crate::store::CreateOutcome;
 
-/// The namespace of the metrics.
+/// CloudWatch namespace of the metrics.
 pub const NAMESPACE: &str = "SaveDraft";
-/// The one dimension of the metrics.
+/// The only dimension of the metrics.
 pub const DIMENSION: &str = "FunctionName";
-/// The names of the metrics.
-pub const METRICS: [&str; 11] = [
+/// Names of the metrics. Those of files are only written if `SAVE_FILES` is `true`.
+pub const METRICS: &[&str] = &[
     "Created",
     "Unchanged",
     "Invalid",
@@ -40,32 +41,37 @@ pub const METRICS: [&str; 11] = [
     "ReadMs",
     "WriteMs",
     "DraftBytes",
+    "Files",
+    "FilesCopied",
+    "CopiedBytes",
     "ColdStart",
 ];
 
-/// "Specification: Embedded metric format" (Amazon CloudWatch User Guide): a metric has at
-/// most 100 values in one record. Of a larger batch, these are the first; its counts are of all.
+/// Maximum number of values of a metric in one record ("Specification: Embedded metric format",
+/// Amazon CloudWatch User Guide). The counters include the saves after that.
 const MAX_VALUES: usize = 100;
 
-/// Sends logs to `output`, one JSON object a line, and panics along with them.
+/// Maximum length of a logged error or key, in bytes.
+const MAX_LOG_TEXT_BYTES: usize = 1024;
+
+/// Sends logs and panics to `output`, one JSON object a line.
 ///
-/// The level is that of `AWS_LAMBDA_LOG_LEVEL` ("Configuring advanced logging controls
-/// for your Lambda function", AWS Lambda Developer Guide), `INFO` where it is not set. Below
-/// that nothing is said: what libraries say there is left out of the release build.
+/// The level is `AWS_LAMBDA_LOG_LEVEL` ("Configuring advanced logging controls for your Lambda
+/// function", AWS Lambda Developer Guide), but not below `INFO`: the release build contains no
+/// records of lower levels.
 pub fn init_logs<W>(output: W)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let level = std::env::var("AWS_LAMBDA_LOG_LEVEL").ok();
-    let level = match level.as_deref() {
-        Some("WARN") => LevelFilter::WARN,
-        Some("ERROR" | "FATAL") => LevelFilter::ERROR,
+    let level = match std::env::var("AWS_LAMBDA_LOG_LEVEL").as_deref() {
+        Ok("WARN") => LevelFilter::WARN,
+        Ok("ERROR" | "FATAL") => LevelFilter::ERROR,
         _ => LevelFilter::INFO,
     };
     let targets = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target("save_draft", level)
-        // Says again what the handler and the panic hook have said.
+        // Repeats what the panic hook has logged.
         .with_target("lambda_runtime::layers::panic", LevelFilter::OFF);
     let lines = tracing_subscriber::fmt::layer()
         .json()
@@ -81,8 +87,32 @@ where
 }
 
 fn log_panic(panic: &PanicHookInfo<'_>) {
-    let place = panic.location().map(ToString::to_string);
-    error!(place, reason = panic.payload_as_str(), "panicked");
+    let location = panic.location().map(ToString::to_string);
+    let message = panic.payload_as_str().map(log_text);
+    error!(location, message = message.as_deref(), "panicked");
+}
+
+/// Returns `text` in a form that is safe in a log: truncated, and with control, format and other
+/// invisible characters escaped.
+fn log_text(text: &str) -> Cow<'_, str> {
+    let truncated = &text[..text.floor_char_boundary(MAX_LOG_TEXT_BYTES)];
+    let is_plain = |c: char| matches!(c, ' '..='~');
+    if truncated.len() == text.len() && text.chars().all(is_plain) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(truncated.len());
+    for c in truncated.chars() {
+        // `escape_debug` also escapes quotes, which are harmless here.
+        if is_plain(c) {
+            safe.push(c);
+        } else {
+            safe.extend(c.escape_debug());
+        }
+    }
+    if truncated.len() < text.len() {
+        safe.push_str("...");
+    }
+    Cow::Owned(safe)
 }
 
 /// Writes the metrics of invocations.
@@ -94,7 +124,7 @@ pub struct Telemetry {
 
 struct State {
     emf: Emf,
-    cold: bool,
+    is_cold_start: bool,
     line: Vec<u8>,
     output: Box<dyn io::Write + Send>,
 }
@@ -102,19 +132,19 @@ struct State {
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("State")
-            .field("cold", &self.cold)
+            .field("is_cold_start", &self.is_cold_start)
             .finish_non_exhaustive()
     }
 }
 
 impl Telemetry {
-    /// Telemetry of the function that is called `function_name`, to standard output.
+    /// Creates telemetry for the function `function_name` that writes metrics to standard output.
     #[must_use]
     pub fn new(function_name: String) -> Self {
         Self::with_output(function_name, io::stdout())
     }
 
-    /// Telemetry of the function that is called `function_name`, to `output`.
+    /// Creates telemetry for the function `function_name` that writes metrics to `output`.
     #[must_use]
     pub fn with_output(function_name: String, output: impl io::Write + Send + 'static) -> Self {
         let dimensions = vec![vec![DIMENSION.to_owned()]];
@@ -122,20 +152,21 @@ impl Telemetry {
             function_name,
             state: Mutex::new(State {
                 emf: Emf::no_validations(NAMESPACE.to_owned(), dimensions),
-                cold: true,
+                is_cold_start: true,
                 line: Vec::new(),
                 output: Box::new(output),
             }),
         }
     }
 
-    /// Begins the invocation `request_id`.
+    /// Starts the metrics of the invocation `request_id`.
     #[must_use]
-    pub fn begin(&self, request_id: String) -> Invocation {
+    pub fn start_invocation(&self, request_id: String) -> InvocationMetrics {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        Invocation {
+        let is_cold_start = mem::take(&mut state.is_cold_start);
+        InvocationMetrics {
             record: Record {
-                at: SystemTime::now(),
+                timestamp: SystemTime::now(),
                 function_name: self.function_name.clone(),
                 request_id,
                 created: 0.into(),
@@ -148,44 +179,47 @@ impl Telemetry {
                 read_ms: Distribution::default(),
                 write_ms: Distribution::default(),
                 draft_bytes: Distribution::default(),
-                cold_start: u64::from(mem::take(&mut state.cold)).into(),
+                files: Distribution::default(),
+                files_copied: Distribution::default(),
+                copied_bytes: Distribution::default(),
+                cold_start: u64::from(is_cold_start).into(),
             },
-            measured: 0,
+            measured_saves: 0,
         }
     }
 
-    /// Writes what came together in `invocation`.
-    pub fn end(&self, invocation: &Invocation) {
+    /// Writes the record of an invocation.
+    pub fn emit(&self, metrics: &InvocationMetrics) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State {
             emf, line, output, ..
         } = &mut *state;
         line.clear();
-        // One write for the whole line: standard output is shared with the log.
+        // A single write, because the log shares standard output.
         let written = emf
-            .format(&invocation.record, line)
+            .format(&metrics.record, line)
             .map_err(|error| io::Error::other(error.to_string()))
             .and_then(|()| output.write_all(line));
         if let Err(error) = written {
-            warn!(%error, "the metrics were not written");
+            warn!(%error, "failed to write the metrics");
         }
     }
 }
 
-/// The saves of one invocation.
+/// The metrics of one invocation. Each `record_*` and `log_*` method also writes a log line.
 #[derive(Debug)]
-pub struct Invocation {
+pub struct InvocationMetrics {
     record: Record,
-    /// How many saves have their times and sizes in the record.
-    measured: usize,
+    /// Number of saves whose durations and sizes are in the record.
+    measured_saves: usize,
 }
 
-/// The fields are the metrics, in [`METRICS`]' order, and what to find them by.
+/// The metrics in the order of [`METRICS`], and properties to search for.
 #[derive(Debug, Entry)]
 #[entry(rename_all = "PascalCase")]
 struct Record {
     #[entry(timestamp)]
-    at: SystemTime,
+    timestamp: SystemTime,
     function_name: String,
     request_id: String,
     created: AsCount<u64>,
@@ -198,96 +232,145 @@ struct Record {
     read_ms: Distribution<Duration>,
     write_ms: Distribution<Duration>,
     draft_bytes: Distribution<AsBytes<u64>>,
+    files: Distribution<AsCount<u64>>,
+    files_copied: Distribution<AsCount<u64>>,
+    copied_bytes: Distribution<AsBytes<u64>>,
     cold_start: AsCount<u64>,
 }
 
-impl Invocation {
-    /// The invocation's request id.
-    #[must_use]
-    pub fn request_id(&self) -> &str {
-        &self.record.request_id
-    }
-
-    /// Logs a request or a message that names no draft.
-    pub fn refused(&mut self, error: &Error) {
+impl InvocationMetrics {
+    /// Records a request or message that does not name a draft.
+    pub fn record_invalid(&mut self, error: &Error) {
         *self.count(error.kind()) += 1;
-        let (outcome, cause) = (error.kind().name(), error.causes());
-        let request_id = self.request_id();
-        let detail = error.detail();
+        let cause = error.cause_chain();
         warn!(
-            request_id,
-            outcome,
-            detail,
-            error = cause,
+            request_id = self.record.request_id,
+            outcome = error.kind().as_str(),
+            detail = error.detail(),
+            error = &*log_text(&cause),
             retryable = false,
-            "refused"
+            "invalid request"
         );
     }
 
-    /// Logs a record that is not for this function, and that it leaves alone.
-    pub fn skipped(&self, reason: &str, key: Option<&str>) {
+    /// Logs a record of an event that does not require a save.
+    pub fn log_skipped(&self, reason: &str, key: Option<&str>) {
+        let key = key.map(log_text);
         info!(
-            request_id = self.request_id(),
+            request_id = self.record.request_id,
             outcome = "skipped",
             reason,
-            key,
+            key = key.as_deref(),
             "skipped"
         );
     }
 
-    /// Logs a save, however it ended.
-    pub fn saved(&mut self, attempt: &Attempt) {
+    /// Records a panic, which the panic hook has logged.
+    pub fn record_panic(&mut self) {
+        *self.count(ErrorKind::SaveFailed) += 1;
+    }
+
+    /// Records a save, successful or not.
+    pub fn record_save(&mut self, report: &SaveReport) {
         let record = &mut self.record;
-        if self.measured < MAX_VALUES {
-            self.measured += 1;
-            record.save_ms.extend([attempt.elapsed]);
-            record.read_ms.extend(attempt.read);
-            record.write_ms.extend(attempt.write);
-            record.draft_bytes.extend(attempt.bytes.map(AsBytes::from));
+        if self.measured_saves < MAX_VALUES {
+            self.measured_saves += 1;
+            record.save_ms.extend([report.elapsed]);
+            record.read_ms.extend(report.read);
+            record.write_ms.extend(report.write);
+            record.draft_bytes.extend(report.bytes.map(AsBytes::from));
+            if let Some(files) = report.files {
+                record.files.extend([AsCount::from(files.files)]);
+                record.files_copied.extend([AsCount::from(files.copied)]);
+                let copied_bytes = AsBytes::from(files.copied_bytes);
+                record.copied_bytes.extend([copied_bytes]);
+            }
         }
-        match &attempt.result {
-            Ok(saved) if saved.creation == Creation::Created => *record.created += 1,
+        match &report.result {
+            Ok(saved) if saved.outcome == CreateOutcome::Created => *record.created += 1,
             Ok(_) => *record.unchanged += 1,
             Err(error) => *self.count(error.kind()) += 1,
         }
+        self.log_save(report);
+    }
 
-        let request_id = self.request_id();
-        let draft_id = attempt.draft_id.as_str();
-        let bytes = attempt.bytes;
-        let ms = milliseconds(attempt.elapsed);
-        let read_ms = attempt.read.map(milliseconds);
-        let write_ms = attempt.write.map(milliseconds);
-        match &attempt.result {
+    fn log_save(&self, report: &SaveReport) {
+        /// Logs the fields that all saves have, and `$field`s.
+        macro_rules! log {
+            ($level:ident, $message:literal, $($field:tt)*) => {
+                $level!(
+                    request_id = self.record.request_id,
+                    draft_id = report.draft_id.as_str(),
+                    $($field)*
+                    bytes = report.bytes,
+                    files = report.files.map(|files| files.files),
+                    files_copied = report.files.map(|files| files.copied),
+                    copied_bytes = report.files.map(|files| files.copied_bytes),
+                    ms = milliseconds(report.elapsed),
+                    read_ms = report.read.map(milliseconds),
+                    write_ms = report.write.map(milliseconds),
+                    $message
+                )
+            };
+        }
+        let error = match &report.result {
             Ok(saved) => {
-                let (version, outcome) = (saved.version.as_str(), saved.word());
-                info!(
-                    request_id,
-                    draft_id, version, outcome, bytes, ms, read_ms, write_ms, "saved"
-                );
+                let version = saved.version.as_str();
+                log!(info, "saved", version, outcome = saved.outcome.as_str(),);
+                return;
             }
-            Err(error) => {
-                let outcome = error.kind().name();
-                let retryable = error.kind() == Kind::ServiceUnavailable;
-                let error = error.causes();
-                error!(
-                    request_id,
-                    draft_id, outcome, retryable, error, bytes, ms, read_ms, write_ms, "not saved"
-                );
+            Err(error) => error,
+        };
+        let outcome = error.kind().as_str();
+        let retryable = error.kind() == ErrorKind::ServiceUnavailable;
+        let cause = error.cause_chain();
+        let cause = &*log_text(&cause);
+        match error.kind() {
+            // Problems of the caller, not of the service.
+            ErrorKind::InvalidRequest | ErrorKind::DraftNotFound => {
+                log!(warn, "not saved", outcome, retryable, error = cause,);
+            }
+            ErrorKind::SaveFailed | ErrorKind::ServiceUnavailable => {
+                log!(error, "not saved", outcome, retryable, error = cause,);
             }
         }
     }
 
-    fn count(&mut self, kind: Kind) -> &mut u64 {
+    fn count(&mut self, kind: ErrorKind) -> &mut u64 {
         match kind {
-            Kind::InvalidRequest => &mut self.record.invalid,
-            Kind::DraftNotFound => &mut self.record.not_found,
-            Kind::SaveFailed => &mut self.record.failed,
-            Kind::ServiceUnavailable => &mut self.record.unavailable,
+            ErrorKind::InvalidRequest => &mut self.record.invalid,
+            ErrorKind::DraftNotFound => &mut self.record.not_found,
+            ErrorKind::SaveFailed => &mut self.record.failed,
+            ErrorKind::ServiceUnavailable => &mut self.record.unavailable,
         }
     }
 }
 
-/// Milliseconds, to the microsecond.
+/// Converts to milliseconds, rounded to microseconds.
 fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_text_escapes_invisible_characters() {
+        for (text, expected) in [
+            ("plain \"text\" \\", "plain \"text\" \\"),
+            ("drafts/你好", "drafts/你好"),
+            ("a\n\t\u{7f}\u{9b}", "a\\n\\t\\u{7f}\\u{9b}"),
+            ("\u{2028}\u{202e}\u{feff}", "\\u{2028}\\u{202e}\\u{feff}"),
+        ] {
+            assert_eq!(log_text(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn log_text_is_truncated_at_a_character() {
+        assert_eq!(log_text(&"a".repeat(1024)).len(), 1024);
+        let long = log_text(&"你".repeat(1000)).into_owned();
+        assert_eq!(long, "你".repeat(341) + "...");
+    }
 }

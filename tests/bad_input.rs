@@ -21,8 +21,7 @@ use lambda_http::lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use lambda_http::tower::{Service, ServiceExt as _};
 use proptest::prelude::Rng as _;
 use proptest::test_runner::{RngAlgorithm, TestRng};
-use save_draft::events::Failure;
-use save_draft::invocation::{Function, Payload};
+use save_draft::lambda::{Function, InvocationError, SanitizedRequest};
 use save_draft::store::Store;
 use save_draft::telemetry::{self, Telemetry};
 use serde::{Deserialize as _, Serialize};
@@ -32,12 +31,13 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use self::check::{Answer, Texts};
-use crate::support::client::{self, Endpoint};
-use crate::support::runtime::TIMEOUT;
-use crate::support::s3::S3;
-use crate::support::{
-    BUCKET, DRAFT_ID, DRAFT_URL, World, draft_key, draft_of, event, event_names, post, sample_draft,
+use crate::common::TestEnv;
+use crate::common::{self, Endpoint};
+use test_support::fixtures::{
+    BUCKET, DRAFT_ID, DRAFT_URL, draft_key, draft_of_size, event, event_names, post, sample_draft,
 };
+use test_support::runtime::TIMEOUT;
+use test_support::s3::S3;
 
 /// The seed, where `BAD_INPUT_SEED` has no other.
 const SEED: u64 = 20_250_928;
@@ -67,7 +67,7 @@ async fn a_hundred_thousand_bad_inputs_do_no_harm() {
 /// What is too large to be drawn by lot.
 #[tokio::test]
 async fn a_great_deal_of_anything_is_answered() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let many: Value = (0..40_000)
         .map(|n| (format!("x-{n}"), json!("y")))
         .collect();
@@ -88,7 +88,7 @@ async fn a_great_deal_of_anything_is_answered() {
         ] {
             let mut event = event(name);
             event.pointer_mut(parent).expect(parent)[field] = value;
-            let answer = world.function.invoke(&event).await.response();
+            let answer = test_env.function.invoke(&event).await.response();
             assert_eq!(answer["statusCode"], 200, "{field} of {name}");
         }
     }
@@ -103,7 +103,7 @@ async fn a_great_deal_of_anything_is_answered() {
             format!("{{\"other\":{deep},\"draft_url\":\"{DRAFT_URL}\"}}"),
         ),
     ] {
-        let answer = world.function.invoke(&post(body)).await.response();
+        let answer = test_env.function.invoke(&post(body)).await.response();
         assert_eq!(answer["statusCode"], status);
     }
     for payload in [
@@ -115,7 +115,7 @@ async fn a_great_deal_of_anything_is_answered() {
         format!("{{\"Records\":[{{\"eventSource\":\"aws:s3\",\"s3\":{deep}}}]}}"),
         json!({"draft_url": long}).to_string(),
     ] {
-        let outcome = world
+        let outcome = test_env
             .function
             .begin_within(payload, TIMEOUT)
             .outcome()
@@ -190,10 +190,10 @@ async fn feed() {
     let s3 = S3::start_empty().await.expect("the S3 starts");
     s3.put(BUCKET, &draft_key(DRAFT_ID), sample_draft());
     for (id, seed) in OTHERS.iter().zip(1..) {
-        s3.put(BUCKET, &draft_key(id), draft_of(500, seed));
+        s3.put(BUCKET, &draft_key(id), draft_of_size(500, seed));
     }
     let sdk = Endpoint::of(&s3).sdk();
-    let config = client::config(BUCKET, &[("AWS_ENDPOINT_URL_S3", &s3.endpoint())]);
+    let config = common::config(BUCKET, &[("AWS_ENDPOINT_URL_S3", &s3.endpoint())]);
     let telemetry = Telemetry::new("save-draft".to_owned());
     let function = Function::new(&config, Store::new(&sdk, &config), telemetry).into_service();
 
@@ -245,11 +245,11 @@ async fn feed() {
 /// Sends one input, and checks what comes of it; tells in a word what that is.
 async fn one<S>(function: &S, s3: &S3, input: &[u8]) -> String
 where
-    S: Service<LambdaEvent<Payload>, Response: Serialize, Error = Failure> + Clone,
+    S: Service<LambdaEvent<SanitizedRequest>, Response: Serialize, Error = InvocationError> + Clone,
 {
     s3.clear_requests();
     // As the Lambda runtime reads it.
-    let payload = Payload::deserialize(&mut serde_json::Deserializer::from_slice(input));
+    let payload = SanitizedRequest::deserialize(&mut serde_json::Deserializer::from_slice(input));
     let Ok(payload) = payload else {
         return "no JSON".to_owned();
     };

@@ -4,12 +4,13 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-
-use crate::support::runtime::{Outcome, in_time};
-use crate::support::s3::{Fault, Op, Rule, When};
-use crate::support::{
-    BUCKET, DRAFT_ID, DRAFT_URL, World, draft_key, draft_of, event, event_names, sample_draft,
+use test_support::fixtures::{
+    BUCKET, DRAFT_ID, DRAFT_URL, draft_key, draft_of_size, event, event_names, sample_draft,
 };
+use test_support::runtime::{Outcome, with_timeout};
+use test_support::s3::{Fault, Op, When};
+
+use crate::common::TestEnv;
 
 /// Those of `events/` that are not HTTP, with what each is answered once its draft is saved.
 fn events_and_answers(version: &str, saved: &str) -> Vec<(&'static str, Value)> {
@@ -100,7 +101,7 @@ fn nothing_done(skipped: usize) -> Outcome {
     Outcome::Response(json!({"saves": [], "skipped": skipped}))
 }
 
-impl World {
+impl TestEnv {
     /// The version of the only save of a draft, or nothing.
     #[track_caller]
     fn version(&self, id: &str) -> Option<String> {
@@ -112,27 +113,38 @@ impl World {
 
 #[tokio::test]
 async fn each_event_is_saved_and_answered_in_its_own_form() {
-    let world = World::start().await;
-    let first = world.function.invoke(&event("direct-id")).await.response();
+    let test_env = TestEnv::start().await;
+    let first = test_env
+        .function
+        .invoke(&event("direct-id"))
+        .await
+        .response();
     let version = first["version"].as_str().expect("a version").to_owned();
     let key = format!("saved/{DRAFT_ID}/{version}/draft_content.json");
     for saved in ["unchanged", "created"] {
         for (name, answer) in events_and_answers(&version, saved) {
             if saved == "created" {
-                let gone = world.s3.files().delete(BUCKET, &key, &Rule::Always);
-                gone.expect("it is a file").expect("no rule refuses it");
+                test_env.s3.delete(BUCKET, &key);
             }
-            world.s3.clear_requests();
-            let outcome = world.function.invoke(&event(name)).await;
+            test_env.s3.clear_requests();
+            let outcome = test_env.function.invoke(&event(name)).await;
             assert_eq!(outcome, Outcome::Response(answer), "{name}");
             // However often the draft is in it, it costs one save.
             let saves = usize::from(name != "s3-test-event");
-            assert_eq!(world.gets_and_puts(), (saves, saves), "{name}");
+            assert_eq!(test_env.gets_and_puts(), (saves, saves), "{name}");
             if name != "s3-test-event" {
-                assert_eq!(world.s3.get(BUCKET, &key), Some(sample_draft()), "{name}");
+                assert_eq!(
+                    test_env.s3.get(BUCKET, &key),
+                    Some(sample_draft()),
+                    "{name}"
+                );
             } else if saved == "created" {
-                assert_eq!(world.version(DRAFT_ID), None);
-                world.function.invoke(&event("direct-id")).await.response();
+                assert_eq!(test_env.version(DRAFT_ID), None);
+                test_env
+                    .function
+                    .invoke(&event("direct-id"))
+                    .await
+                    .response();
             }
         }
     }
@@ -140,7 +152,7 @@ async fn each_event_is_saved_and_answered_in_its_own_form() {
 
 #[tokio::test]
 async fn http_is_never_taken_for_an_event_nor_an_event_for_http() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let others = events_and_answers("", "");
     for name in event_names() {
         let other = others.iter().any(|&(other, _)| other == name);
@@ -149,7 +161,7 @@ async fn http_is_never_taken_for_an_event_nor_an_event_for_http() {
             _ => false,
         };
         let original = event(&name);
-        let outcome = world.function.invoke(&original).await;
+        let outcome = test_env.function.invoke(&original).await;
         assert!(
             matches!(outcome, Outcome::Response(_)),
             "{name}: {outcome:?}"
@@ -173,7 +185,7 @@ async fn http_is_never_taken_for_an_event_nor_an_event_for_http() {
                 mixed[field] = value.clone();
             }
         }
-        let outcome = world.function.invoke(&mixed).await;
+        let outcome = test_env.function.invoke(&mixed).await;
         assert!(
             matches!(outcome, Outcome::Response(_)),
             "{name}: {outcome:?}"
@@ -188,7 +200,7 @@ async fn http_is_never_taken_for_an_event_nor_an_event_for_http() {
                 if absent {
                     event.as_object_mut().expect("an object").remove(field);
                 }
-                let outcome = world.function.invoke(&event).await;
+                let outcome = test_env.function.invoke(&event).await;
                 let failed = matches!(&outcome, Outcome::Error { error_type, .. }
                     if error_type == "InvalidRequest");
                 let kept = matches!(outcome, Outcome::Response(_)) && is_http(&outcome) != other;
@@ -200,7 +212,7 @@ async fn http_is_never_taken_for_an_event_nor_an_event_for_http() {
 
 #[tokio::test]
 async fn http_that_is_not_whole_is_a_failure_and_no_save() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     for name in ["alb", "api-gateway-rest", "api-gateway-http"] {
         let mut event = event(name);
         event["draft_url"] = json!(DRAFT_URL);
@@ -209,9 +221,13 @@ async fn http_that_is_not_whole_is_a_failure_and_no_save() {
         } else {
             event["httpMethod"] = json!("NO METHOD");
         }
-        assert_eq!(world.function.invoke(&event).await, unknown(), "{name}");
+        assert_eq!(test_env.function.invoke(&event).await, unknown(), "{name}");
         let batch = sqs([event.clone()]);
-        assert_eq!(world.function.invoke(&batch).await, failures([0]), "{name}");
+        assert_eq!(
+            test_env.function.invoke(&batch).await,
+            failures([0]),
+            "{name}"
+        );
     }
     // Nor is HTTP in a queue.
     for name in [
@@ -221,22 +237,26 @@ async fn http_that_is_not_whole_is_a_failure_and_no_save() {
         "function-url",
     ] {
         let batch = sqs([event(name)]);
-        assert_eq!(world.function.invoke(&batch).await, failures([0]), "{name}");
+        assert_eq!(
+            test_env.function.invoke(&batch).await,
+            failures([0]),
+            "{name}"
+        );
         let notification = sns(&event(name));
         assert_eq!(
-            world.function.invoke(&notification).await,
+            test_env.function.invoke(&notification).await,
             unknown(),
             "{name}"
         );
     }
-    assert_eq!(world.gets_and_puts(), (0, 0));
+    assert_eq!(test_env.gets_and_puts(), (0, 0));
 }
 
 #[tokio::test]
 async fn a_failure_tells_its_kind() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let (missing, broken) = ("20251126220753b7e35362", "broken");
-    world.put_draft(broken, b"{");
+    test_env.put_draft(broken, b"{");
     let invalid_url = error("InvalidRequest", "Invalid draft_url format");
     let invalid_id = error("InvalidRequest", "Invalid draft_id format");
     let not_found = error("DraftNotFound", "Draft does not exist");
@@ -264,23 +284,23 @@ async fn a_failure_tells_its_kind() {
         (sns(&json!({"draft_id": broken})), &failed),
         (sns(&json!({"draft_id": "../1"})), &invalid_id),
     ] {
-        assert_eq!(world.function.invoke(&event).await, *expected, "{event}");
+        assert_eq!(test_env.function.invoke(&event).await, *expected, "{event}");
     }
-    let slow = world.s3.fault(When::any(), Fault::SLOW_DOWN);
+    let slow = test_env.s3.fault(When::any(), Fault::SLOW_DOWN);
     for name in ["direct-id", "direct-url", "s3", "eventbridge-s3", "sns"] {
         assert_eq!(
-            world.function.invoke(&event(name)).await,
+            test_env.function.invoke(&event(name)).await,
             unavailable(),
             "{name}"
         );
     }
     slow.clear();
-    assert_eq!(world.version(DRAFT_ID), None);
+    assert_eq!(test_env.version(DRAFT_ID), None);
 }
 
 #[tokio::test]
 async fn an_event_that_nobody_understands_is_a_failure() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let record = event("s3")["Records"][0].clone();
     let with = |pointer: &str, value: Value| {
         let mut record = record.clone();
@@ -329,67 +349,67 @@ async fn an_event_that_nobody_understands_is_a_failure() {
         deep,
     ];
     for event in &not_understood {
-        assert_eq!(world.function.invoke(event).await, unknown(), "{event}");
+        assert_eq!(test_env.function.invoke(event).await, unknown(), "{event}");
     }
     // In a queue they come back one by one, and what is beside them is saved.
     let texts = ["", " ", "text", "{", "{\"draft_id\"", "\u{0}"].map(|text| json!(text));
     let bodies: Vec<_> = not_understood.into_iter().chain(texts).collect();
     let count = bodies.len();
     let batch = sqs(bodies.into_iter().chain([json!({"draft_id": DRAFT_ID})]));
-    assert_eq!(world.function.invoke(&batch).await, failures(0..count));
-    assert!(world.version(DRAFT_ID).is_some());
-    assert_eq!(world.gets_and_puts(), (1, 1));
+    assert_eq!(test_env.function.invoke(&batch).await, failures(0..count));
+    assert!(test_env.version(DRAFT_ID).is_some());
+    assert_eq!(test_env.gets_and_puts(), (1, 1));
 }
 
 #[tokio::test]
 async fn a_message_without_an_id_fails_the_whole_batch() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let mut batch = sqs([json!({"draft_id": DRAFT_ID}), json!({"draft_id": DRAFT_ID})]);
     let message = batch["Records"][1].as_object_mut().expect("an object");
     message.remove("messageId");
-    assert_eq!(world.function.invoke(&batch).await, unknown());
-    assert_eq!(world.gets_and_puts(), (0, 0));
+    assert_eq!(test_env.function.invoke(&batch).await, unknown());
+    assert_eq!(test_env.gets_and_puts(), (0, 0));
 }
 
 #[tokio::test]
 async fn a_failing_record_does_not_keep_the_others_from_being_saved() {
-    let world = World::start().await;
-    world.put_draft("broken", b"{\"tracks\": [");
-    world.put_draft("good-1", sample_draft());
-    world.put_draft("good-2", sample_draft());
+    let test_env = TestEnv::start().await;
+    test_env.put_draft("broken", b"{\"tracks\": [");
+    test_env.put_draft("good-1", sample_draft());
+    test_env.put_draft("good-2", sample_draft());
     let keys = ["good-1", "broken", "missing", "good-2"].map(draft_key);
     let records = s3_records(keys.iter().map(String::as_str));
     // Of two kinds the one is told that a look at the log is due for.
     let failed = error("SaveFailed", "Save failed");
-    assert_eq!(world.function.invoke(&records).await, failed);
-    assert!(world.version("good-1").is_some() && world.version("good-2").is_some());
+    assert_eq!(test_env.function.invoke(&records).await, failed);
+    assert!(test_env.version("good-1").is_some() && test_env.version("good-2").is_some());
     assert_eq!(
-        (world.version("broken"), world.version("missing")),
+        (test_env.version("broken"), test_env.version("missing")),
         (None, None)
     );
 
     // What may work on the next try comes first: then the trigger makes one.
     let slow = When::op(Op::GetObject).key_starts_with(draft_key("good-2"));
-    let slow = world.s3.fault(slow, Fault::SLOW_DOWN);
-    assert_eq!(world.function.invoke(&records).await, unavailable());
+    let slow = test_env.s3.fault(slow, Fault::SLOW_DOWN);
+    assert_eq!(test_env.function.invoke(&records).await, unavailable());
     slow.clear();
 
     // A record that nobody understands, among good ones.
-    world.put_draft("good-3", sample_draft());
+    test_env.put_draft("good-3", sample_draft());
     let mut records = s3_records([draft_key("good-3").as_str(), ""]);
     records["Records"][1]["eventName"] = Value::Null;
-    assert_eq!(world.function.invoke(&records).await, unknown());
-    assert!(world.version("good-3").is_some());
+    assert_eq!(test_env.function.invoke(&records).await, unknown());
+    assert!(test_env.version("good-3").is_some());
 }
 
 #[tokio::test]
 async fn of_a_batch_just_the_failed_messages_come_back() {
-    let world = World::start().await;
-    world.put_draft("broken", b"");
-    world.put_draft("slow", sample_draft());
-    world.put_draft("good", sample_draft());
+    let test_env = TestEnv::start().await;
+    test_env.put_draft("broken", b"");
+    test_env.put_draft("slow", sample_draft());
+    test_env.put_draft("good", sample_draft());
     let slow = When::any().and(|request| request.key.contains("/slow/"));
-    let slow = world.s3.fault(slow, Fault::SLOW_DOWN);
+    let slow = test_env.s3.fault(slow, Fault::SLOW_DOWN);
     let two = [draft_key("good"), draft_key("missing")];
     let batch = sqs([
         json!({"draft_id": "good"}),
@@ -404,23 +424,23 @@ async fn of_a_batch_just_the_failed_messages_come_back() {
         event("s3-test-event"),
         event("sns"),
     ]);
-    let outcome = world.function.invoke(&batch).await;
+    let outcome = test_env.function.invoke(&batch).await;
     assert_eq!(outcome, failures([1, 3, 4, 6, 7, 8]));
-    assert!(world.version("good").is_some() && world.version(DRAFT_ID).is_some());
+    assert!(test_env.version("good").is_some() && test_env.version(DRAFT_ID).is_some());
 
     // They come again, and what has been mended is saved then.
     slow.clear();
-    world.put_draft("missing", sample_draft());
-    world.put_draft("broken", sample_draft());
-    assert_eq!(world.function.invoke(&batch).await, failures([3, 7]));
+    test_env.put_draft("missing", sample_draft());
+    test_env.put_draft("broken", sample_draft());
+    assert_eq!(test_env.function.invoke(&batch).await, failures([3, 7]));
     for id in ["slow", "missing", "broken", "good", DRAFT_ID] {
-        assert!(world.version(id).is_some(), "{id}");
+        assert!(test_env.version(id).is_some(), "{id}");
     }
 }
 
 #[tokio::test]
 async fn envelopes_are_opened() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let direct = json!({"draft_id": DRAFT_ID});
     // SNS puts its notification into a queue as it is, without a record around it.
     let message_of = |message: &Value| {
@@ -429,45 +449,49 @@ async fn envelopes_are_opened() {
     };
     let url = event("eventbridge-draft-url");
     for inner in [&direct, &event("s3"), &event("eventbridge-s3"), &url] {
-        let outcome = world.function.invoke(&sns(inner)).await.response();
+        let outcome = test_env.function.invoke(&sns(inner)).await.response();
         assert_eq!(outcome["saves"][0]["draft_id"], DRAFT_ID, "{inner}");
         let batch = sqs([inner.clone(), message_of(inner), sns(inner)]);
-        world.s3.clear_requests();
-        assert_eq!(world.function.invoke(&batch).await, failures([]), "{inner}");
-        assert_eq!(world.gets_and_puts(), (1, 1), "{inner}");
+        test_env.s3.clear_requests();
+        assert_eq!(
+            test_env.function.invoke(&batch).await,
+            failures([]),
+            "{inner}"
+        );
+        assert_eq!(test_env.gets_and_puts(), (1, 1), "{inner}");
     }
     // Other stores that speak S3 say the same, with other names.
     let mut records = event("s3");
     records["Records"][0]["eventSource"] = json!("minio:s3");
     records["Records"][0]["eventName"] = json!("s3:ObjectCreated:Put");
-    let outcome = world.function.invoke(&records).await.response();
+    let outcome = test_env.function.invoke(&records).await.response();
     assert_eq!(outcome["saves"][0]["draft_id"], DRAFT_ID);
 }
 
 #[tokio::test]
 async fn a_duplicate_delivery_is_one_version() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     for name in ["sqs", "s3", "eventbridge-s3", "sns", "direct-url", "sqs"] {
         for _ in 0..2 {
-            world.function.invoke(&event(name)).await.response();
+            test_env.function.invoke(&event(name)).await.response();
         }
     }
-    assert!(world.version(DRAFT_ID).is_some());
+    assert!(test_env.version(DRAFT_ID).is_some());
 }
 
 #[tokio::test]
 async fn a_thousand_records_over_ten_drafts_are_ten_versions() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let ids: Vec<_> = (0..10).map(|number| format!("draft-{number}")).collect();
     for (id, seed) in ids.iter().zip(0..) {
-        world.put_draft(id, draft_of(4096, seed));
+        test_env.put_draft(id, draft_of_size(4096, seed));
     }
     let keys: Vec<_> = (0..1000).map(|n: usize| draft_key(&ids[n % 10])).collect();
     let records = s3_records(keys.iter().map(String::as_str));
-    let response = world.function.invoke(&records).await.response();
-    assert_eq!(world.gets_and_puts(), (10, 10));
+    let response = test_env.function.invoke(&records).await.response();
+    assert_eq!(test_env.gets_and_puts(), (10, 10));
     let expected = ids.iter().map(|id| {
-        let version = world.version(id).expect("it was saved");
+        let version = test_env.version(id).expect("it was saved");
         json!({"draft_id": id, "version": version, "saved": "created"})
     });
     let expected = json!({"saves": expected.collect::<Vec<_>>(), "skipped": 0});
@@ -475,19 +499,19 @@ async fn a_thousand_records_over_ten_drafts_are_ten_versions() {
 
     // And the same as a batch of a thousand messages: one that is broken fails them all.
     let bodies = || keys.iter().map(|key| s3_event(key));
-    assert_eq!(world.function.invoke(&sqs(bodies())).await, failures([]));
-    assert_eq!(world.gets_and_puts(), (10, 10));
-    world.put_draft("draft-3", b"");
+    assert_eq!(test_env.function.invoke(&sqs(bodies())).await, failures([]));
+    assert_eq!(test_env.gets_and_puts(), (10, 10));
+    test_env.put_draft("draft-3", b"");
     let hundred = (0..1000).filter(|number| number % 10 == 3);
     assert_eq!(
-        world.function.invoke(&sqs(bodies())).await,
+        test_env.function.invoke(&sqs(bodies())).await,
         failures(hundred)
     );
 }
 
 #[tokio::test]
 async fn what_is_not_the_document_of_a_draft_is_skipped() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let mut skipped = vec![];
     for key in [
         "drafts/2025092811473036584258/draft_meta_info.json",
@@ -522,21 +546,25 @@ async fn what_is_not_the_document_of_a_draft_is_skipped() {
     }
     for (records, event) in &skipped {
         for event in [records, event] {
-            let pending = world.function.begin(event);
+            let pending = test_env.function.begin(event);
             let id = pending.request_id.clone();
             assert_eq!(pending.outcome().await, nothing_done(1), "{event}");
-            let told = world.function.told(&id).await;
+            let told = test_env.function.logs_for(&id).await;
             assert_eq!(told[0]["outcome"], "skipped", "{event}");
         }
         let batch = sqs([records.clone(), event.clone(), sns(records), sns(event)]);
-        assert_eq!(world.function.invoke(&batch).await, failures([]), "{event}");
+        assert_eq!(
+            test_env.function.invoke(&batch).await,
+            failures([]),
+            "{event}"
+        );
     }
-    assert_eq!(world.gets_and_puts(), (0, 0));
+    assert_eq!(test_env.gets_and_puts(), (0, 0));
 
     // Beside them, a draft is saved.
     let key = draft_key(DRAFT_ID);
     let records = s3_records(["drafts/cover.jpg", key.as_str(), "drafts/cover.jpg"]);
-    let response = world.function.invoke(&records).await.response();
+    let response = test_env.function.invoke(&records).await.response();
     assert_eq!(response["saves"][0]["draft_id"], DRAFT_ID);
     assert_eq!(response["skipped"], 2);
 }
@@ -552,90 +580,107 @@ async fn what_the_function_writes_never_triggers_a_save() {
         ("d/{draft_id}", "d/{draft_id}/{version}"),
         ("{draft_id}.json", "{version}/{draft_id}.json"),
     ] {
-        let world = World::with(&[("DRAFT_KEY", draft), ("SAVED_KEY", saved)]).await;
+        let test_env = TestEnv::with(&[("DRAFT_KEY", draft), ("SAVED_KEY", saved)]).await;
         let key = draft.replace("{draft_id}", DRAFT_ID);
-        world.s3.put(BUCKET, &key, sample_draft());
-        let before = world.s3.keys(BUCKET, "");
-        world.function.invoke(&event("direct-id")).await.response();
-        let mut keys = world.s3.keys(BUCKET, "");
+        test_env.s3.put(BUCKET, &key, sample_draft());
+        let before = test_env.s3.keys(BUCKET, "");
+        test_env
+            .function
+            .invoke(&event("direct-id"))
+            .await
+            .response();
+        let mut keys = test_env.s3.keys(BUCKET, "");
         keys.retain(|key| !before.contains(key));
         assert_eq!(keys.len(), 1, "{keys:?}");
-        world.s3.clear_requests();
+        test_env.s3.clear_requests();
         for event in [s3_records([keys[0].as_str()]), s3_event(&keys[0])] {
             assert_eq!(
-                world.function.invoke(&event).await,
+                test_env.function.invoke(&event).await,
                 nothing_done(1),
                 "{saved}"
             );
         }
-        assert_eq!(world.gets_and_puts(), (0, 0));
+        assert_eq!(test_env.gets_and_puts(), (0, 0));
     }
 }
 
 #[tokio::test]
 async fn keys_in_notifications_are_url_encoded() {
-    let world = World::with(&[("DRAFT_KEY", "my drafts/草稿+{draft_id}.json")]).await;
+    let test_env = TestEnv::with(&[("DRAFT_KEY", "my drafts/草稿+{draft_id}.json")]).await;
     let key = format!("my drafts/草稿+{DRAFT_ID}.json");
-    world.s3.put(BUCKET, &key, sample_draft());
+    test_env.s3.put(BUCKET, &key, sample_draft());
     for encoded in [
         format!("my+drafts/%E8%8D%89%E7%A8%BF%2B{DRAFT_ID}.json"),
         format!("my%20drafts/%e8%8d%89%e7%a8%bf%2b{DRAFT_ID}.json"),
         format!("my+drafts%2F草稿%2B%32{}%2Ejson", &DRAFT_ID[1..]),
     ] {
-        let response = world.function.invoke(&s3_records([encoded.as_str()])).await;
+        let response = test_env
+            .function
+            .invoke(&s3_records([encoded.as_str()]))
+            .await;
         let response = response.response();
         assert_eq!(response["saves"][0]["draft_id"], DRAFT_ID, "{encoded}");
     }
     // Decoded once, and no more.
     let twice = format!("my+drafts/%25E8%258D%2589%25E7%25A8%25BF%252B{DRAFT_ID}.json");
     assert_eq!(
-        world.function.invoke(&s3_records([twice.as_str()])).await,
+        test_env
+            .function
+            .invoke(&s3_records([twice.as_str()]))
+            .await,
         nothing_done(1)
     );
     assert_eq!(
-        world.function.invoke(&s3_records([key.as_str()])).await,
+        test_env.function.invoke(&s3_records([key.as_str()])).await,
         nothing_done(1)
     );
     // EventBridge sends the key as it is.
-    let response = world.function.invoke(&s3_event(&key)).await.response();
+    let response = test_env.function.invoke(&s3_event(&key)).await.response();
     assert_eq!(response["saves"][0]["draft_id"], DRAFT_ID);
     let encoded = format!("my+drafts/%E8%8D%89%E7%A8%BF%2B{DRAFT_ID}.json");
     assert_eq!(
-        world.function.invoke(&s3_event(&encoded)).await,
+        test_env.function.invoke(&s3_event(&encoded)).await,
         nothing_done(1)
     );
 }
 
 #[tokio::test]
 async fn hosts_that_are_not_allowed_name_no_draft() {
-    let world = World::with(&[("DRAFT_URL_HOSTS", "example.com")]).await;
+    let test_env = TestEnv::with(&[("DRAFT_URL_HOSTS", "example.com")]).await;
     let invalid = error("InvalidRequest", "Invalid draft_url format");
-    assert_eq!(world.function.invoke(&event("direct-url")).await, invalid);
+    assert_eq!(
+        test_env.function.invoke(&event("direct-url")).await,
+        invalid
+    );
     let other = event("eventbridge-draft-url");
-    assert_eq!(world.function.invoke(&other).await, invalid);
+    assert_eq!(test_env.function.invoke(&other).await, invalid);
     let allowed = format!("https://example.com/?draft_id={DRAFT_ID}");
     let batch = sqs([
         json!({"draft_url": DRAFT_URL}),
         json!({"draft_url": allowed}),
     ]);
-    assert_eq!(world.function.invoke(&batch).await, failures([0]));
+    assert_eq!(test_env.function.invoke(&batch).await, failures([0]));
 }
 
 #[tokio::test]
 async fn sixteen_saves_of_a_batch_run_side_by_side() {
     // With a second invocation beside the batch, which shows that the function goes on.
-    let world = World::with(&[("AWS_LAMBDA_MAX_CONCURRENCY", "2")]).await;
+    let test_env = TestEnv::with(&[("AWS_LAMBDA_MAX_CONCURRENCY", "2")]).await;
     let ids: Vec<_> = (0..40).map(|number| format!("batch-{number}")).collect();
     for (id, seed) in ids.iter().zip(0..) {
-        world.put_draft(id, draft_of(4096, seed));
+        test_env.put_draft(id, draft_of_size(4096, seed));
     }
     let stall = When::op(Op::GetObject).key_starts_with("drafts/batch-");
-    let stall = world.s3.fault(stall, Fault::Stall);
+    let stall = test_env.s3.fault(stall, Fault::Stall);
     let bodies = ids.iter().map(|id| json!({"draft_id": id}));
-    let batch = world.function.begin(&sqs(bodies));
-    in_time(stall.hit(16)).await;
+    let batch = test_env.function.begin(&sqs(bodies));
+    with_timeout(stall.wait_for_hits(16)).await;
     for _ in 0..3 {
-        world.function.invoke(&event("direct-id")).await.response();
+        test_env
+            .function
+            .invoke(&event("direct-id"))
+            .await
+            .response();
     }
     assert_eq!(stall.hits(), 16);
     stall.clear();
@@ -643,7 +688,7 @@ async fn sixteen_saves_of_a_batch_run_side_by_side() {
 
     // A save has begun with its GET, and has not ended before its PUT.
     let mut running = 0_usize;
-    for request in world.s3.requests() {
+    for request in test_env.s3.requests() {
         match request.op {
             _ if !request.key.contains("/batch-") => {}
             Op::GetObject => running += 1,
@@ -651,37 +696,39 @@ async fn sixteen_saves_of_a_batch_run_side_by_side() {
         }
         assert!(running <= 16, "{running} at once");
     }
-    assert!(ids.iter().all(|id| world.version(id).is_some()));
+    assert!(ids.iter().all(|id| test_env.version(id).is_some()));
 }
 
 #[tokio::test]
 async fn what_a_batch_has_no_time_for_comes_back_as_failed() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let ids: Vec<_> = (0..20).map(|number| format!("batch-{number:02}")).collect();
     for (id, seed) in ids.iter().zip(0..) {
-        world.put_draft(id, draft_of(4096, seed));
+        test_env.put_draft(id, draft_of_size(4096, seed));
     }
     // All of the first sixteen but one hang; the one makes room for one more, which hangs.
     let hangs = When::op(Op::GetObject).and(|request| !request.key.contains("batch-05"));
-    let stall = world.s3.fault(hangs, Fault::Stall);
+    let stall = test_env.s3.fault(hangs, Fault::Stall);
     let batch = sqs(ids.iter().map(|id| json!({"draft_id": id})));
     let (left, begin) = (Duration::from_secs(4), Instant::now());
-    let outcome = world.function.begin_within(batch.to_string(), left);
+    let outcome = test_env.function.begin_within(batch.to_string(), left);
     let outcome = outcome.outcome().await;
     assert!(begin.elapsed() < left, "{:?}", begin.elapsed());
     assert_eq!(outcome, failures((0..20).filter(|&number| number != 5)));
     // Three were not even begun.
-    assert_eq!(world.gets_and_puts(), (17, 1));
+    assert_eq!(test_env.gets_and_puts(), (17, 1));
 
     stall.clear();
-    assert_eq!(world.function.invoke(&batch).await, failures([]));
-    assert!(ids.iter().all(|id| world.version(id).is_some()));
+    assert_eq!(test_env.function.invoke(&batch).await, failures([]));
+    assert!(ids.iter().all(|id| test_env.version(id).is_some()));
 
     // The same for what has no partial answer: it is a failure, to be tried again.
     let left = Duration::from_secs(1);
-    let stall = world.s3.fault(When::op(Op::PutObject), Fault::Stall);
+    let stall = test_env.s3.fault(When::op(Op::PutObject), Fault::Stall);
     for name in ["direct-id", "s3"] {
-        let pending = world.function.begin_within(event(name).to_string(), left);
+        let pending = test_env
+            .function
+            .begin_within(event(name).to_string(), left);
         assert_eq!(pending.outcome().await, unavailable(), "{name}");
     }
     stall.clear();
@@ -689,9 +736,9 @@ async fn what_a_batch_has_no_time_for_comes_back_as_failed() {
 
 #[tokio::test]
 async fn maintenance_is_a_failure_that_is_tried_again() {
-    let world = World::with(&[("MAINTENANCE", "true")]).await;
+    let test_env = TestEnv::with(&[("MAINTENANCE", "true")]).await;
     for (name, _) in events_and_answers("", "") {
-        let outcome = world.function.invoke(&event(name)).await;
+        let outcome = test_env.function.invoke(&event(name)).await;
         match name {
             "s3-test-event" => assert_eq!(outcome, nothing_done(1)),
             "sqs" => {
@@ -702,5 +749,5 @@ async fn maintenance_is_a_failure_that_is_tried_again() {
             _ => assert_eq!(outcome, unavailable(), "{name}"),
         }
     }
-    assert_eq!(world.gets_and_puts(), (0, 0));
+    assert_eq!(test_env.gets_and_puts(), (0, 0));
 }

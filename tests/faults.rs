@@ -7,16 +7,17 @@ use std::time::{Duration, Instant};
 use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
-use save_draft::error::Kind;
+use save_draft::error::ErrorKind;
 use save_draft::save::Saver;
-use save_draft::store::Creation;
+use save_draft::store::CreateOutcome;
 use sha2::{Digest as _, Sha256};
+use test_support::fixtures::{BUCKET, draft_key, draft_of_size, post_id, sha256_hex};
+use test_support::runtime::Outcome;
+use test_support::s3::{Fault, Op, S3, When};
 use tokio::task::JoinSet;
 
-use crate::support::client::{Endpoint, saver};
-use crate::support::runtime::Outcome;
-use crate::support::s3::{Fault, Op, S3, When};
-use crate::support::{self, BUCKET, World, draft_key, draft_of, post_id, sha256_hex};
+use crate::common::{self, TestEnv};
+use crate::common::{Endpoint, saver};
 
 /// The step of a save that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +164,7 @@ fn requests(step: Step, id: &str) -> When {
 /// A draft of its own for one case.
 fn put_draft(s3: &S3, id: &str) -> Vec<u8> {
     let seed = u64::from_be_bytes(Sha256::digest(id)[..8].try_into().expect("it has more"));
-    let document = draft_of(DRAFT_BYTES, seed);
+    let document = draft_of_size(DRAFT_BYTES, seed);
     s3.put(BUCKET, &draft_key(id), &document);
     document
 }
@@ -197,9 +198,17 @@ fn check_store(s3: &S3, id: &str, document: &[u8], end: End, version: Option<&st
 
 /// Saves a draft over HTTP by the real binary, and holds the answer, its time and the store
 /// against `end`.
-async fn save(world: &World, id: &str, document: &[u8], (end, left): (End, Duration), case: &str) {
+async fn save(
+    test_env: &TestEnv,
+    id: &str,
+    document: &[u8],
+    (end, left): (End, Duration),
+    case: &str,
+) {
     let begin = Instant::now();
-    let pending = world.function.begin_within(post_id(id).to_string(), left);
+    let pending = test_env
+        .function
+        .begin_within(post_id(id).to_string(), left);
     let answer = pending.outcome().await.response();
     let took = begin.elapsed();
     assert!(took < left, "{case}: it took {took:?} of {left:?}");
@@ -222,7 +231,7 @@ async fn save(world: &World, id: &str, document: &[u8], (end, left): (End, Durat
     };
     assert!(words.contains(&saved), "{case}: {saved:?}");
     let version = answer["headers"]["draft-version"].as_str();
-    check_store(&world.s3, id, document, end, version, case);
+    check_store(&test_env.s3, id, document, end, version, case);
 }
 
 #[tokio::test]
@@ -231,20 +240,20 @@ async fn each_fault_at_each_step_once_twice_and_for_ever() {
     for (number, row) in rows().into_iter().enumerate() {
         // A function of its own for each fault: the SDK tries less often while much fails.
         worlds.spawn(async move {
-            let world = World::start().await;
+            let test_env = TestEnv::start().await;
             for ((count, times), end) in COUNTS.into_iter().zip(row.ends) {
                 let case = case(&row, count);
                 let id = format!("fault-{number}-{times:x}");
-                let document = put_draft(&world.s3, &id);
+                let document = put_draft(&test_env.s3, &id);
                 let fault = requests(row.step, &id).times(times);
-                let fault = world.s3.fault(fault, (row.fault)());
+                let fault = test_env.s3.fault(fault, (row.fault)());
 
-                save(&world, &id, &document, (end, AMPLE), &case).await;
+                save(&test_env, &id, &document, (end, AMPLE), &case).await;
                 assert_eq!(fault.hits(), times.min(row.tries), "{case}");
 
                 fault.clear();
                 let case = format!("{case}, and tried again");
-                save(&world, &id, &document, (row.next(end), AMPLE), &case).await;
+                save(&test_env, &id, &document, (row.next(end), AMPLE), &case).await;
             }
         });
     }
@@ -258,22 +267,22 @@ async fn whatever_lasts_is_answered_before_the_deadline() {
     let conflict = rows().into_iter().filter(|row| row.name.starts_with("409"));
     for (number, row) in stalls().into_iter().chain(conflict).enumerate() {
         worlds.spawn(async move {
-            let world = World::start().await;
+            let test_env = TestEnv::start().await;
             let case = case(&row, "until the deadline");
             let id = format!("late-{number}");
             // The time is for the save, and not for the function's start.
-            let document = put_draft(&world.s3, "first");
-            save(&world, "first", &document, (Created, AMPLE), &case).await;
+            let document = put_draft(&test_env.s3, "first");
+            save(&test_env, "first", &document, (Created, AMPLE), &case).await;
 
-            let document = put_draft(&world.s3, &id);
-            let fault = world.s3.fault(requests(row.step, &id), (row.fault)());
+            let document = put_draft(&test_env.s3, &id);
+            let fault = test_env.s3.fault(requests(row.step, &id), (row.fault)());
             let end = row.ends[2];
-            save(&world, &id, &document, (end, SHORT), &case).await;
+            save(&test_env, &id, &document, (end, SHORT), &case).await;
             assert!(fault.hits() >= 1, "{case}");
 
             fault.clear();
             let case = format!("{case}, and tried again");
-            save(&world, &id, &document, (row.next(end), AMPLE), &case).await;
+            save(&test_env, &id, &document, (row.next(end), AMPLE), &case).await;
         });
     }
     worlds.join_all().await;
@@ -297,19 +306,19 @@ async fn save_by(saver: &Saver, s3: &S3, id: &str, document: &[u8], end: End, ca
     assert!(Instant::now() < deadline, "{case}");
     let version = match (&attempt.result, end) {
         (Ok(saved), Created | Unchanged | Saved) => {
-            let right = match saved.creation {
-                Creation::Created => end != Unchanged,
-                Creation::AlreadyExists => end != Created,
+            let right = match saved.outcome {
+                CreateOutcome::Created => end != Unchanged,
+                CreateOutcome::AlreadyExists => end != Created,
             };
             assert!(right, "{case}: {saved:?}");
             Some(saved.version.as_str())
         }
         (Err(error), Failed) => {
-            assert_eq!(error.kind(), Kind::SaveFailed, "{case}");
+            assert_eq!(error.kind(), ErrorKind::SaveFailed, "{case}");
             None
         }
         (Err(error), Busy | BusyButSaved) => {
-            assert_eq!(error.kind(), Kind::ServiceUnavailable, "{case}");
+            assert_eq!(error.kind(), ErrorKind::ServiceUnavailable, "{case}");
             None
         }
         (result, end) => panic!("{case}: {result:?}, and not {end:?}"),
@@ -346,19 +355,19 @@ async fn a_stall_is_given_up_and_tried_again() {
 #[tokio::test]
 async fn refused_connections_are_a_503_until_they_are_taken_again() {
     for step in [Read, Write] {
-        let world = World::start().await;
+        let test_env = TestEnv::start().await;
         let id = "refused";
-        let document = put_draft(&world.s3, id);
+        let document = put_draft(&test_env.s3, id);
         let case = format!("refused, from {step:?} on");
-        let fault = world.s3.fault(requests(step, id), Fault::Refuse);
-        save(&world, id, &document, (Busy, AMPLE), &case).await;
+        let fault = test_env.s3.fault(requests(step, id), Fault::Refuse);
+        save(&test_env, id, &document, (Busy, AMPLE), &case).await;
         assert_eq!(fault.hits(), 1, "{case}: nobody listened");
         let case = format!("{case}, and still");
-        save(&world, id, &document, (Busy, AMPLE), &case).await;
+        save(&test_env, id, &document, (Busy, AMPLE), &case).await;
         fault.clear();
-        world.s3.reopen().await;
+        test_env.s3.reopen().await;
         let case = format!("{case}, and no more");
-        save(&world, id, &document, (Created, AMPLE), &case).await;
+        save(&test_env, id, &document, (Created, AMPLE), &case).await;
     }
 }
 
@@ -378,7 +387,7 @@ async fn a_moment_of_refused_connections_is_not_seen() {
         let fault = s3.fault(requests(step, id).once(), Fault::Refuse);
         let case = format!("refused for a moment, at {step:?}");
         let reopen = async {
-            fault.hit(1).await;
+            fault.wait_for_hits(1).await;
             s3.reopen().await;
         };
         tokio::join!(save_by(&saver, &s3, id, &document, Created, &case), reopen);
@@ -395,25 +404,28 @@ async fn a_function_that_is_killed_leaves_nothing_or_a_whole_version() {
         (Write, Fault::StallResponse, BusyButSaved, Unchanged),
     ];
     for (step, stall, end, next) in stages {
-        let world = World::start().await;
+        let test_env = TestEnv::start().await;
         let id = "killed";
-        let document = put_draft(&world.s3, id);
-        let fault = world.s3.fault(requests(step, id), stall);
+        let document = put_draft(&test_env.s3, id);
+        let fault = test_env.s3.fault(requests(step, id), stall);
         let case = format!("killed at {step:?}");
-        let pending = world.function.begin(&post_id(id));
-        fault.hit(1).await;
+        let pending = test_env.function.begin(&post_id(id));
+        fault.wait_for_hits(1).await;
         if end == BusyButSaved {
-            while world.versions(id).is_empty() {
+            while test_env.versions(id).is_empty() {
                 tokio::task::yield_now().await;
             }
         }
-        world.function.kill().await;
+        test_env.function.kill().await;
         assert_eq!(pending.outcome().await, Outcome::Exited, "{case}");
-        check_store(&world.s3, id, &document, end, None, &case);
+        check_store(&test_env.s3, id, &document, end, None, &case);
 
         fault.clear();
-        let function = support::function(&world.s3, &[]).await;
-        let world = World { function, ..world };
-        save(&world, id, &document, (next, AMPLE), &case).await;
+        let function = common::start_function(&test_env.s3, &[]).await;
+        let test_env = TestEnv {
+            function,
+            ..test_env
+        };
+        save(&test_env, id, &document, (next, AMPLE), &case).await;
     }
 }

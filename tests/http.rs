@@ -2,7 +2,7 @@
 
 use lambda_http::lambda_runtime::{Context, LambdaEvent};
 use lambda_http::tower::ServiceExt as _;
-use save_draft::invocation::Function;
+use save_draft::lambda::Function;
 use save_draft::store::Store;
 use save_draft::telemetry::Telemetry;
 use std::collections::BTreeMap;
@@ -12,13 +12,14 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-
-use crate::support::runtime::{TIMEOUT, in_time};
-use crate::support::s3::{Fault, Op, Rule, S3, When};
-use crate::support::{
-    self, BUCKET, DRAFT_ID, DRAFT_URL, World, draft_key, draft_of, event, post, post_id, post_url,
+use test_support::fixtures::{
+    BUCKET, DRAFT_ID, DRAFT_URL, draft_key, draft_of_size, event, post, post_id, post_url,
     sample_draft, sha256_hex,
 };
+use test_support::runtime::{TIMEOUT, with_timeout};
+use test_support::s3::{Fault, Op, S3, When};
+
+use crate::common::{self, TestEnv};
 
 /// What a client gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,7 +144,7 @@ const HTTP_EVENTS: [&str; 5] = [
 /// When the drafts of these tests were written.
 const WRITTEN: &str = "20250928T114730Z";
 
-impl World {
+impl TestEnv {
     /// Sends an event of an HTTP API.
     async fn send(&self, event: &Value) -> Answer {
         Answer::of(&self.function.invoke(event).await.response())
@@ -168,41 +169,47 @@ impl World {
 
 #[tokio::test]
 async fn each_gateway_gets_its_answer_in_its_own_form() {
-    let world = World::start().await;
-    let version = world.put_written(DRAFT_ID, &sample_draft());
+    let test_env = TestEnv::start().await;
+    let version = test_env.put_written(DRAFT_ID, &sample_draft());
     let key = format!("saved/{DRAFT_ID}/{version}/draft_content.json");
     for name in HTTP_EVENTS {
-        let send = || async { world.function.invoke(&event(name)).await.response() };
+        let send = || async { test_env.function.invoke(&event(name)).await.response() };
         for saved in ["created", "unchanged"] {
             let expected = Answer::saved(DRAFT_URL, &version, saved).in_the_form_of(name);
             assert_eq!(send().await, expected, "{name}");
         }
-        assert_eq!(world.versions(DRAFT_ID), [key.as_str()], "{name}");
-        assert_eq!(world.s3.get(BUCKET, &key), Some(sample_draft()), "{name}");
+        assert_eq!(test_env.versions(DRAFT_ID), [key.as_str()], "{name}");
+        assert_eq!(
+            test_env.s3.get(BUCKET, &key),
+            Some(sample_draft()),
+            "{name}"
+        );
 
-        let slow = world.s3.fault(When::any(), Fault::SLOW_DOWN);
+        let slow = test_env.s3.fault(When::any(), Fault::SLOW_DOWN);
         let expected = Answer::unavailable().in_the_form_of(name);
         assert_eq!(send().await, expected, "{name}");
         slow.clear();
 
         let document = draft_key(DRAFT_ID);
-        let bytes = world.s3.get(BUCKET, &document).expect("the draft is there");
+        let bytes = test_env
+            .s3
+            .get(BUCKET, &document)
+            .expect("the draft is there");
         for gone in [&key, &document] {
-            let deleted = world.s3.files().delete(BUCKET, gone, &Rule::Always);
-            deleted.expect("it is a file").expect("no rule refuses it");
+            test_env.s3.delete(BUCKET, gone);
         }
         assert_eq!(
             send().await,
             Answer::missing().in_the_form_of(name),
             "{name}"
         );
-        world.put_written(DRAFT_ID, &bytes);
+        test_env.put_written(DRAFT_ID, &bytes);
     }
 }
 
 #[tokio::test]
 async fn a_post_to_any_path_that_ends_in_save_draft_is_a_save() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     for (path, status) in [
         ("/save_draft", 200),
         ("/v1/save_draft", 200),
@@ -226,7 +233,7 @@ async fn a_post_to_any_path_that_ends_in_save_draft_is_a_save() {
             event["rawPath"] = json!(path);
             event["requestContext"]["http"]["path"] = json!(path);
             event["requestContext"]["http"]["method"] = json!(method);
-            let answer = world.send(&event).await;
+            let answer = test_env.send(&event).await;
             match (status, method) {
                 (200, "POST") => assert_eq!(answer.status, 200, "{path}: {}", answer.body),
                 (200, _) => {
@@ -241,7 +248,7 @@ async fn a_post_to_any_path_that_ends_in_save_draft_is_a_save() {
 
 #[tokio::test]
 async fn the_stage_in_the_path_does_not_matter() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     for (stage, path) in [
         ("$default", "/save_draft"),
         ("openapi", "/save_draft"),
@@ -257,7 +264,7 @@ async fn the_stage_in_the_path_does_not_matter() {
             if name == "api-gateway-http" {
                 event.as_object_mut().expect("an object").remove("path");
             }
-            let response = world.function.invoke(&event).await.response();
+            let response = test_env.function.invoke(&event).await.response();
             assert_eq!(response["statusCode"], 200, "{name} {stage} {path}");
         }
     }
@@ -265,7 +272,7 @@ async fn the_stage_in_the_path_does_not_matter() {
 
 #[tokio::test]
 async fn the_content_type_of_a_request_is_not_looked_at() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     for content_type in [
         json!("text/plain"),
         json!("application/x-www-form-urlencoded"),
@@ -277,33 +284,33 @@ async fn the_content_type_of_a_request_is_not_looked_at() {
     ] {
         let mut event = event("api-gateway-http");
         event["headers"]["content-type"] = content_type.clone();
-        let response = world.function.invoke(&event).await;
+        let response = test_env.function.invoke(&event).await;
         assert_eq!(response.response()["statusCode"], 200, "{content_type}");
     }
 }
 
 #[tokio::test]
 async fn a_body_in_base64_is_decoded() {
-    let world = World::start().await;
-    let version = world.put_written(DRAFT_ID, &sample_draft());
+    let test_env = TestEnv::start().await;
+    let version = test_env.put_written(DRAFT_ID, &sample_draft());
     let body = json!({"draft_url": DRAFT_URL}).to_string();
     let mut event = post(BASE64_STANDARD.encode(&body));
     event["isBase64Encoded"] = json!(true);
     let expected = Answer::saved(DRAFT_URL, &version, "created");
-    assert_eq!(world.send(&event).await, expected);
+    assert_eq!(test_env.send(&event).await, expected);
 
     // What is no UTF-8, and what is flagged as Base64 and is none, is no JSON object.
     let mut event = post(BASE64_STANDARD.encode(b"{\"draft_url\": \"\xff\"}"));
     event["isBase64Encoded"] = json!(true);
-    assert_eq!(world.send(&event).await.status, 400);
+    assert_eq!(test_env.send(&event).await.status, 400);
     let mut event = post("====");
     event["isBase64Encoded"] = json!(true);
-    assert_eq!(world.send(&event).await, Answer::not_an_object());
+    assert_eq!(test_env.send(&event).await, Answer::not_an_object());
 }
 
 #[tokio::test]
 async fn a_request_without_a_draft_url_is_told_so() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let mut events = Vec::new();
     for body in [Value::Null, json!("")] {
         let mut event = event("api-gateway-http");
@@ -330,14 +337,14 @@ async fn a_request_without_a_draft_url_is_told_so() {
     }
     for event in events {
         let body = event["body"].clone();
-        assert_eq!(world.send(&event).await, Answer::required(), "{body}");
+        assert_eq!(test_env.send(&event).await, Answer::required(), "{body}");
     }
-    assert_eq!(world.gets_and_puts(), (0, 0));
+    assert_eq!(test_env.gets_and_puts(), (0, 0));
 }
 
 #[tokio::test]
 async fn a_body_that_is_no_json_object_is_told_so() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     for body in [
         "null",
         "true",
@@ -355,12 +362,12 @@ async fn a_body_that_is_no_json_object_is_told_so() {
         "\u{0}",
     ] {
         assert_eq!(
-            world.send(&post(body)).await,
+            test_env.send(&post(body)).await,
             Answer::not_an_object(),
             "{body}"
         );
     }
-    assert_eq!(world.gets_and_puts(), (0, 0));
+    assert_eq!(test_env.gets_and_puts(), (0, 0));
 }
 
 /// A URL of `chars` characters, all the same but for what a URL of a draft needs.
@@ -445,7 +452,7 @@ const BAD_URLS: [&str; 64] = [
 
 #[tokio::test]
 async fn a_draft_url_that_is_none_is_told_so() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let id_65 = format!("https://example.com/?draft_id={}", "a".repeat(65));
     let mut values = vec![
         json!(id_65),
@@ -458,18 +465,18 @@ async fn a_draft_url_that_is_none_is_told_so() {
     ];
     values.extend(BAD_URLS.map(|text| json!(text)));
     for value in values {
-        let answer = world.send(&post_url(value.clone())).await;
+        let answer = test_env.send(&post_url(value.clone())).await;
         assert_eq!(answer, Answer::invalid(), "{value}");
     }
     // Half a surrogate pair, which no string of ours can hold.
     let body = r#"{"draft_url": "https://example.com/?draft_id=1&x=\ud800"}"#;
-    assert_eq!(world.send(&post(body)).await, Answer::invalid());
-    assert_eq!(world.gets_and_puts(), (0, 0));
+    assert_eq!(test_env.send(&post(body)).await, Answer::invalid());
+    assert_eq!(test_env.gets_and_puts(), (0, 0));
 }
 
 #[tokio::test]
 async fn a_draft_url_comes_back_byte_for_byte() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let id_64 = "Az0_-".repeat(13)[..64].to_owned();
     for id in [
         DRAFT_ID,
@@ -479,12 +486,12 @@ async fn a_draft_url_comes_back_byte_for_byte() {
         "-",
         &id_64,
     ] {
-        world.put_draft(id, sample_draft());
+        test_env.put_draft(id, sample_draft());
         let url = format!("https://example.com/get_draft?draft_id={id}");
-        let answer = world.send(&post_url(url.as_str())).await;
+        let answer = test_env.send(&post_url(url.as_str())).await;
         assert_eq!(answer.body, json!({"draft_url": url}).to_string());
         assert_eq!(answer.headers["draft-saved"], "created", "{id}");
-        assert_eq!(world.only_version(id), sample_draft());
+        assert_eq!(test_env.only_version(id), sample_draft());
     }
     for url in [
         DRAFT_URL,
@@ -505,7 +512,7 @@ async fn a_draft_url_comes_back_byte_for_byte() {
         &long_url(2048, 'x'),
         &long_url(2048, '长'),
     ] {
-        let answer = world.send(&post_url(url)).await;
+        let answer = test_env.send(&post_url(url)).await;
         assert_eq!(answer.status, 200, "{url}: {}", answer.body);
         assert_eq!(answer.body, json!({"draft_url": url}).to_string());
     }
@@ -516,7 +523,7 @@ async fn a_draft_url_comes_back_byte_for_byte() {
         r#"{"a":[{"draft_url":1}],"draft_url":"https://example.com/?draft_id=2025092811473036584258","b":1e999,"c":"\ud800"}"#,
         "\n {\t\"draft_url\" : \"https://example.com/?draft_id=2025092811473036584258\" }\r\n",
     ] {
-        let answer = world.send(&post(body)).await;
+        let answer = test_env.send(&post(body)).await;
         let url = "https://example.com/?draft_id=2025092811473036584258";
         assert_eq!(answer.body, json!({"draft_url": url}).to_string(), "{body}");
         assert_eq!(answer.status, 200, "{body}");
@@ -526,7 +533,7 @@ async fn a_draft_url_comes_back_byte_for_byte() {
 #[tokio::test]
 async fn draft_url_hosts_are_the_only_ones() {
     let hosts = " capcut-mate.jcaigc.cn,LOCALHOST , 例え.jp,[::1]";
-    let world = World::with(&[("DRAFT_URL_HOSTS", hosts)]).await;
+    let test_env = TestEnv::with(&[("DRAFT_URL_HOSTS", hosts)]).await;
     for (host, status) in [
         ("capcut-mate.jcaigc.cn", 200),
         ("CAPCUT-mate.jcaigc.cn", 200),
@@ -544,7 +551,7 @@ async fn draft_url_hosts_are_the_only_ones() {
         ("127.0.0.1", 400),
     ] {
         let url = format!("https://{host}/?draft_id={DRAFT_ID}");
-        let answer = world.send(&post_url(url.as_str())).await;
+        let answer = test_env.send(&post_url(url.as_str())).await;
         assert_eq!(answer.status, status, "{url}");
         if status == 400 {
             assert_eq!(answer, Answer::invalid());
@@ -554,17 +561,17 @@ async fn draft_url_hosts_are_the_only_ones() {
 
 #[tokio::test]
 async fn a_save_is_two_requests_and_a_repeated_one_as_well() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let document = sample_draft();
-    let version = world.put_written(DRAFT_ID, &document);
-    let answer = world.send(&post_url(DRAFT_URL)).await;
+    let version = test_env.put_written(DRAFT_ID, &document);
+    let answer = test_env.send(&post_url(DRAFT_URL)).await;
     assert_eq!(answer, Answer::saved(DRAFT_URL, &version, "created"));
 
-    let requests = world.s3.requests();
-    assert_eq!(world.gets_and_puts(), (1, 1));
+    let requests = test_env.s3.requests();
+    assert_eq!(test_env.gets_and_puts(), (1, 1));
     let (get, put) = (&requests[0], &requests[1]);
     // In the path is the bucket, and the host is the store itself: path-style.
-    let host = world.s3.endpoint().replace("http://", "");
+    let host = test_env.s3.endpoint().replace("http://", "");
     assert_eq!((get.header("host"), put.header("host")), (&*host, &*host));
     assert_eq!((&*get.bucket, &*get.key), (BUCKET, &*draft_key(DRAFT_ID)));
     let key = format!("saved/{DRAFT_ID}/{version}/draft_content.json");
@@ -590,13 +597,8 @@ async fn a_save_is_two_requests_and_a_repeated_one_as_well() {
     ] {
         assert_eq!(put.header(name), value, "{name}");
     }
-    let draft = world.s3.files().stat(BUCKET, &draft_key(DRAFT_ID));
-    let etag = draft
-        .expect("it is readable")
-        .expect("it is there")
-        .meta
-        .etag
-        .clone();
+    let draft = test_env.s3.metadata(BUCKET, &draft_key(DRAFT_ID));
+    let etag = draft.expect("the draft exists").etag;
     assert_eq!(put.header("x-amz-meta-source-etag"), format!("\"{etag}\""));
     let saved_at = put.header("x-amz-meta-saved-at");
     let pattern = "####-##-##T##:##:##.###Z";
@@ -613,20 +615,20 @@ async fn a_save_is_two_requests_and_a_repeated_one_as_well() {
     names.retain(|name| name.starts_with("x-amz-meta-"));
     assert_eq!(names.len(), 5, "{names:?}");
 
-    let answer = world.send(&post_url(DRAFT_URL)).await;
+    let answer = test_env.send(&post_url(DRAFT_URL)).await;
     assert_eq!(answer, Answer::saved(DRAFT_URL, &version, "unchanged"));
-    assert_eq!(world.gets_and_puts(), (1, 1));
-    assert_eq!(world.only_version(DRAFT_ID), document);
+    assert_eq!(test_env.gets_and_puts(), (1, 1));
+    assert_eq!(test_env.only_version(DRAFT_ID), document);
 }
 
 #[tokio::test]
 async fn the_endpoint_of_all_services_is_that_of_s3_as_well() {
-    let world = World::start().await;
-    let endpoint = world.s3.endpoint();
+    let test_env = TestEnv::start().await;
+    let endpoint = test_env.s3.endpoint();
     let nowhere = "http://127.0.0.1:1";
     for (service, all) in [(endpoint.as_str(), nowhere), ("", endpoint.as_str())] {
         let env = [("AWS_ENDPOINT_URL_S3", service), ("AWS_ENDPOINT_URL", all)];
-        let function = support::function(&world.s3, &env).await;
+        let function = common::start_function(&test_env.s3, &env).await;
         let response = function.invoke(&post_url(DRAFT_URL)).await.response();
         assert_eq!(response["statusCode"], 200, "{service} {all}");
     }
@@ -634,20 +636,20 @@ async fn the_endpoint_of_all_services_is_that_of_s3_as_well() {
 
 #[tokio::test]
 async fn each_state_has_a_version_of_its_own() {
-    let world = World::start().await;
-    let (first, second) = (sample_draft(), draft_of(5000, 1));
-    let one = world.put_written(DRAFT_ID, &first);
+    let test_env = TestEnv::start().await;
+    let (first, second) = (sample_draft(), draft_of_size(5000, 1));
+    let one = test_env.put_written(DRAFT_ID, &first);
     assert_eq!(
-        world.send(&post_id(DRAFT_ID)).await.headers["draft-version"],
+        test_env.send(&post_id(DRAFT_ID)).await.headers["draft-version"],
         one
     );
-    let two = world.put_written(DRAFT_ID, &second);
-    let answer = world.send(&post_id(DRAFT_ID)).await;
+    let two = test_env.put_written(DRAFT_ID, &second);
+    let answer = test_env.send(&post_id(DRAFT_ID)).await;
     assert_eq!(answer.headers["draft-version"], two);
     assert_eq!(answer.headers["draft-saved"], "created");
     let key = |version: &str| format!("saved/{DRAFT_ID}/{version}/draft_content.json");
-    assert_eq!(world.s3.get(BUCKET, &key(&one)), Some(first));
-    assert_eq!(world.s3.get(BUCKET, &key(&two)), Some(second));
+    assert_eq!(test_env.s3.get(BUCKET, &key(&one)), Some(first));
+    assert_eq!(test_env.s3.get(BUCKET, &key(&two)), Some(second));
 }
 
 #[tokio::test]
@@ -657,24 +659,23 @@ async fn other_buckets_and_keys_are_used_where_they_are_set() {
         ("DRAFT_KEY", "编辑/draft {draft_id}.json"),
         ("SAVED_KEY", "v1/{version}/{draft_id}+保存.json"),
     ];
-    let world = World::with(&env).await;
-    let created = world.s3.files().create_bucket("vault");
-    assert!(created.expect("the folder is ours"));
+    let test_env = TestEnv::with(&env).await;
+    test_env.s3.create_bucket("vault");
     let draft = format!("编辑/draft {DRAFT_ID}.json");
-    world.s3.put(BUCKET, &draft, sample_draft());
+    test_env.s3.put(BUCKET, &draft, sample_draft());
 
-    let answer = world.send(&post_url(DRAFT_URL)).await;
+    let answer = test_env.send(&post_url(DRAFT_URL)).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     let version = &answer.headers["draft-version"];
     let key = format!("v1/{version}/{DRAFT_ID}+保存.json");
-    assert_eq!(world.s3.keys("vault", ""), [key.as_str()]);
-    assert_eq!(world.s3.get("vault", &key), Some(sample_draft()));
-    assert_eq!(world.versions(DRAFT_ID), [""; 0]);
+    assert_eq!(test_env.s3.keys("vault", ""), [key.as_str()]);
+    assert_eq!(test_env.s3.get("vault", &key), Some(sample_draft()));
+    assert_eq!(test_env.versions(DRAFT_ID), [""; 0]);
 }
 
 #[tokio::test]
 async fn the_documents_that_editors_write_are_saved_as_they_are() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let nested = format!(r#"{{"a":{}1{}}}"#, "[".repeat(899), "]".repeat(899));
     let documents: [&[u8]; 12] = [
         b"{}",
@@ -688,22 +689,22 @@ async fn the_documents_that_editors_write_are_saved_as_they_are() {
         br#"{"": {"": [[], {}, [{}]]}}"#,
         br#"{"a": "line\nbreak", "path": "C:\\drafts\\1"}"#,
         nested.as_bytes(),
-        &draft_of(200_000, 3),
+        &draft_of_size(200_000, 3),
     ];
     for (number, document) in documents.into_iter().enumerate() {
         let id = format!("draft-{number}");
-        let version = world.put_written(&id, document);
-        let answer = world.send(&post_id(&id)).await;
+        let version = test_env.put_written(&id, document);
+        let answer = test_env.send(&post_id(&id)).await;
         let text = String::from_utf8_lossy(&document[..document.len().min(80)]);
         assert_eq!(answer.status, 200, "{text}: {}", answer.body);
         assert_eq!(answer.headers["draft-version"], version);
-        assert!(world.only_version(&id) == document, "{text}");
+        assert!(test_env.only_version(&id) == document, "{text}");
     }
 }
 
 #[tokio::test]
 async fn a_document_that_is_none_is_never_saved() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let sample = sample_draft();
     let sample = sample.trim_ascii();
     let documents: [&[u8]; 13] = [
@@ -723,105 +724,107 @@ async fn a_document_that_is_none_is_never_saved() {
     ];
     for document in documents {
         let text = String::from_utf8_lossy(&document[..document.len().min(80)]);
-        world.put_draft(DRAFT_ID, document);
-        let answer = world.send(&post_url(DRAFT_URL)).await;
+        test_env.put_draft(DRAFT_ID, document);
+        let answer = test_env.send(&post_url(DRAFT_URL)).await;
         assert_eq!(answer, Answer::broken(), "{text}");
-        assert_eq!(world.gets_and_puts(), (1, 0), "{text}");
+        assert_eq!(test_env.gets_and_puts(), (1, 0), "{text}");
     }
-    assert_eq!(world.versions(DRAFT_ID), [""; 0]);
+    assert_eq!(test_env.versions(DRAFT_ID), [""; 0]);
 }
 
 #[tokio::test]
 async fn a_document_over_the_limit_is_refused_before_it_is_read() {
-    let world = World::with(&[("MAX_DRAFT_BYTES", "5000")]).await;
-    let version = world.put_written(DRAFT_ID, &draft_of(5000, 1));
-    let answer = world.send(&post_url(DRAFT_URL)).await;
+    let test_env = TestEnv::with(&[("MAX_DRAFT_BYTES", "5000")]).await;
+    let version = test_env.put_written(DRAFT_ID, &draft_of_size(5000, 1));
+    let answer = test_env.send(&post_url(DRAFT_URL)).await;
     assert_eq!(answer, Answer::saved(DRAFT_URL, &version, "created"));
-    world.s3.clear_requests();
+    test_env.s3.clear_requests();
 
-    world.put_draft(DRAFT_ID, draft_of(5001, 2));
+    test_env.put_draft(DRAFT_ID, draft_of_size(5001, 2));
     // Of the body, nothing ever comes: whoever waits for it is late.
-    let stalled = world.s3.fault(When::op(Op::GetObject), Fault::StallBody(0));
-    assert_eq!(world.send(&post_url(DRAFT_URL)).await, Answer::broken());
+    let stalled = test_env
+        .s3
+        .fault(When::op(Op::GetObject), Fault::StallBody(0));
+    assert_eq!(test_env.send(&post_url(DRAFT_URL)).await, Answer::broken());
     assert_eq!(stalled.hits(), 1);
-    assert_eq!(world.gets_and_puts(), (1, 0));
+    assert_eq!(test_env.gets_and_puts(), (1, 0));
 }
 
 #[tokio::test]
 async fn a_draft_that_is_not_there_is_a_404() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let url = "https://example.com/?draft_id=20251126220753b7e35362";
-    assert_eq!(world.send(&post_url(url)).await, Answer::missing());
-    assert_eq!(world.gets_and_puts(), (1, 0));
+    assert_eq!(test_env.send(&post_url(url)).await, Answer::missing());
+    assert_eq!(test_env.gets_and_puts(), (1, 0));
     // Its other files are not its document.
-    world.s3.put(
+    test_env.s3.put(
         BUCKET,
         "drafts/20251126220753b7e35362/draft_meta_info.json",
         b"{}",
     );
-    assert_eq!(world.send(&post_url(url)).await, Answer::missing());
+    assert_eq!(test_env.send(&post_url(url)).await, Answer::missing());
 }
 
 #[tokio::test]
 async fn what_will_not_work_is_a_500() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     for op in [Op::GetObject, Op::PutObject] {
-        let denied = world.s3.fault(When::op(op), Fault::ACCESS_DENIED);
-        assert_eq!(world.send(&post_url(DRAFT_URL)).await, Answer::broken());
+        let denied = test_env.s3.fault(When::op(op), Fault::ACCESS_DENIED);
+        assert_eq!(test_env.send(&post_url(DRAFT_URL)).await, Answer::broken());
         assert_eq!(denied.hits(), 1, "{op:?} is not tried again");
         denied.clear();
     }
     for variable in ["DRAFT_BUCKET", "SAVED_BUCKET", "AWS_SECRET_ACCESS_KEY"] {
         let env = [(variable, "nowhere-at-all")];
-        let function = support::function(&world.s3, &env).await;
+        let function = common::start_function(&test_env.s3, &env).await;
         let response = function.invoke(&post_url(DRAFT_URL)).await.response();
         assert_eq!(Answer::of(&response), Answer::broken(), "{variable}");
     }
-    assert_eq!(world.versions(DRAFT_ID), [""; 0]);
+    assert_eq!(test_env.versions(DRAFT_ID), [""; 0]);
 }
 
 #[tokio::test]
 async fn what_may_work_later_is_a_503() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     for op in [Op::GetObject, Op::PutObject] {
         for fault in [Fault::SLOW_DOWN, Fault::INTERNAL_ERROR, Fault::Cut] {
-            let fault = world.s3.fault(When::op(op), fault);
+            let fault = test_env.s3.fault(When::op(op), fault);
             assert_eq!(
-                world.send(&post_url(DRAFT_URL)).await,
+                test_env.send(&post_url(DRAFT_URL)).await,
                 Answer::unavailable()
             );
             assert!(fault.hits() > 1, "{op:?} is tried again");
             fault.clear();
-            assert_eq!(world.versions(DRAFT_ID), [""; 0]);
+            assert_eq!(test_env.versions(DRAFT_ID), [""; 0]);
         }
     }
-    world.s3.refuse().await;
+    test_env.s3.refuse().await;
     assert_eq!(
-        world.send(&post_url(DRAFT_URL)).await,
+        test_env.send(&post_url(DRAFT_URL)).await,
         Answer::unavailable()
     );
-    world.s3.reopen().await;
-    assert_eq!(world.send(&post_url(DRAFT_URL)).await.status, 200);
+    test_env.s3.reopen().await;
+    assert_eq!(test_env.send(&post_url(DRAFT_URL)).await.status, 200);
 }
 
 #[tokio::test]
 async fn maintenance_puts_every_save_off() {
-    let world = World::with(&[("MAINTENANCE", "true")]).await;
+    let test_env = TestEnv::with(&[("MAINTENANCE", "true")]).await;
     assert_eq!(
-        world.send(&post_url(DRAFT_URL)).await,
+        test_env.send(&post_url(DRAFT_URL)).await,
         Answer::unavailable()
     );
-    assert_eq!(world.send(&post_url("no URL")).await, Answer::invalid());
-    assert_eq!(world.gets_and_puts(), (0, 0));
+    assert_eq!(test_env.send(&post_url("no URL")).await, Answer::invalid());
+    assert_eq!(test_env.gets_and_puts(), (0, 0));
 }
 
 #[tokio::test]
 async fn a_save_that_runs_out_of_time_is_a_503_before_the_deadline() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     for op in [Op::GetObject, Op::PutObject] {
-        let stall = world.s3.fault(When::op(op), Fault::Stall);
+        let stall = test_env.s3.fault(When::op(op), Fault::Stall);
         let (left, begin) = (Duration::from_secs(2), Instant::now());
-        let pending = world
+        let pending = test_env
             .function
             .begin_within(post_url(DRAFT_URL).to_string(), left);
         let response = pending.outcome().await.response();
@@ -830,31 +833,31 @@ async fn a_save_that_runs_out_of_time_is_a_503_before_the_deadline() {
         assert_eq!(stall.hits(), 1, "{op:?}");
         stall.clear();
     }
-    world.s3.clear_requests();
+    test_env.s3.clear_requests();
     // Where there is no time to answer in, nothing is begun.
     for left in [0, 100] {
         let left = Duration::from_millis(left);
-        let pending = world
+        let pending = test_env
             .function
             .begin_within(post_url(DRAFT_URL).to_string(), left);
         let response = pending.outcome().await.response();
         assert_eq!(Answer::of(&response), Answer::unavailable());
-        assert_eq!(world.gets_and_puts(), (0, 0));
+        assert_eq!(test_env.gets_and_puts(), (0, 0));
     }
     // And the next one is as if nothing had been.
-    assert_eq!(world.send(&post_url(DRAFT_URL)).await.status, 200);
+    assert_eq!(test_env.send(&post_url(DRAFT_URL)).await.status, 200);
 }
 
 #[tokio::test]
 async fn invocations_run_side_by_side_where_lambda_offers_that() {
-    let world = World::with(&[("AWS_LAMBDA_MAX_CONCURRENCY", "8")]).await;
-    let version = world.put_written(DRAFT_ID, &sample_draft());
-    let stall = world.s3.fault(When::op(Op::GetObject), Fault::Stall);
+    let test_env = TestEnv::with(&[("AWS_LAMBDA_MAX_CONCURRENCY", "8")]).await;
+    let version = test_env.put_written(DRAFT_ID, &sample_draft());
+    let stall = test_env.s3.fault(When::op(Op::GetObject), Fault::Stall);
     let all: Vec<_> = (0..8)
-        .map(|_| world.function.begin(&post_url(DRAFT_URL)))
+        .map(|_| test_env.function.begin(&post_url(DRAFT_URL)))
         .collect();
     // Each waits for its draft, and none for another to end.
-    in_time(stall.hit(8)).await;
+    with_timeout(stall.wait_for_hits(8)).await;
     stall.clear();
     let mut created = 0;
     for pending in all {
@@ -864,12 +867,12 @@ async fn invocations_run_side_by_side_where_lambda_offers_that() {
         created += usize::from(answer.headers["draft-saved"] == "created");
     }
     assert_eq!(created, 1);
-    assert_eq!(world.only_version(DRAFT_ID), sample_draft());
+    assert_eq!(test_env.only_version(DRAFT_ID), sample_draft());
 }
 
 #[tokio::test]
 async fn hostile_requests_get_an_answer_like_any_other() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let long = "x".repeat(100_000);
     let hosts = [
         "", " ", "a b", "::", "[", "exa<mple", "%", "\u{0}", "a/b", "a?b#c", "@", "草稿", &long,
@@ -911,7 +914,7 @@ async fn hostile_requests_get_an_answer_like_any_other() {
                 event["headers"]["Host"] = json!(host);
                 event["headers"]["x-forwarded-proto"] = json!(host);
             }
-            let outcome = world.function.invoke(&event).await;
+            let outcome = test_env.function.invoke(&event).await;
             let response = outcome.clone().response();
             assert_eq!(response["statusCode"], 200, "{name} {host:?}: {outcome:?}");
         }
@@ -919,7 +922,7 @@ async fn hostile_requests_get_an_answer_like_any_other() {
             for path_and_end in [hostile.to_owned(), format!("{hostile}/save_draft")] {
                 let mut event = event(name);
                 event[path] = json!(path_and_end);
-                let response = world.function.invoke(&event).await.response();
+                let response = test_env.function.invoke(&event).await.response();
                 let status = response["statusCode"].as_u64().expect("a status");
                 assert!(
                     [200, 404].contains(&status),
@@ -934,12 +937,12 @@ async fn hostile_requests_get_an_answer_like_any_other() {
         event["cookies"] = json!(["\r\n"]);
         event["isBase64Encoded"] = json!(true);
         event["body"] = json!("not=Base64!");
-        let response = world.function.invoke(&event).await.response();
+        let response = test_env.function.invoke(&event).await.response();
         assert_eq!(response["statusCode"], 400, "{name}: {response}");
     }
     // None of it has broken anything.
-    assert_eq!(world.send(&post_url(DRAFT_URL)).await.status, 200);
-    let lines = world.function.lines();
+    assert_eq!(test_env.send(&post_url(DRAFT_URL)).await.status, 200);
+    let lines = test_env.function.lines();
     assert!(
         !lines.iter().any(|line| line.contains("panicked")),
         "{lines:#?}"
@@ -948,23 +951,23 @@ async fn hostile_requests_get_an_answer_like_any_other() {
 
 #[tokio::test]
 async fn fifty_megabytes_are_a_draft_as_well() {
-    let world = World::start().await;
-    let document = draft_of(50 << 20, 7);
-    let version = world.put_written(DRAFT_ID, &document);
+    let test_env = TestEnv::start().await;
+    let document = draft_of_size(50 << 20, 7);
+    let version = test_env.put_written(DRAFT_ID, &document);
     let event = post_url(DRAFT_URL).to_string();
-    let pending = world.function.begin_within(event, 4 * TIMEOUT);
+    let pending = test_env.function.begin_within(event, 4 * TIMEOUT);
     let answer = Answer::of(&pending.outcome().await.response());
     assert_eq!(answer, Answer::saved(DRAFT_URL, &version, "created"));
-    assert_eq!(world.gets_and_puts(), (1, 1));
-    assert!(world.only_version(DRAFT_ID) == document);
+    assert_eq!(test_env.gets_and_puts(), (1, 1));
+    assert!(test_env.only_version(DRAFT_ID) == document);
 }
 
 #[tokio::test]
 async fn pages_of_another_origin_may_read_the_answers_where_they_are_allowed_to() {
     let origin = "https://editor.example";
-    let world = World::with(&[("CORS_ORIGIN", origin)]).await;
+    let test_env = TestEnv::with(&[("CORS_ORIGIN", origin)]).await;
     for event in [post_url(DRAFT_URL), post("{}")] {
-        let headers = world.send(&event).await.headers;
+        let headers = test_env.send(&event).await.headers;
         assert_eq!(headers["access-control-allow-origin"], origin);
         assert_eq!(
             headers["access-control-expose-headers"],
@@ -977,8 +980,8 @@ async fn pages_of_another_origin_may_read_the_answers_where_they_are_allowed_to(
 async fn an_emulator_may_tell_the_time_that_is_left_for_the_deadline() {
     let s3 = S3::start_empty().await.expect("the S3 starts");
     s3.put(BUCKET, &draft_key(DRAFT_ID), sample_draft());
-    let config = support::client::config(BUCKET, &[]);
-    let store = Store::new(&support::client::Endpoint::of(&s3).sdk(), &config);
+    let config = common::config(BUCKET, &[]);
+    let store = Store::new(&common::Endpoint::of(&s3).sdk(), &config);
     let telemetry = Telemetry::with_output("test".to_owned(), std::io::sink());
     let function = Function::new(&config, store, telemetry).into_service();
     for (left_ms, status) in [(600_000, 200), (1, 503)] {

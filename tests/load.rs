@@ -19,13 +19,12 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use save_draft::draft::Sha256Digest;
 use serde_json::{Value, json};
+use test_support::fixtures::draft_of_size;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
-
-use crate::support::draft_of;
 
 /// How long it lasts, in seconds, where `LOAD_SECONDS` does not say.
 const SECONDS: u64 = 60;
@@ -280,7 +279,7 @@ fn id(client: u64, draft: u64) -> String {
 /// Writes a new state of a draft, in one step.
 fn edit(run: &Run, draft: u64, turn: u64) {
     let id = id(run.client, draft);
-    let document = draft_of(BYTES, (run.client << 32) + (draft << 24) + turn);
+    let document = draft_of_size(BYTES, (run.client << 32) + (draft << 24) + turn);
     let mut states = run.states.lock().expect("no client panics");
     states
         .entry(id.clone())

@@ -7,7 +7,7 @@
 )]
 
 mod bad_input;
-mod config;
+mod common;
 mod events;
 mod faults;
 mod http;
@@ -17,6 +17,5 @@ mod properties;
 mod races;
 mod security;
 mod store;
-mod support;
 mod telemetry;
 mod template;

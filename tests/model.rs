@@ -8,12 +8,15 @@ use proptest::prelude::{BoxedStrategy, Just, ProptestConfig, Strategy as _, any,
 use proptest::sample::{Index, select};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 use serde_json::{Value, json};
+use test_support::fixtures::{
+    BUCKET, draft_key, draft_of_size, event, long_tests, post_id, sha256_hex,
+};
+use test_support::runtime::Outcome;
+use test_support::s3::{Fault, Op, S3, When};
 use tokio::runtime::{self, Runtime};
 
-use crate::support::client::{Endpoint, client};
-use crate::support::runtime::Outcome;
-use crate::support::s3::{Fault, Op, S3, When};
-use crate::support::{self, BUCKET, World, draft_key, draft_of, event, long, post_id, sha256_hex};
+use crate::common::{self, TestEnv};
+use crate::common::{Endpoint, client};
 
 /// The drafts that there may be.
 const DRAFTS: [&str; 3] = [
@@ -231,10 +234,10 @@ impl ReferenceStateMachine for Reference {
         match *step {
             Step::Write { id, content, later } => {
                 model.tick(later);
-                model.write(id, draft_of(500, content), true);
+                model.write(id, draft_of_size(500, content), true);
             }
             Step::Spoil { id } => {
-                let document = draft_of(500, 0)[..250].to_vec();
+                let document = draft_of_size(500, 0)[..250].to_vec();
                 model.write(id, document, false);
             }
             Step::Delete { id } => {
@@ -264,7 +267,7 @@ impl ReferenceStateMachine for Reference {
 
 /// The real binary, and the bucket that it works on.
 struct System {
-    world: World,
+    test_env: TestEnv,
     client: aws_sdk_s3::Client,
     /// What was in the bucket before the last step.
     versions: Vec<String>,
@@ -274,8 +277,7 @@ struct System {
 impl System {
     fn set_clock(&self, model: &Model) {
         let time = Duration::from_secs(BEGIN + model.seconds);
-        let files = self.world.s3.files();
-        files.set_clock(SystemTime::UNIX_EPOCH + time);
+        self.test_env.s3.set_clock(SystemTime::UNIX_EPOCH + time);
     }
 
     fn put(&self, id: &str, document: Vec<u8>) {
@@ -285,7 +287,7 @@ impl System {
     }
 
     fn invoke(&self, event: &Value) -> Outcome {
-        self.runtime.block_on(self.world.function.invoke(event))
+        self.runtime.block_on(self.test_env.function.invoke(event))
     }
 }
 
@@ -330,7 +332,9 @@ fn about(trigger: &str, id: &str) -> Value {
         }
         return event;
     }
-    let text = event.to_string().replace(support::DRAFT_ID, id);
+    let text = event
+        .to_string()
+        .replace(test_support::fixtures::DRAFT_ID, id);
     serde_json::from_str(&text).expect("it is JSON as before")
 }
 
@@ -369,14 +373,14 @@ impl StateMachineTest for System {
     fn init_test(model: &Model) -> Self {
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("the runtime starts");
-        let world = runtime.block_on(async {
+        let test_env = runtime.block_on(async {
             let s3 = S3::start_empty().await.expect("the S3 starts");
-            let function = support::function(&s3, &[]).await;
-            World { s3, function }
+            let function = common::start_function(&s3, &[]).await;
+            TestEnv { s3, function }
         });
         let system = Self {
-            client: client(&Endpoint::of(&world.s3).sdk()),
-            world,
+            client: client(&Endpoint::of(&test_env.s3).sdk()),
+            test_env,
             versions: Vec::new(),
             runtime,
         };
@@ -397,11 +401,11 @@ impl StateMachineTest for System {
             }
             Step::Save { id, mishap } => {
                 if let Some(mishap) = mishap {
-                    mishap.script(&system.world.s3);
+                    mishap.script(&system.test_env.s3);
                 }
                 let answer = over_http(system.invoke(&post_id(id)));
-                system.world.s3.clear_faults();
-                let log = || system.world.function.lines().join("\n");
+                system.test_env.s3.clear_faults();
+                let log = || system.test_env.function.lines().join("\n");
                 assert_eq!(model.answers, [answer], "{}", log());
             }
             Step::Deliver { id, trigger, .. } => {
@@ -419,7 +423,7 @@ impl StateMachineTest for System {
                 }
             }
         }
-        let versions = system.world.s3.keys(BUCKET, "saved/");
+        let versions = system.test_env.s3.keys(BUCKET, "saved/");
         let kept = system.versions.iter().all(|key| versions.contains(key));
         assert!(kept, "a version is gone");
         system.versions = versions;
@@ -427,16 +431,16 @@ impl StateMachineTest for System {
     }
 
     fn check_invariants(system: &Self, model: &Model) {
-        let s3 = &system.world.s3;
+        let s3 = &system.test_env.s3;
         let mut expected: BTreeMap<String, &Vec<u8>> = BTreeMap::new();
         for (id, draft) in &model.drafts {
             expected.insert(draft_key(id), &draft.document);
         }
         for ((id, version), document) in &model.versions {
             let key = saved_key(id, version);
-            let stat = s3.files().stat(BUCKET, &key).expect("it is readable");
-            let stat = stat.unwrap_or_else(|| panic!("there is no {key}"));
-            let header = |name: &str| stat.meta.headers.get(name).cloned().unwrap_or_default();
+            let metadata = s3.metadata(BUCKET, &key);
+            let metadata = metadata.unwrap_or_else(|| panic!("there is no {key}"));
+            let header = |name: &str| metadata.headers.get(name).cloned().unwrap_or_default();
             assert_eq!(header("x-amz-meta-draft-id"), *id);
             assert_eq!(header("x-amz-meta-sha256"), sha256_hex(document));
             expected.insert(key, document);
@@ -453,7 +457,7 @@ impl StateMachineTest for System {
 /// 24 stories, or with `LONG=1` 500.
 fn config() -> ProptestConfig {
     ProptestConfig {
-        cases: if long() { 500 } else { 24 },
+        cases: if long_tests() { 500 } else { 24 },
         // What failed is in the message, and there is a file less.
         failure_persistence: None,
         // Each step is real: a few minutes are enough to shrink in.

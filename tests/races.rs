@@ -13,16 +13,16 @@ use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::Client;
-use save_draft::error::Kind;
+use save_draft::error::ErrorKind;
 use save_draft::save::Saver;
-use save_draft::store::Creation;
+use save_draft::store::CreateOutcome;
+use test_support::fixtures::{BUCKET, draft_key, draft_of_size, long_tests, post_id, sha256_hex};
+use test_support::runtime::{Bootstrap, Outcome};
+use test_support::s3::{Fault, Op, S3, ScriptedFault, When};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use crate::support::client::{self, Endpoint};
-use crate::support::runtime::{Bootstrap, Outcome};
-use crate::support::s3::{Fault, Op, S3, Scripted, When};
-use crate::support::{self, BUCKET, draft_key, draft_of, long, post_id, sha256_hex};
+use crate::common::{self, Endpoint};
 
 /// How many save at once.
 const SAVERS: usize = 200;
@@ -102,7 +102,7 @@ impl Race {
     /// The document of a state: no two share a segment.
     fn state(&self, number: usize) -> Vec<u8> {
         // Not all of one length, so that a mixture would be seen by that too.
-        draft_of(self.size + number % 97, number as u64)
+        draft_of_size(self.size + number % 97, number as u64)
     }
 
     /// Overwrites the draft with its next state.
@@ -111,7 +111,7 @@ impl Race {
         if let Some(s3) = &self.s3 {
             let start = Duration::from_secs(1_759_060_050); // 2025-09-28T11:47:30Z
             let tick = Duration::from_millis(200) * u32::try_from(number).expect("not so many");
-            s3.files().set_clock(SystemTime::UNIX_EPOCH + start + tick);
+            s3.set_clock(SystemTime::UNIX_EPOCH + start + tick);
         }
         let put = self.client.put_object().bucket(&self.bucket);
         let put = put.key(draft_key(ID)).body(self.state(number).into());
@@ -247,7 +247,7 @@ fn writer(endpoint: &Endpoint) -> Client {
         .retry_config(RetryConfig::disabled())
         .timeout_config(TimeoutConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-    client::client(&sdk.build())
+    common::client(&sdk.build())
 }
 
 /// Who saves.
@@ -268,12 +268,12 @@ impl By {
                 match attempt.result {
                     Ok(saved) => Answer::Saved {
                         version: saved.version.to_string(),
-                        created: saved.creation == Creation::Created,
+                        created: saved.outcome == CreateOutcome::Created,
                     },
                     Err(error) => match error.kind() {
-                        Kind::ServiceUnavailable => Answer::Busy,
-                        Kind::DraftNotFound => Answer::Missing,
-                        other => panic!("{other:?}: {}", error.causes()),
+                        ErrorKind::ServiceUnavailable => Answer::Busy,
+                        ErrorKind::DraftNotFound => Answer::Missing,
+                        other => panic!("{other:?}: {}", error.cause_chain()),
                     },
                 }
             }
@@ -302,7 +302,7 @@ impl By {
 /// and some one by one, or with `LONG=1` again and again to the end of the writing. After
 /// that, each saves the last state.
 async fn race(race: &Arc<Race>, by: &By) -> Vec<Told> {
-    let waves = if long() { WRITES } else { 2 };
+    let waves = if long_tests() { WRITES } else { 2 };
     race.write().await;
     let mut savers = JoinSet::new();
     for saver in 0..SAVERS {
@@ -317,7 +317,7 @@ async fn race(race: &Arc<Race>, by: &By) -> Vec<Told> {
                     0
                 };
                 race.wrote((wave * WRITES + part) / waves).await;
-                if !long() || *race.written.borrow() < WRITES {
+                if !long_tests() || *race.written.borrow() < WRITES {
                     told.push(race.save(&by).await);
                 }
             }
@@ -334,7 +334,7 @@ async fn race(race: &Arc<Race>, by: &By) -> Vec<Told> {
 async fn binary(s3: &S3) -> By {
     let concurrency = SAVERS.to_string();
     let variables = [("AWS_LAMBDA_MAX_CONCURRENCY", concurrency.as_str())];
-    By::Binary(Arc::new(support::function(s3, &variables).await))
+    By::Binary(Arc::new(common::start_function(s3, &variables).await))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -368,7 +368,7 @@ async fn racing_savers_lose_nothing_to_faults() {
     let told = race(&here, &by).await;
     s3.clear_faults();
     let verdict = here.judge(&told, false).await;
-    let hits: usize = faults.iter().map(Scripted::hits).sum();
+    let hits: usize = faults.iter().map(ScriptedFault::hits).sum();
     println!("{SAVERS} savers and {hits} faults: {verdict:?}");
     assert!(hits > 0 && verdict.saved > 0);
     assert_eq!(verdict.saved + verdict.busy, told.len());
@@ -385,7 +385,7 @@ fn random(limit: usize) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn saves_that_are_killed_leave_whole_versions() {
     const AT_ONCE: usize = 8;
-    let kills = if long() { 200 } else { 20 };
+    let kills = if long_tests() { 200 } else { 20 };
     // Large enough that many a kill meets a body on its way.
     let (here, s3) = Race::here(400_000).await;
     here.write().await;
@@ -393,7 +393,7 @@ async fn saves_that_are_killed_leave_whole_versions() {
     let variables = [("AWS_LAMBDA_MAX_CONCURRENCY", concurrency.as_str())];
     let mut told = Vec::new();
     for _ in 0..kills {
-        let function = Arc::new(support::function(&s3, &variables).await);
+        let function = Arc::new(common::start_function(&s3, &variables).await);
         let by = By::Binary(Arc::clone(&function));
         let mut saves = JoinSet::new();
         for _ in 0..AT_ONCE {
@@ -421,7 +421,7 @@ async fn saves_that_are_killed_leave_whole_versions() {
         told.extend(saves.join_all().await);
     }
     // The next function finds nothing in its way.
-    let by = By::Binary(Arc::new(support::function(&s3, &[]).await));
+    let by = By::Binary(Arc::new(common::start_function(&s3, &[]).await));
     let last = here.save(&by).await;
     assert!(matches!(last.answer, Answer::Saved { .. }), "{last:?}");
     told.push(last);
@@ -438,7 +438,7 @@ async fn saves_that_are_killed_leave_whole_versions() {
 async fn racing_savers_against_another_store() {
     let (there, endpoint) = Race::there(4_000).await;
     let sdk = endpoint.sdk();
-    let by = By::Saver(client::saver(&sdk, &there.bucket), AMPLE);
+    let by = By::Saver(common::saver(&sdk, &there.bucket), AMPLE);
     let told = race(&there, &by).await;
     let verdict = there.judge(&told, true).await;
     println!("{SAVERS} savers at {}: {verdict:?}", endpoint.url);
@@ -459,7 +459,7 @@ async fn racing_savers_outlast_an_outage_of_the_store() {
     let (there, endpoint) = Race::there(4_000).await;
     let sdk = endpoint.sdk();
     let left = Duration::from_secs(5);
-    let by = By::Saver(client::saver(&sdk, &there.bucket), left);
+    let by = By::Saver(common::saver(&sdk, &there.bucket), left);
 
     // Savers that save again and again, a writer, and the outage in the middle.
     there.write_times(10).await;
@@ -501,7 +501,7 @@ async fn racing_savers_outlast_an_outage_of_the_store() {
 
     writer.await.expect("the draft is written");
     let after = there
-        .save(&By::Saver(client::saver(&sdk, &there.bucket), AMPLE))
+        .save(&By::Saver(common::saver(&sdk, &there.bucket), AMPLE))
         .await;
     assert!(matches!(after.answer, Answer::Saved { .. }), "{after:?}");
     over.send_replace(true);

@@ -6,11 +6,12 @@ use std::net::TcpListener;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
-
-use crate::support::s3::{Fault, Op, When};
-use crate::support::{
-    BUCKET, DRAFT_ID, DRAFT_URL, World, draft_key, event, post, post_id, post_url,
+use test_support::fixtures::{
+    BUCKET, DRAFT_ID, DRAFT_URL, draft_key, event, post, post_id, post_url,
 };
+use test_support::s3::{Fault, Op, When};
+
+use crate::common::TestEnv;
 
 /// A JSON object on a line of its own, as the log has them.
 const FORGED: &str = "\r\n{\"level\":\"INFO\",\"message\":\"forged\"}\n";
@@ -68,14 +69,14 @@ fn tricks() -> Vec<String> {
 
 #[tokio::test]
 async fn no_trick_with_an_id_reaches_the_store() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     for bait in [
         "secret",
         "drafts/secret",
         "draft_content.json",
         "drafts/draft_content.json",
     ] {
-        world.s3.put(BUCKET, bait, "{}");
+        test_env.s3.put(BUCKET, bait, "{}");
     }
     let invalid = json!({"detail": "Invalid draft_url format"});
     let invalid_id = (
@@ -86,30 +87,30 @@ async fn no_trick_with_an_id_reaches_the_store() {
         let encoded = utf8_percent_encode(&trick, NON_ALPHANUMERIC).to_string();
         let twice = utf8_percent_encode(&encoded, NON_ALPHANUMERIC).to_string();
         for id in [&encoded, &twice] {
-            let answer = world.function.invoke(&post_id(id)).await.response();
+            let answer = test_env.function.invoke(&post_id(id)).await.response();
             assert_eq!(answer["statusCode"], 400, "{trick:?} as {id}");
             assert_eq!(body(&answer), invalid, "{trick:?} as {id}");
         }
-        let direct = world.function.invoke(&json!({"draft_id": trick})).await;
+        let direct = test_env.function.invoke(&json!({"draft_id": trick})).await;
         assert_eq!(direct.error(), invalid_id, "{trick:?}");
 
         let mut notification = event("s3");
         notification["Records"][0]["s3"]["object"]["key"] = draft_key(&encoded).into();
-        let answer = world.function.invoke(&notification).await.response();
+        let answer = test_env.function.invoke(&notification).await.response();
         assert_eq!(answer, json!({"saves": [], "skipped": 1}), "{trick:?}");
 
         let mut bridge = event("eventbridge-s3");
         bridge["detail"]["object"]["key"] = draft_key(&trick).into();
-        let answer = world.function.invoke(&bridge).await.response();
+        let answer = test_env.function.invoke(&bridge).await.response();
         assert_eq!(answer, json!({"saves": [], "skipped": 1}), "{trick:?}");
     }
-    assert_eq!(world.gets_and_puts(), (0, 0));
+    assert_eq!(test_env.gets_and_puts(), (0, 0));
 }
 
 /// What a URL has beside a good id, written as it is: nothing of it becomes a part of a key.
 #[tokio::test]
 async fn only_the_configured_keys_are_asked_for() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     for url in [
         format!("https://example.com/../../{DRAFT_ID}x?draft_id={DRAFT_ID}"),
         format!("https://example.com/%2e%2e/?draft_id={DRAFT_ID}"),
@@ -120,7 +121,7 @@ async fn only_the_configured_keys_are_asked_for() {
         "https://example.com/?draft_id=__proto__".to_owned(),
         "https://example.com/?draft_id=CON".to_owned(),
     ] {
-        let answer = world
+        let answer = test_env
             .function
             .invoke(&post_url(url.as_str()))
             .await
@@ -140,10 +141,10 @@ async fn only_the_configured_keys_are_asked_for() {
     ] {
         let mut notification = event("s3");
         notification["Records"][0]["s3"]["object"]["key"] = key.into();
-        let answer = world.function.invoke(&notification).await.response();
+        let answer = test_env.function.invoke(&notification).await.response();
         assert_eq!(answer, json!({"saves": [], "skipped": 1}), "{key}");
     }
-    let requests = world.s3.requests();
+    let requests = test_env.s3.requests();
     assert!(requests.len() > 8);
     for request in requests {
         let (bucket, key) = (&request.bucket, &request.key);
@@ -163,12 +164,12 @@ async fn only_the_configured_keys_are_asked_for() {
 
 #[tokio::test]
 async fn a_draft_url_is_never_fetched() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let server = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     server.set_nonblocking(true).expect("it is a socket");
     let address = server.local_addr().expect("it is bound");
     let url = format!("http://{address}/get_draft?draft_id={DRAFT_ID}");
-    let answer = world.function.invoke(&post_url(url)).await.response();
+    let answer = test_env.function.invoke(&post_url(url)).await.response();
     assert_eq!(answer["statusCode"], 200);
     let visit = server.accept().map_err(|error| error.kind());
     assert!(matches!(visit, Err(ErrorKind::WouldBlock)), "{visit:?}");
@@ -176,7 +177,7 @@ async fn a_draft_url_is_never_fetched() {
 
 #[tokio::test]
 async fn nothing_of_a_request_becomes_a_header() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let injected = "a\r\nX-Injected: yes\r\n\r\n<p>";
     let encoded = utf8_percent_encode(injected, NON_ALPHANUMERIC);
     let good = format!("https://example.com/{encoded}?x={encoded}&draft_id={DRAFT_ID}#{encoded}");
@@ -216,7 +217,7 @@ async fn nothing_of_a_request_becomes_a_header() {
     requests.push((200, request));
 
     for (status, request) in requests {
-        let answer = world.function.invoke(&request).await.response();
+        let answer = test_env.function.invoke(&request).await.response();
         assert_eq!(answer["statusCode"], status, "{request}");
         let headers = answer["headers"].as_object().expect("headers");
         let names: Vec<_> = headers.keys().map(String::as_str).collect();
@@ -240,7 +241,7 @@ async fn nothing_of_a_request_becomes_a_header() {
 
 #[tokio::test]
 async fn nothing_of_an_input_becomes_a_line_of_the_log() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let encoded = utf8_percent_encode(FORGED, NON_ALPHANUMERIC).to_string();
     let mut inputs = vec![
         post(FORGED),
@@ -307,15 +308,15 @@ async fn nothing_of_an_input_becomes_a_line_of_the_log() {
         }
     }
     for input in &inputs {
-        world.function.invoke(input).await;
+        test_env.function.invoke(input).await;
     }
     // What is written comes in order: when this one's is here, all is.
-    let last = world.function.begin(&post_url(DRAFT_URL));
+    let last = test_env.function.begin(&post_url(DRAFT_URL));
     let request_id = last.request_id.clone();
     last.outcome().await;
-    world.function.told(&request_id).await;
+    test_env.function.logs_for(&request_id).await;
 
-    let lines = world.function.lines();
+    let lines = test_env.function.lines();
     assert!(lines.len() > inputs.len());
     for line in lines {
         let entry: Value = serde_json::from_str(&line)
@@ -349,27 +350,27 @@ async fn logs_hold_no_secret_and_nothing_of_a_draft() {
         <StringToSign>secret-string-to-sign</StringToSign><Code>SignatureDoesNotMatch";
     let draft = r#"{"id":"secret-caption","tracks":["secret-caption"]"#;
     for level in ["INFO", "TRACE"] {
-        let world = World::with(&[
+        let test_env = TestEnv::with(&[
             ("AWS_LAMBDA_LOG_LEVEL", level),
             ("AWS_SESSION_TOKEN", "local-session-token"),
             ("MAX_DRAFT_BYTES", "1000"),
         ])
         .await;
-        world.put_draft("whole", format!("{draft}}}"));
-        world.put_draft("short", draft);
-        world.put_draft("mangled", format!("{draft} secret-caption}}"));
-        world.put_draft("list", format!("[{draft}}}]"));
-        world.put_draft("large", format!("{draft}}}{}", " ".repeat(1_000)));
-        world.put_draft("refused", format!("{draft}}}"));
-        world.put_draft("cut", format!("{draft}}}"));
-        world.put_draft("unsigned", format!("{draft}}}"));
+        test_env.put_draft("whole", format!("{draft}}}"));
+        test_env.put_draft("short", draft);
+        test_env.put_draft("mangled", format!("{draft} secret-caption}}"));
+        test_env.put_draft("list", format!("[{draft}}}]"));
+        test_env.put_draft("large", format!("{draft}}}{}", " ".repeat(1_000)));
+        test_env.put_draft("refused", format!("{draft}}}"));
+        test_env.put_draft("cut", format!("{draft}}}"));
+        test_env.put_draft("unsigned", format!("{draft}}}"));
         let for_id = |id: &str| {
             let id = format!("/{id}/");
             When::any().and(move |request| request.key.contains(&id))
         };
-        world.s3.fault(for_id("refused"), Fault::ACCESS_DENIED);
-        world.s3.fault(for_id("cut"), Fault::CutBody(20));
-        world
+        test_env.s3.fault(for_id("refused"), Fault::ACCESS_DENIED);
+        test_env.s3.fault(for_id("cut"), Fault::CutBody(20));
+        test_env
             .s3
             .fault(for_id("unsigned"), Fault::Error(403, REPEATED));
 
@@ -412,15 +413,19 @@ async fn logs_hold_no_secret_and_nothing_of_a_draft() {
         }
         inputs.push(batch);
         for input in &inputs {
-            let pending = world.function.begin(input);
+            let pending = test_env.function.begin(input);
             let request_id = pending.request_id.clone();
             pending.outcome().await;
-            let told = world.function.told(&request_id).await;
+            let told = test_env.function.logs_for(&request_id).await;
             // Who has to look into it finds what it was.
             assert!(told.len() > 1, "{input} left no line");
         }
-        assert_eq!(world.versions("whole").len(), 1, "they were saved at all");
-        for line in world.function.lines() {
+        assert_eq!(
+            test_env.versions("whole").len(),
+            1,
+            "they were saved at all"
+        );
+        for line in test_env.function.lines() {
             for secret in SECRETS {
                 assert!(!line.contains(secret), "{secret} is in the line {line}");
             }
@@ -430,22 +435,22 @@ async fn logs_hold_no_secret_and_nothing_of_a_draft() {
 
 #[tokio::test]
 async fn answers_tell_no_causes() {
-    let world = World::with(&[("MAX_DRAFT_BYTES", "1000")]).await;
-    world.put_draft("short", "{\"id\":");
-    world.put_draft("empty", "");
-    world.put_draft("large", format!("{{}}{}", " ".repeat(1_000)));
-    world.put_draft("refused", "{}");
-    world.put_draft("busy", "{}");
-    world.put_draft("unwritten", "{}");
+    let test_env = TestEnv::with(&[("MAX_DRAFT_BYTES", "1000")]).await;
+    test_env.put_draft("short", "{\"id\":");
+    test_env.put_draft("empty", "");
+    test_env.put_draft("large", format!("{{}}{}", " ".repeat(1_000)));
+    test_env.put_draft("refused", "{}");
+    test_env.put_draft("busy", "{}");
+    test_env.put_draft("unwritten", "{}");
     let for_id = |op: Op, id: &str| When::op(op).key_starts_with(format!("drafts/{id}/"));
-    world
+    test_env
         .s3
         .fault(for_id(Op::GetObject, "refused"), Fault::ACCESS_DENIED);
-    world
+    test_env
         .s3
         .fault(for_id(Op::GetObject, "busy"), Fault::SLOW_DOWN);
     let write = When::op(Op::PutObject).key_starts_with("saved/unwritten/");
-    world.s3.fault(write, Fault::ACCESS_DENIED);
+    test_env.s3.fault(write, Fault::ACCESS_DENIED);
 
     let failed = ("SaveFailed", "Save failed");
     for (id, status, (kind, detail)) in [
@@ -457,7 +462,7 @@ async fn answers_tell_no_causes() {
         ("busy", 503, ("ServiceUnavailable", "Service unavailable")),
         ("missing", 404, ("DraftNotFound", "Draft does not exist")),
     ] {
-        let answer = world.function.invoke(&post_id(id)).await.response();
+        let answer = test_env.function.invoke(&post_id(id)).await.response();
         assert_eq!(answer["statusCode"], status, "{id}");
         assert_eq!(body(&answer), json!({"detail": detail}), "{id}");
         let mut names = vec!["cache-control", "content-type"];
@@ -465,14 +470,14 @@ async fn answers_tell_no_causes() {
         let headers = answer["headers"].as_object().expect("headers");
         assert!(headers.keys().eq(names), "{headers:?}");
         // The causes are known, and the log has them.
-        let outcome = world.function.invoke(&json!({"draft_id": id})).await;
+        let outcome = test_env.function.invoke(&json!({"draft_id": id})).await;
         assert_eq!(
             outcome.error(),
             (kind.to_owned(), detail.to_owned()),
             "{id}"
         );
         let told = |line: &Value| line["draft_id"] == id && line["error"].is_string();
-        world.function.line(told).await;
+        test_env.function.wait_for_line(told).await;
     }
 }
 

@@ -15,16 +15,16 @@ use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::types::ChecksumMode;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use save_draft::error::Kind;
-use save_draft::store::{Creation, Document, Store};
+use save_draft::error::ErrorKind;
+use save_draft::store::{CreateOutcome, Document, Store};
 use sha2::{Digest as _, Sha256};
+use test_support::fixtures::{draft_of_size, sha256_hex};
+use test_support::s3::S3;
 use time::OffsetDateTime;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use crate::support::client::{self, Endpoint};
-use crate::support::s3::S3;
-use crate::support::{draft_of, sha256_hex};
+use crate::common::{self, Endpoint};
 
 /// What a store is asked for, by the name that [`UNABLE`] has for it.
 const ONE_WINNER: &str = "one winner of a race";
@@ -56,7 +56,7 @@ struct Target {
 
 /// A store over a bucket of `endpoint`, with these variables beside.
 fn store(endpoint: &Endpoint, bucket: &str, variables: &[(&str, &str)]) -> Store {
-    Store::new(&endpoint.sdk(), &client::config(bucket, variables))
+    Store::new(&endpoint.sdk(), &common::config(bucket, variables))
 }
 
 /// The stores that the suite is held over.
@@ -78,10 +78,10 @@ impl Target {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let bucket = format!("store-{}-{count}", now.as_micros());
         let sdk = endpoint.sdk();
-        let client = client::client(&sdk);
+        let client = common::client(&sdk);
         let create = client.create_bucket().bucket(&bucket);
         create.send().await.expect("the bucket is made");
-        let store = Store::new(&sdk, &client::config(&bucket, &[]));
+        let store = Store::new(&sdk, &common::config(&bucket, &[]));
         Self {
             name,
             endpoint,
@@ -165,7 +165,7 @@ async fn an_object_is_read_whole_with_what_is_known_of_it() {
 async fn the_newest_state_is_read() {
     for target in targets().await {
         for number in 0..20 {
-            let bytes = draft_of(500, number);
+            let bytes = draft_of_size(500, number);
             target.put("drafts/a", bytes.clone()).await;
             let document = target.store.read("drafts/a").await.expect("it is there");
             assert!(document.bytes == bytes, "{}: an older state", target.name);
@@ -178,7 +178,8 @@ async fn a_state_is_read_whole_while_it_is_overwritten() {
     const STATES: usize = 40;
     for target in targets().await {
         // Of several lengths, so that a mixture would not even parse.
-        let state = |number: usize| draft_of([60_000, 70_000, 80_000][number % 3], number as u64);
+        let state =
+            |number: usize| draft_of_size([60_000, 70_000, 80_000][number % 3], number as u64);
         let known: Vec<String> = (0..STATES)
             .map(|number| sha256_hex(&state(number)))
             .collect();
@@ -220,19 +221,24 @@ async fn a_missing_object_is_told_from_a_missing_bucket() {
             .read("drafts/none")
             .await
             .expect_err("there is none");
-        assert_eq!(error.kind(), Kind::DraftNotFound, "{}", target.name);
+        assert_eq!(error.kind(), ErrorKind::DraftNotFound, "{}", target.name);
 
         let document = target.document(b"{}").await;
         let store = store(&target.endpoint, "no-such-bucket-here", &[]);
         let error = store.read("drafts/none").await.expect_err("there is none");
-        assert_eq!(error.kind(), Kind::SaveFailed, "{}: read", target.name);
+        assert_eq!(error.kind(), ErrorKind::SaveFailed, "{}: read", target.name);
         let error = store.create("saved/a", &document, &[]).await;
         let error = error.expect_err("there is no bucket");
-        assert_eq!(error.kind(), Kind::SaveFailed, "{}: create", target.name);
+        assert_eq!(
+            error.kind(),
+            ErrorKind::SaveFailed,
+            "{}: create",
+            target.name
+        );
         assert!(
-            error.causes().contains("NoSuchBucket"),
+            error.cause_chain().contains("NoSuchBucket"),
             "{}",
-            error.causes()
+            error.cause_chain()
         );
     }
 }
@@ -245,7 +251,7 @@ async fn an_object_over_the_limit_is_refused() {
         let limit = [("MAX_DRAFT_BYTES", "1000")];
         let store = store(&target.endpoint, &target.bucket, &limit);
         let error = store.read("drafts/a").await.expect_err("it is too large");
-        assert_eq!(error.kind(), Kind::SaveFailed, "{}", target.name);
+        assert_eq!(error.kind(), ErrorKind::SaveFailed, "{}", target.name);
         let document = store.read("drafts/b").await.expect("it is not too large");
         assert_eq!(document.bytes.len(), 1000);
     }
@@ -260,7 +266,7 @@ async fn an_object_is_created_once_and_stays_as_it_is() {
         let (store, key) = (&target.store, "saved/a/1/draft_content.json");
 
         let created = store.create(key, &first, &metadata("first")).await;
-        assert_eq!(created.expect("it is stored"), Creation::Created);
+        assert_eq!(created.expect("it is stored"), CreateOutcome::Created);
         let head = || {
             target
                 .client
@@ -275,7 +281,7 @@ async fn an_object_is_created_once_and_stays_as_it_is() {
         for (document, from) in [(&first, "retry"), (&second, "second")] {
             let created = store.create(key, document, &metadata(from)).await;
             let created = created.expect("it is there");
-            assert_eq!(created, Creation::AlreadyExists, "{}", target.name);
+            assert_eq!(created, CreateOutcome::AlreadyExists, "{}", target.name);
         }
         assert_eq!(target.get(key).await, first.bytes, "{}", target.name);
         let after = head().await.expect("it is there");
@@ -293,7 +299,7 @@ async fn an_object_may_be_created_again_once_it_is_deleted() {
             let created = target.store.create("saved/a", &document, &[]).await;
             assert_eq!(
                 created.expect("it is stored"),
-                Creation::Created,
+                CreateOutcome::Created,
                 "{}",
                 target.name
             );
@@ -306,7 +312,7 @@ async fn an_object_may_be_created_again_once_it_is_deleted() {
 #[tokio::test]
 async fn an_object_has_the_metadata_type_and_checksum_it_was_created_with() {
     for target in targets().await {
-        let bytes = draft_of(10_000, 7);
+        let bytes = draft_of_size(10_000, 7);
         let document = target.document(&bytes).await;
         let metadata = [
             (
@@ -317,7 +323,7 @@ async fn an_object_has_the_metadata_type_and_checksum_it_was_created_with() {
             ("saved-at", "2025-09-28T11:47:30.123Z".to_owned()),
         ];
         let created = target.store.create("saved/a", &document, &metadata).await;
-        assert_eq!(created.expect("it is stored"), Creation::Created);
+        assert_eq!(created.expect("it is stored"), CreateOutcome::Created);
 
         let head = target
             .client
@@ -378,7 +384,7 @@ async fn an_upload_that_is_not_what_its_checksum_says_leaves_nothing() {
         let created = target.store.create("saved/a", &document, &[]).await;
         assert_eq!(
             created.expect("it is stored"),
-            Creation::Created,
+            CreateOutcome::Created,
             "{}",
             target.name
         );
@@ -401,10 +407,15 @@ async fn a_wrong_secret_key_is_refused_and_changes_nothing() {
             .read("documents/any")
             .await
             .expect_err("it is refused");
-        assert_eq!(error.kind(), Kind::SaveFailed, "{}: read", target.name);
+        assert_eq!(error.kind(), ErrorKind::SaveFailed, "{}: read", target.name);
         let error = store.create("saved/a", &document, &[]).await;
         let error = error.expect_err("it is refused");
-        assert_eq!(error.kind(), Kind::SaveFailed, "{}: create", target.name);
+        assert_eq!(
+            error.kind(),
+            ErrorKind::SaveFailed,
+            "{}: create",
+            target.name
+        );
         assert!(!target.exists("saved/a").await, "{}", target.name);
     }
 }
@@ -420,7 +431,7 @@ async fn of_32_racing_creates_one_wins_and_its_bytes_are_stored() {
         // Each has bytes of its own, of a length of its own.
         let mut documents = Vec::new();
         for writer in 0..WRITERS {
-            let bytes = draft_of(2_000 + writer, writer as u64);
+            let bytes = draft_of_size(2_000 + writer, writer as u64);
             documents.push(Arc::new(target.document(&bytes).await));
         }
         for round in 0..ROUNDS {
@@ -438,7 +449,9 @@ async fn of_32_racing_creates_one_wins_and_its_bytes_are_stored() {
                 });
             }
             let ends = writers.join_all().await;
-            let winners = ends.iter().filter(|(_, end)| *end == Creation::Created);
+            let winners = ends
+                .iter()
+                .filter(|(_, end)| *end == CreateOutcome::Created);
             let winners: Vec<usize> = winners.map(|(writer, _)| *writer).collect();
             let [winner] = winners[..] else {
                 panic!("{}: winners {winners:?} in round {round}", target.name);

@@ -6,20 +6,21 @@ use std::time::{Duration, SystemTime};
 
 use save_draft::telemetry::{DIMENSION, METRICS, NAMESPACE};
 use serde_json::{Value, json};
-
-use crate::support::runtime::{FUNCTION_NAME, Outcome};
-use crate::support::s3::{Fault, Op, When};
-use crate::support::{
-    BUCKET, DRAFT_ID, DRAFT_URL, World, draft_key, draft_of, event, post, post_url, sample_draft,
+use test_support::fixtures::{
+    BUCKET, DRAFT_ID, DRAFT_URL, draft_key, draft_of_size, event, post, post_url, sample_draft,
 };
+use test_support::runtime::{FUNCTION_NAME, Outcome};
+use test_support::s3::{Fault, Op, When};
 
-impl World {
+use crate::common::TestEnv;
+
+impl TestEnv {
     /// Invokes the function; returns what became of it, what was logged, and the metrics.
     async fn tell(&self, event: &Value) -> (Outcome, Vec<Value>, Value) {
         let pending = self.function.begin(event);
         let request_id = pending.request_id.clone();
         let outcome = pending.outcome().await;
-        let mut lines = self.function.told(&request_id).await;
+        let mut lines = self.function.logs_for(&request_id).await;
         let metrics = lines.pop().expect("the metrics are the last");
         (outcome, lines, metrics)
     }
@@ -118,10 +119,10 @@ fn assert_metrics(record: &Value, counts: &[(&str, u64)]) {
 
 #[tokio::test]
 async fn each_save_is_one_line_and_each_invocation_one_record() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     let bytes = sample_draft().len();
     for (outcome, cold) in [("created", 1), ("unchanged", 0)] {
-        let (response, lines, metrics) = world.tell(&post_url(DRAFT_URL)).await;
+        let (response, lines, metrics) = test_env.tell(&post_url(DRAFT_URL)).await;
         let version = response.response()["headers"]["draft-version"].clone();
         assert_eq!(lines.len(), 1, "{lines:#?}");
         let fields = json!({"draft_id": DRAFT_ID, "version": version, "outcome": outcome,
@@ -139,25 +140,29 @@ async fn each_save_is_one_line_and_each_invocation_one_record() {
             .iter()
             .map(|metric| metric["Name"].as_str());
         let listed: BTreeSet<_> = listed.map(|name| name.expect("a name")).collect();
-        assert_eq!(listed, BTreeSet::from(METRICS));
+        assert_eq!(listed, METRICS.iter().copied().collect::<BTreeSet<_>>());
     }
 }
 
 #[tokio::test]
 async fn each_failure_is_one_line_with_its_cause() {
-    let world = World::start().await;
-    world.function.invoke(&event("direct-id")).await.response();
-    world.put_draft("broken", b"{\"a\": ");
+    let test_env = TestEnv::start().await;
+    test_env
+        .function
+        .invoke(&event("direct-id"))
+        .await
+        .response();
+    test_env.put_draft("broken", b"{\"a\": ");
     let save = |id: &str| json!({"draft_id": id});
 
-    let (_, lines, metrics) = world.tell(&save("missing")).await;
+    let (_, lines, metrics) = test_env.tell(&save("missing")).await;
     let fields = json!({"draft_id": "missing", "outcome": "DraftNotFound", "retryable": false,
         "error": "", "ms": 0, "read_ms": 0});
     assert_line(&lines[0], "ERROR", "not saved", &fields);
     assert_metrics(&metrics, &[("NotFound", 1)]);
     assert_eq!(lines.len(), 1);
 
-    let (_, lines, metrics) = world.tell(&save("broken")).await;
+    let (_, lines, metrics) = test_env.tell(&save("broken")).await;
     let fields = json!({"draft_id": "broken", "outcome": "SaveFailed", "retryable": false,
         "error": "the document is not JSON: it is cut short", "bytes": 6, "ms": 0, "read_ms": 0});
     assert_line(&lines[0], "ERROR", "not saved", &fields);
@@ -180,8 +185,8 @@ async fn each_failure_is_one_line_with_its_cause() {
             "Unavailable",
         ),
     ] {
-        let fault = world.s3.fault(When::op(Op::PutObject), fault);
-        let (_, lines, metrics) = world.tell(&save(DRAFT_ID)).await;
+        let fault = test_env.s3.fault(When::op(Op::PutObject), fault);
+        let (_, lines, metrics) = test_env.tell(&save(DRAFT_ID)).await;
         let fields = json!({"draft_id": DRAFT_ID, "outcome": kind, "retryable": retryable,
             "error": "", "bytes": sample_draft().len(), "ms": 0, "read_ms": 0, "write_ms": 0});
         assert_line(&lines[0], "ERROR", "not saved", &fields);
@@ -195,7 +200,7 @@ async fn each_failure_is_one_line_with_its_cause() {
         fault.clear();
     }
 
-    let (_, lines, metrics) = world.tell(&post_url("no URL")).await;
+    let (_, lines, metrics) = test_env.tell(&post_url("no URL")).await;
     let fields = json!({"outcome": "InvalidRequest", "detail": "Invalid draft_url format",
         "retryable": false, "error": ""});
     assert_line(&lines[0], "WARN", "refused", &fields);
@@ -205,13 +210,13 @@ async fn each_failure_is_one_line_with_its_cause() {
 
 #[tokio::test]
 async fn a_batch_is_a_line_for_each_save_and_one_record() {
-    let world = World::start().await;
+    let test_env = TestEnv::start().await;
     // More than the hundred values that a metric may have in one record.
     let ids: Vec<_> = (0..150).map(|number| format!("draft-{number}")).collect();
     for (id, seed) in ids.iter().zip(0..) {
-        world.put_draft(id, draft_of(2000 + id.len(), seed));
+        test_env.put_draft(id, draft_of_size(2000 + id.len(), seed));
     }
-    world.put_draft("draft-7", b"");
+    test_env.put_draft("draft-7", b"");
     let mut records = event("s3");
     let template = records["Records"][0].clone();
     let keys = ids
@@ -224,7 +229,7 @@ async fn a_batch_is_a_line_for_each_save_and_one_record() {
         record
     });
     records["Records"] = keys.collect();
-    let (outcome, lines, metrics) = world.tell(&records).await;
+    let (outcome, lines, metrics) = test_env.tell(&records).await;
     assert_eq!(outcome.error().0, "SaveFailed");
     let of = |outcome: &str| {
         lines
@@ -265,8 +270,8 @@ async fn no_content_and_no_url_and_no_credential_comes_out() {
         ("AWS_LAMBDA_LOG_LEVEL", "TRACE"),
     ];
     // The S3 refuses this one, and says what it was sent.
-    let stranger = World::with(&env).await;
-    let world = World::with(&[("AWS_LAMBDA_LOG_LEVEL", "TRACE")]).await;
+    let stranger = TestEnv::with(&env).await;
+    let test_env = TestEnv::with(&[("AWS_LAMBDA_LOG_LEVEL", "TRACE")]).await;
     let url = format!("https://marked.url.example/?draft_id={DRAFT_ID}&marked.url#marked.url");
     let bad_urls = [
         "marked.url",
@@ -316,20 +321,22 @@ async fn no_content_and_no_url_and_no_credential_comes_out() {
         content.to_owned(),
         format!("{content}, marked-content"),
     ] {
-        world.put_draft(DRAFT_ID, &document);
+        test_env.put_draft(DRAFT_ID, &document);
         stranger.put_draft(DRAFT_ID, &document);
         for event in &events {
-            world.function.invoke(event).await;
+            test_env.function.invoke(event).await;
         }
         stranger.function.invoke(&events[0]).await;
-        let cut = world.s3.fault(When::op(Op::GetObject), Fault::CutBody(20));
-        world.function.invoke(&events[0]).await;
+        let cut = test_env
+            .s3
+            .fault(When::op(Op::GetObject), Fault::CutBody(20));
+        test_env.function.invoke(&events[0]).await;
         cut.clear();
     }
-    for world in [&world, &stranger] {
+    for test_env in [&test_env, &stranger] {
         // All that was said by now is read once the process is gone.
-        world.function.kill().await;
-        let lines = world.function.lines();
+        test_env.function.kill().await;
+        let lines = test_env.function.lines();
         assert!(lines.len() >= 6, "{lines:#?}");
         for line in lines {
             for secret in SECRETS {
@@ -341,15 +348,15 @@ async fn no_content_and_no_url_and_no_credential_comes_out() {
 
 #[tokio::test]
 async fn causes_are_in_the_log_and_nowhere_else() {
-    let world = World::start().await;
-    let denied = world.s3.fault(When::any(), Fault::ACCESS_DENIED);
+    let test_env = TestEnv::start().await;
+    let denied = test_env.s3.fault(When::any(), Fault::ACCESS_DENIED);
     for event in [
         post_url(DRAFT_URL),
         event("direct-url"),
         event("s3"),
         event("sqs"),
     ] {
-        let (outcome, lines, _) = world.tell(&event).await;
+        let (outcome, lines, _) = test_env.tell(&event).await;
         let error = lines[0]["error"].as_str().expect("a text");
         assert!(error.contains("AccessDenied"), "{error}");
         let outcome = format!("{outcome:?}");
@@ -363,9 +370,13 @@ async fn causes_are_in_the_log_and_nowhere_else() {
 
 #[tokio::test]
 async fn a_line_break_begins_no_line() {
-    let world = World::start().await;
-    world.function.invoke(&event("direct-id")).await.response();
-    let before = world.function.lines().len();
+    let test_env = TestEnv::start().await;
+    test_env
+        .function
+        .invoke(&event("direct-id"))
+        .await
+        .response();
+    let before = test_env.function.lines().len();
     let forged = "\n{\"forged\": true}\r\n{\"forged\": true}\u{2028}\u{85}\u{1b}[31m";
     let mut path = event("api-gateway-http");
     path["rawPath"] = json!(format!("/{forged}/save_draft"));
@@ -391,11 +402,11 @@ async fn a_line_break_begins_no_line() {
     ];
     let count = events.len();
     for event in events {
-        let (outcome, lines, _) = world.tell(&event).await;
+        let (outcome, lines, _) = test_env.tell(&event).await;
         assert_eq!(lines.len(), 1, "{outcome:?} {lines:#?}");
     }
-    world.function.kill().await;
-    let lines = world.function.lines();
+    test_env.function.kill().await;
+    let lines = test_env.function.lines();
     assert_eq!(lines.len(), before + 2 * count, "{lines:#?}");
     for line in lines {
         let line: Value = serde_json::from_str(&line).expect("each line is JSON");
@@ -406,12 +417,12 @@ async fn a_line_break_begins_no_line() {
 #[tokio::test]
 async fn the_level_of_the_log_is_the_one_that_is_set() {
     for (level, saved, refused) in [("DEBUG", 1, 1), ("WARN", 0, 1), ("ERROR", 0, 0)] {
-        let world = World::with(&[("AWS_LAMBDA_LOG_LEVEL", level)]).await;
-        let (_, lines, metrics) = world.tell(&event("direct-id")).await;
+        let test_env = TestEnv::with(&[("AWS_LAMBDA_LOG_LEVEL", level)]).await;
+        let (_, lines, metrics) = test_env.tell(&event("direct-id")).await;
         assert_eq!(lines.len(), saved, "{level}: {lines:#?}");
         // The metrics are not a part of the log.
         assert_metrics(&metrics, &[("Created", 1), ("ColdStart", 1)]);
-        let (_, lines, _) = world.tell(&json!({"draft_id": ""})).await;
+        let (_, lines, _) = test_env.tell(&json!({"draft_id": ""})).await;
         assert_eq!(lines.len(), refused, "{level}: {lines:#?}");
     }
 }
@@ -419,10 +430,10 @@ async fn the_level_of_the_log_is_the_one_that_is_set() {
 #[tokio::test]
 async fn a_panic_is_logged_as_json() {
     // The Lambda runtime panics where Lambda does not set what it always sets.
-    let world = World::with(&[("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "much")]).await;
-    let status = world.function.ended().await;
+    let test_env = TestEnv::with(&[("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "much")]).await;
+    let status = test_env.function.wait_for_exit().await;
     assert_eq!(status.code(), Some(101));
-    let lines = world.function.lines();
+    let lines = test_env.function.lines();
     assert_eq!(lines.len(), 1, "{lines:#?}");
     let line: Value = serde_json::from_str(&lines[0]).expect("it is JSON");
     assert_eq!(

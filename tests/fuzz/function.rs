@@ -16,7 +16,7 @@ use aws_smithy_types::body::SdkBody;
 use lambda_http::lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use lambda_http::tower::ServiceExt as _;
 use save_draft::config::Config;
-use save_draft::invocation::Function;
+use save_draft::lambda::Function;
 use save_draft::store::Store;
 use save_draft::telemetry::Telemetry;
 

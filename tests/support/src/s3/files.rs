@@ -42,7 +42,7 @@ const STALE: Duration = Duration::from_hours(1);
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 
 /// By bucket and key: which state of the object, and what is known of it.
-type Known = HashMap<(String, String), (Stamp, Arc<Meta>)>;
+type Known = HashMap<(String, String), (Stamp, Arc<ObjectMetadata>)>;
 
 /// Buckets and their objects below one folder.
 pub struct Files {
@@ -56,7 +56,7 @@ pub struct Files {
 
 /// What S3 knows of an object besides its bytes, time and length.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Meta {
+pub struct ObjectMetadata {
     /// MD5 of the bytes, in hex, without quotes.
     pub etag: String,
     /// Headers that come back with the object: content type, user metadata, checksums.
@@ -67,7 +67,7 @@ pub struct Meta {
 #[derive(Clone, Debug)]
 pub struct Stat {
     /// `ETag` and headers.
-    pub meta: Arc<Meta>,
+    pub meta: Arc<ObjectMetadata>,
     /// When it was written; S3 shows it in whole seconds.
     pub modified: SystemTime,
     /// Its length in bytes.
@@ -76,7 +76,7 @@ pub struct Stat {
 
 /// What has to hold for an object to be written or deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Rule {
+pub enum Precondition {
     /// Nothing.
     Always,
     /// There is none (`If-None-Match: *`).
@@ -107,7 +107,7 @@ struct Found {
     path: PathBuf,
     file: File,
     stamp: Stamp,
-    meta: Option<Arc<Meta>>,
+    meta: Option<Arc<ObjectMetadata>>,
 }
 
 impl Stamp {
@@ -120,7 +120,7 @@ impl Stamp {
     }
 }
 
-impl Meta {
+impl ObjectMetadata {
     /// What is known of bytes that came without a request.
     pub fn of_bytes(bytes: &[u8]) -> Self {
         let headers = [
@@ -242,15 +242,15 @@ impl Files {
         }
     }
 
-    /// Writes an object, as a whole or not at all. With [`Rule::Absent`], one of any number of writers wins, also when
+    /// Writes an object, as a whole or not at all. With [`Precondition::Absent`], one of any number of writers wins, also when
     /// they are different processes.
     pub fn write(
         &self,
         bucket: &str,
         key: &str,
         bytes: &[u8],
-        meta: Meta,
-        rule: &Rule,
+        meta: ObjectMetadata,
+        rule: &Precondition,
     ) -> io::Result<Result<Stat, Refused>> {
         // All the slow work is done on a file that nobody sees.
         let mut temporary = NamedTempFile::new_in(self.root.join(".s3/tmp"))?;
@@ -270,7 +270,7 @@ impl Files {
         let meta = Arc::new(meta);
         let target = self.target(bucket, key)?;
         self.remember(bucket, key, stamp, &meta)?;
-        if *rule == Rule::Absent {
+        if *rule == Precondition::Absent {
             if let Err(error) = temporary.persist_noclobber(&target) {
                 self.forget(bucket, key, stamp);
                 return match error.error.kind() {
@@ -310,7 +310,12 @@ impl Files {
     }
 
     /// Deletes an object, and the folders that are empty without it.
-    pub fn delete(&self, bucket: &str, key: &str, rule: &Rule) -> io::Result<Result<(), Refused>> {
+    pub fn delete(
+        &self,
+        bucket: &str,
+        key: &str,
+        rule: &Precondition,
+    ) -> io::Result<Result<(), Refused>> {
         let _change = self.changes.write().unwrap_or_else(PoisonError::into_inner);
         let found = self.look_up_locked(bucket, key)?;
         if let Err(refused) = self.check(bucket, key, found.as_ref(), rule)? {
@@ -437,13 +442,15 @@ impl Files {
         bucket: &str,
         key: &str,
         found: Option<&Found>,
-        rule: &Rule,
+        rule: &Precondition,
     ) -> io::Result<Result<(), Refused>> {
         Ok(match (rule, found) {
-            (Rule::Always, _) | (Rule::Absent, None) | (Rule::Present, Some(_)) => Ok(()),
-            (Rule::Absent, Some(_)) => Err(Refused::Precondition),
-            (Rule::Present | Rule::Matches(_), None) => Err(Refused::Missing),
-            (Rule::Matches(etag), Some(found)) => {
+            (Precondition::Always, _)
+            | (Precondition::Absent, None)
+            | (Precondition::Present, Some(_)) => Ok(()),
+            (Precondition::Absent, Some(_)) => Err(Refused::Precondition),
+            (Precondition::Present | Precondition::Matches(_), None) => Err(Refused::Missing),
+            (Precondition::Matches(etag), Some(found)) => {
                 let meta = match &found.meta {
                     Some(meta) => Arc::clone(meta),
                     None => self.describe(bucket, key, found.stamp, &fs::read(&found.path)?),
@@ -474,19 +481,25 @@ impl Files {
         self.hidden("meta", bucket).join(name)
     }
 
-    fn recall(&self, bucket: &str, key: &str, stamp: Stamp) -> Option<Arc<Meta>> {
+    fn recall(&self, bucket: &str, key: &str, stamp: Stamp) -> Option<Arc<ObjectMetadata>> {
         let name = (bucket.to_owned(), key.to_owned());
         match self.known().get(&name) {
             Some((known, meta)) if *known == stamp => return Some(Arc::clone(meta)),
             _ => {}
         }
         let text = fs::read(self.sidecar(bucket, key, stamp)).ok()?;
-        let meta: Arc<Meta> = Arc::new(serde_json::from_slice(&text).ok()?);
+        let meta: Arc<ObjectMetadata> = Arc::new(serde_json::from_slice(&text).ok()?);
         self.known().insert(name, (stamp, Arc::clone(&meta)));
         Some(meta)
     }
 
-    fn remember(&self, bucket: &str, key: &str, stamp: Stamp, meta: &Meta) -> io::Result<()> {
+    fn remember(
+        &self,
+        bucket: &str,
+        key: &str,
+        stamp: Stamp,
+        meta: &ObjectMetadata,
+    ) -> io::Result<()> {
         let path = self.sidecar(bucket, key, stamp);
         path.parent().map_or(Ok(()), fs::create_dir_all)?;
         fs::write(path, serde_json::to_vec(meta)?)
@@ -499,8 +512,8 @@ impl Files {
     }
 
     /// Describes a file that was put there by hand.
-    fn describe(&self, bucket: &str, key: &str, stamp: Stamp, bytes: &[u8]) -> Arc<Meta> {
-        let meta = Arc::new(Meta::of_bytes(bytes));
+    fn describe(&self, bucket: &str, key: &str, stamp: Stamp, bytes: &[u8]) -> Arc<ObjectMetadata> {
+        let meta = Arc::new(ObjectMetadata::of_bytes(bytes));
         if stamp.modified.elapsed().is_ok_and(|age| age > SETTLED) {
             self.known().insert(
                 (bucket.to_owned(), key.to_owned()),
@@ -520,7 +533,7 @@ impl Found {
         Ok(same.then_some(bytes))
     }
 
-    fn stat(&self, meta: Arc<Meta>) -> Stat {
+    fn stat(&self, meta: Arc<ObjectMetadata>) -> Stat {
         Stat {
             meta,
             modified: self.stamp.modified,

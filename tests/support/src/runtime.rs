@@ -30,7 +30,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(30);
 /// # Panics
 ///
 /// If it has not happened after two minutes, which is longer than any invocation here has.
-pub async fn in_time<T>(future: impl Future<Output = T>) -> T {
+pub async fn with_timeout<T>(future: impl Future<Output = T>) -> T {
     let limit = tokio::time::timeout(4 * TIMEOUT, future);
     limit.await.expect("it happens at all")
 }
@@ -95,7 +95,7 @@ pub struct Pending {
 impl Pending {
     /// Waits for what becomes of it.
     pub async fn outcome(self) -> Outcome {
-        in_time(self.outcome).await.unwrap_or(Outcome::Exited)
+        with_timeout(self.outcome).await.unwrap_or(Outcome::Exited)
     }
 }
 
@@ -119,19 +119,10 @@ struct Output {
 }
 
 impl Bootstrap {
-    /// Starts the binary with what Lambda sets ("Defined runtime environment variables",
-    /// AWS Lambda Developer Guide) and `env`, and nothing else, in its environment. Of a
-    /// variable that is there twice, the last counts.
-    pub async fn start<K, V>(env: impl IntoIterator<Item = (K, V)>) -> Self
-    where
-        K: AsRef<str>,
-        V: AsRef<str>,
-    {
-        Self::start_program(env!("CARGO_BIN_EXE_bootstrap"), env).await
-    }
-
-    /// Starts another `program` in the same way.
-    pub async fn start_program<K, V>(
+    /// Starts `program` with the variables that Lambda sets ("Defined runtime environment
+    /// variables", AWS Lambda Developer Guide) and `env`, and no others, in its environment.
+    /// If a name occurs twice, the last value counts.
+    pub async fn start<K, V>(
         program: impl AsRef<OsStr>,
         env: impl IntoIterator<Item = (K, V)>,
     ) -> Self
@@ -212,7 +203,7 @@ impl Bootstrap {
     /// # Panics
     ///
     /// If the process ends without such a line.
-    pub async fn line(&self, is_it: impl Fn(&Value) -> bool) -> Value {
+    pub async fn wait_for_line(&self, is_it: impl Fn(&Value) -> bool) -> Value {
         let find = |lines: &[String]| {
             let objects = lines
                 .iter()
@@ -221,15 +212,15 @@ impl Bootstrap {
         };
         let mut output = self.output.subscribe();
         let output = output.wait_for(|output| output.ended == 2 || find(&output.lines).is_some());
-        let output = in_time(output).await.expect("its sender is here");
+        let output = with_timeout(output).await.expect("its sender is here");
         find(&output.lines).unwrap_or_else(|| panic!("no such line in {:#?}", output.lines))
     }
 
     /// Waits for the metrics of an invocation, which are the last that the function writes
     /// about it; returns all lines up to then that are about it, parsed, the metrics last.
-    pub async fn told(&self, request_id: &str) -> Vec<Value> {
+    pub async fn logs_for(&self, request_id: &str) -> Vec<Value> {
         let last = |line: &Value| line["RequestId"] == request_id;
-        let metrics = self.line(last).await;
+        let metrics = self.wait_for_line(last).await;
         let lines = self.lines();
         let parsed = lines
             .iter()
@@ -239,12 +230,12 @@ impl Bootstrap {
     }
 
     /// Waits until the process has ended, and all it wrote is here.
-    pub async fn ended(&self) -> ExitStatus {
+    pub async fn wait_for_exit(&self) -> ExitStatus {
         let mut output = self.output.subscribe();
-        let all = in_time(output.wait_for(|output| output.ended == 2)).await;
+        let all = with_timeout(output.wait_for(|output| output.ended == 2)).await;
         drop(all.expect("its sender is here"));
         let mut exit = self.exit.subscribe();
-        let status = in_time(exit.wait_for(Option::is_some)).await;
+        let status = with_timeout(exit.wait_for(Option::is_some)).await;
         status.expect("its sender is here").expect("it has ended")
     }
 
@@ -252,7 +243,7 @@ impl Bootstrap {
     /// comes to [`Outcome::Exited`].
     pub async fn kill(&self) {
         self.kill.notify_one();
-        self.ended().await;
+        self.wait_for_exit().await;
     }
 
     /// The process's id.

@@ -1,29 +1,18 @@
 //! An S3 for tests and for the local endpoint: the real protocol, objects as plain files, faults on demand.
 //!
 //! ```no_run
-//! # use s3::{Fault, Op, S3, S3Options, When};
+//! # use test_support::s3::{Fault, Op, S3, S3Options, When};
 //! # async fn example() -> std::io::Result<()> {
 //! let s3 = S3::start(S3Options::new("data")).await?;
 //! println!("{} with {}", s3.endpoint(), s3.options().access_key);
 //! let lost = s3.fault(When::op(Op::PutObject).once(), Fault::LoseResponse);
 //! // … a client puts an object, gets no answer, and tries again …
-//! lost.hit(1).await;
+//! lost.wait_for_hits(1).await;
 //! assert_eq!(s3.count(Op::PutObject), 2);
 //! s3.stop().await;
 //! # Ok(())
 //! # }
 //! ```
-
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "each user of this module uses a part of it"
-)]
-#![allow(
-    clippy::expect_used,
-    clippy::missing_errors_doc,
-    reason = "it serves tests, where a panic is a failure"
-)]
 
 mod backend;
 mod digest;
@@ -43,7 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
@@ -54,9 +43,9 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-pub use self::faults::{Fault, Scripted, When};
-pub use self::files::{Files, Meta, Refused, Rule, Stat};
-pub use self::record::{Op, Recorded};
+pub use self::faults::{Fault, ScriptedFault, When};
+pub use self::files::{Files, ObjectMetadata, Precondition, Refused, Stat};
+pub use self::record::{Op, RecordedRequest};
 
 use self::backend::{Backend, User};
 use self::faults::Script;
@@ -199,9 +188,13 @@ impl S3 {
     /// Puts an object, without a request; returns its `ETag`, without quotes.
     pub fn put(&self, bucket: &str, key: &str, bytes: impl AsRef<[u8]>) -> String {
         let bytes = bytes.as_ref();
-        let written = self
-            .files()
-            .write(bucket, key, bytes, Meta::of_bytes(bytes), &Rule::Always);
+        let written = self.files().write(
+            bucket,
+            key,
+            bytes,
+            ObjectMetadata::of_bytes(bytes),
+            &Precondition::Always,
+        );
         let stat = written
             .expect("the object is written")
             .expect("no rule refuses it");
@@ -215,6 +208,33 @@ impl S3 {
             .read(bucket, key)
             .expect("the object is readable");
         object.map(|(_, bytes)| bytes)
+    }
+
+    /// Deletes an object, without a request.
+    pub fn delete(&self, bucket: &str, key: &str) {
+        let deleted = self.files().delete(bucket, key, &Precondition::Always);
+        deleted
+            .expect("the object is deleted")
+            .expect("there is no precondition");
+    }
+
+    /// The `ETag` and the headers of an object, without a request.
+    pub fn metadata(&self, bucket: &str, key: &str) -> Option<ObjectMetadata> {
+        let stat = self.files().stat(bucket, key);
+        let stat = stat.expect("the object is readable");
+        stat.map(|stat| ObjectMetadata::clone(&stat.meta))
+    }
+
+    /// Creates a bucket, without a request.
+    pub fn create_bucket(&self, bucket: &str) {
+        let created = self.files().create_bucket(bucket);
+        created.expect("the bucket is created");
+    }
+
+    /// Stops the clock at `time`: objects written from now on have it as `Last-Modified`, or
+    /// the earliest later time that keeps their order.
+    pub fn set_clock(&self, time: SystemTime) {
+        self.files().set_clock(time);
     }
 
     /// The keys that start like this, in order, without a request.
@@ -238,7 +258,7 @@ impl S3 {
     }
 
     /// All requests so far, in the order in which they arrived.
-    pub fn requests(&self) -> Vec<Recorded> {
+    pub fn requests(&self) -> Vec<RecordedRequest> {
         self.shared.log.list()
     }
 
@@ -256,12 +276,12 @@ impl S3 {
     }
 
     /// Waits until there is such a request; returns the first.
-    pub async fn wait_for(&self, is_it: impl Fn(&Recorded) -> bool) -> Recorded {
+    pub async fn wait_for(&self, is_it: impl Fn(&RecordedRequest) -> bool) -> RecordedRequest {
         self.shared.log.wait_for(is_it).await
     }
 
     /// Scripts a fault. Of all that fit a request, the one that was scripted first is played.
-    pub fn fault(&self, when: When, fault: Fault) -> Scripted {
+    pub fn fault(&self, when: When, fault: Fault) -> ScriptedFault {
         self.shared.script.add(when, fault)
     }
 
@@ -371,7 +391,7 @@ impl Shared {
         reset: Arc<AtomicBool>,
     ) -> Result<Response<Reply>, Broken> {
         let (head, body) = request.into_parts();
-        let mut recorded = Recorded::new(&head);
+        let mut recorded = RecordedRequest::new(&head);
         let number = self.log.add(recorded.clone());
         let (body, complete) = read(body).await;
         recorded.body_bytes = body.len();
@@ -398,8 +418,8 @@ impl Shared {
     async fn reply(
         &self,
         mut request: Request<Vec<u8>>,
-        recorded: &Recorded,
-        scripted: Option<Scripted>,
+        recorded: &RecordedRequest,
+        scripted: Option<ScriptedFault>,
         reset: &AtomicBool,
     ) -> Result<Response<Reply>, Broken> {
         let played = scripted

@@ -30,7 +30,7 @@ pub enum Op {
 
 /// One request.
 #[derive(Clone, Debug)]
-pub struct Recorded {
+pub struct RecordedRequest {
     /// What it asks for.
     pub op: Op,
     /// Its method.
@@ -51,7 +51,7 @@ pub struct Recorded {
     pub faulted: bool,
 }
 
-impl Recorded {
+impl RecordedRequest {
     /// Reads the head of a request with the bucket in its path.
     pub fn new(head: &Parts) -> Self {
         let path = head.uri.path();
@@ -112,7 +112,7 @@ pub struct Log {
 struct Requests {
     /// The number of the first in the list.
     first: usize,
-    list: Vec<Recorded>,
+    list: Vec<RecordedRequest>,
 }
 
 impl Log {
@@ -125,7 +125,7 @@ impl Log {
     }
 
     /// Adds a request; returns its number.
-    pub fn add(&self, request: Recorded) -> usize {
+    pub fn add(&self, request: RecordedRequest) -> usize {
         let mut number = 0;
         self.requests.send_modify(|requests| {
             if self.enabled {
@@ -139,7 +139,7 @@ impl Log {
     }
 
     /// Changes what is known of a request.
-    pub fn update(&self, number: usize, change: impl FnOnce(&mut Recorded)) {
+    pub fn update(&self, number: usize, change: impl FnOnce(&mut RecordedRequest)) {
         self.requests.send_if_modified(|requests| {
             let request = number
                 .checked_sub(requests.first + 1)
@@ -149,7 +149,7 @@ impl Log {
     }
 
     /// All requests, in the order in which their heads arrived.
-    pub fn list(&self) -> Vec<Recorded> {
+    pub fn list(&self) -> Vec<RecordedRequest> {
         self.requests.borrow().list.clone()
     }
 
@@ -162,7 +162,7 @@ impl Log {
     }
 
     /// Waits until there is such a request, now or later; returns the first.
-    pub async fn wait_for(&self, is_it: impl Fn(&Recorded) -> bool) -> Recorded {
+    pub async fn wait_for(&self, is_it: impl Fn(&RecordedRequest) -> bool) -> RecordedRequest {
         let mut receiver = self.requests.subscribe();
         let requests = receiver
             .wait_for(|requests| requests.list.iter().any(&is_it))

@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use super::record::{Op, Recorded};
+use super::record::{Op, RecordedRequest};
 
 /// What happens to a request in place of, or besides, its proper answer.
 ///
-/// A stall ends when its [`Scripted`] is cleared; the request then goes on as if nothing had been, unless its client
+/// A stall ends when its [`ScriptedFault`] is cleared; the request then goes on as if nothing had been, unless its client
 /// has gone.
 #[derive(Clone)]
 pub enum Fault {
@@ -23,7 +23,7 @@ pub enum Fault {
     /// The request waits; nothing is done before it goes on.
     Stall,
     /// It is called, then the request goes on.
-    Run(Arc<dyn Fn(&Recorded) + Send + Sync>),
+    Run(Arc<dyn Fn(&RecordedRequest) + Send + Sync>),
     /// One byte of the request's body is another than was sent.
     CorruptRequest,
     /// It is done, and the connection is closed in place of an answer.
@@ -53,7 +53,7 @@ impl Fault {
     pub const CONFLICT: Self = Self::Error(409, "ConditionalRequestConflict");
 }
 
-type Predicate = Box<dyn Fn(&Recorded) -> bool + Send + Sync>;
+type Predicate = Box<dyn Fn(&RecordedRequest) -> bool + Send + Sync>;
 
 /// Which requests a fault is played on: by default each, for ever.
 pub struct When {
@@ -88,7 +88,10 @@ impl When {
 
     /// Of these, the ones that this is true for.
     #[must_use]
-    pub fn and(mut self, predicate: impl Fn(&Recorded) -> bool + Send + Sync + 'static) -> Self {
+    pub fn and(
+        mut self,
+        predicate: impl Fn(&RecordedRequest) -> bool + Send + Sync + 'static,
+    ) -> Self {
         self.matches.push(Box::new(predicate));
         self
     }
@@ -137,7 +140,7 @@ impl When {
 
 /// A fault in the script.
 #[derive(Clone)]
-pub struct Scripted(Arc<Inner>);
+pub struct ScriptedFault(Arc<Inner>);
 
 struct Inner {
     when: When,
@@ -152,14 +155,14 @@ struct State {
     cleared: bool,
 }
 
-impl Scripted {
+impl ScriptedFault {
     /// How many requests it was played on.
     pub fn hits(&self) -> usize {
         self.0.state.borrow().hits
     }
 
     /// Waits until it was played on this many requests.
-    pub async fn hit(&self, times: usize) {
+    pub async fn wait_for_hits(&self, times: usize) {
         // The state lives as long as `self`.
         let _ = self
             .0
@@ -189,7 +192,7 @@ impl Scripted {
             .await;
     }
 
-    fn plays_on(&self, request: &Recorded) -> bool {
+    fn plays_on(&self, request: &RecordedRequest) -> bool {
         if self.0.state.borrow().cleared
             || !self.0.when.matches.iter().all(|matches| matches(request))
         {
@@ -208,12 +211,12 @@ impl Scripted {
 
 /// The faults, in the order in which they were scripted.
 #[derive(Default)]
-pub struct Script(Mutex<Vec<Scripted>>);
+pub struct Script(Mutex<Vec<ScriptedFault>>);
 
 impl Script {
     /// Adds one.
-    pub fn add(&self, when: When, fault: Fault) -> Scripted {
-        let scripted = Scripted(Arc::new(Inner {
+    pub fn add(&self, when: When, fault: Fault) -> ScriptedFault {
+        let scripted = ScriptedFault(Arc::new(Inner {
             when,
             fault,
             state: watch::Sender::default(),
@@ -238,7 +241,7 @@ impl Script {
     }
 
     /// The one that is played on this request: the first that fits.
-    pub fn pick(&self, request: &Recorded) -> Option<Scripted> {
+    pub fn pick(&self, request: &RecordedRequest) -> Option<ScriptedFault> {
         let scripted = self
             .0
             .lock()

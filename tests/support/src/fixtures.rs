@@ -1,10 +1,4 @@
-//! What the tests share: an S3, a Lambda, and the function between them.
-
-#![allow(dead_code, reason = "each group of tests uses a part of it")]
-
-pub mod client;
-pub mod runtime;
-pub mod s3;
+//! Drafts, events and the names that tests use.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -13,77 +7,12 @@ use std::{env, fs};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use self::runtime::Bootstrap;
-use self::s3::{Op, S3};
-
 /// The draft of the contract's example.
 pub const DRAFT_ID: &str = "2025092811473036584258";
 /// Its URL.
 pub const DRAFT_URL: &str = "https://capcut-mate.jcaigc.cn/openapi/capcut-mate/v1/get_draft?draft_id=2025092811473036584258";
 /// The bucket, of the drafts and of the versions.
 pub const BUCKET: &str = "drafts";
-
-/// An S3, and a function that uses it.
-pub struct World {
-    /// The S3.
-    pub s3: S3,
-    /// The function.
-    pub function: Bootstrap,
-}
-
-impl World {
-    /// Starts both. The example draft is there.
-    pub async fn start() -> Self {
-        Self::with(&[]).await
-    }
-
-    /// Starts both, the function with these variables beside what it needs.
-    pub async fn with(env: &[(&str, &str)]) -> Self {
-        let s3 = S3::start_empty().await.expect("the S3 starts");
-        s3.put(BUCKET, &draft_key(DRAFT_ID), sample_draft());
-        let function = function(&s3, env).await;
-        Self { s3, function }
-    }
-
-    /// Puts the document of a draft.
-    pub fn put_draft(&self, id: &str, document: impl AsRef<[u8]>) {
-        self.s3.put(BUCKET, &draft_key(id), document);
-    }
-
-    /// The keys of all versions of a draft.
-    pub fn versions(&self, id: &str) -> Vec<String> {
-        self.s3.keys(BUCKET, &format!("saved/{id}/"))
-    }
-
-    /// How many GETs and PUTs there were since the last time, and no other requests.
-    ///
-    /// # Panics
-    ///
-    /// If there was another.
-    #[track_caller]
-    pub fn gets_and_puts(&self) -> (usize, usize) {
-        let (gets, puts) = (self.s3.count(Op::GetObject), self.s3.count(Op::PutObject));
-        assert_eq!(
-            self.s3.requests().len(),
-            gets + puts,
-            "there was another request"
-        );
-        self.s3.clear_requests();
-        (gets, puts)
-    }
-}
-
-/// Starts a function that uses `s3`, with these variables beside what it needs.
-pub async fn function(s3: &S3, env: &[(&str, &str)]) -> Bootstrap {
-    let endpoint = s3.endpoint();
-    let needed = [
-        ("AWS_ENDPOINT_URL_S3", endpoint.as_str()),
-        ("AWS_ACCESS_KEY_ID", &s3.options().access_key),
-        ("AWS_SECRET_ACCESS_KEY", &s3.options().secret_key),
-        ("DRAFT_BUCKET", BUCKET),
-    ];
-    Bootstrap::start(needed.iter().chain(env).copied()).await
-}
 
 /// Where the document of a draft is, by default.
 pub fn draft_key(id: &str) -> String {
@@ -92,7 +21,7 @@ pub fn draft_key(id: &str) -> String {
 
 /// A file of the repository.
 pub fn in_repository(path: impl AsRef<Path>) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(path)
 }
 
 /// The document of the example draft.
@@ -105,7 +34,7 @@ pub fn sample_draft() -> Vec<u8> {
 /// # Panics
 ///
 /// If it is to be smaller than what every one has in it.
-pub fn draft_of(bytes: usize, seed: u64) -> Vec<u8> {
+pub fn draft_of_size(bytes: usize, seed: u64) -> Vec<u8> {
     let begin = format!(r#"{{"id":"{seed:016x}","duration":5000000,"tracks":["#);
     let end = r#"],"fps":30.0}"#;
     let segment = format!(r#"{{"id":"{seed:016x}","type":"text","text":"你好"}},"#);
@@ -135,7 +64,7 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 }
 
 /// Whether the long variant of a test is wanted: `LONG=1`.
-pub fn long() -> bool {
+pub fn long_tests() -> bool {
     env::var("LONG").is_ok_and(|value| value == "1")
 }
 

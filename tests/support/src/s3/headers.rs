@@ -10,7 +10,7 @@ use s3s::dto::{ETag, ETagCondition, Range, Timestamp, TimestampFormat};
 use s3s::{S3Error, S3Result, s3_error};
 
 use super::digest;
-use super::files::{Meta, Rule, Stat};
+use super::files::{ObjectMetadata, Precondition, Stat};
 
 /// The headers that are kept with an object, besides `x-amz-meta-…`.
 pub const KEPT: [&str; 6] = [
@@ -116,13 +116,13 @@ pub fn check(stat: &Stat, headers: &HeaderMap, prefix: &str) -> S3Result<Result<
 }
 
 /// The precondition of a write.
-pub fn rule(headers: &HeaderMap) -> S3Result<Rule> {
+pub fn rule(headers: &HeaderMap) -> S3Result<Precondition> {
     let matches = condition(headers, "if-match")?;
     match (matches, condition(headers, "if-none-match")?) {
-        (None, None) => Ok(Rule::Always),
-        (None, Some(ETagCondition::Any)) => Ok(Rule::Absent),
-        (Some(ETagCondition::Any), None) => Ok(Rule::Present),
-        (Some(ETagCondition::ETag(tag)), None) => Ok(Rule::Matches(tag.into_value())),
+        (None, None) => Ok(Precondition::Always),
+        (None, Some(ETagCondition::Any)) => Ok(Precondition::Absent),
+        (Some(ETagCondition::Any), None) => Ok(Precondition::Present),
+        (Some(ETagCondition::ETag(tag)), None) => Ok(Precondition::Matches(tag.into_value())),
         (_, Some(_)) => Err(s3_error!(
             NotImplemented,
             "If-None-Match takes nothing but *"
@@ -145,7 +145,7 @@ pub fn precondition_failed() -> S3Error {
 }
 
 /// What is known of an object that is being put, once its bytes are found to be those that its sender meant.
-pub fn verify(request: &HeaderMap, bytes: &[u8]) -> S3Result<Meta> {
+pub fn verify(request: &HeaderMap, bytes: &[u8]) -> S3Result<ObjectMetadata> {
     if let Some(value) = request.get("content-md5") {
         compare("Content-MD5", value, &digest::md5_base64(bytes))?;
     }
@@ -164,7 +164,7 @@ pub fn verify(request: &HeaderMap, bytes: &[u8]) -> S3Result<Meta> {
     }
     let mut headers = kept(request);
     headers.insert(name, sum);
-    Ok(Meta {
+    Ok(ObjectMetadata {
         etag: digest::md5_hex(bytes),
         headers,
     })
@@ -210,7 +210,7 @@ pub fn kept(request: &HeaderMap) -> BTreeMap<String, String> {
 }
 
 /// The headers that come back with an object: its checksums, or all others.
-pub fn stored(meta: &Meta, checksums: bool) -> HeaderMap {
+pub fn stored(meta: &ObjectMetadata, checksums: bool) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in &meta.headers {
         if name.starts_with(CHECKSUM) == checksums

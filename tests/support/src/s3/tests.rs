@@ -24,7 +24,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Barrier;
 
-use super::{Fault, Files, Meta, Op, Rule, S3, S3Options, When, digest};
+use super::{Fault, Files, ObjectMetadata, Op, Precondition, S3, S3Options, When, digest};
 
 const BUCKET: &str = "drafts";
 const WRITERS: usize = 32;
@@ -188,14 +188,14 @@ fn of_two_creating_processes_one_wins() {
     for round in 0..100 {
         let key = format!("saved/{round}");
         let create = |number: usize| {
-            let meta = Meta {
+            let meta = ObjectMetadata {
                 etag: number.to_string(),
-                ..Meta::default()
+                ..ObjectMetadata::default()
             };
             barrier.wait();
             let bytes = [b'0' + u8::try_from(number).unwrap_or_default(); 100];
             processes[number]
-                .write(BUCKET, &key, &bytes, meta, &Rule::Absent)
+                .write(BUCKET, &key, &bytes, meta, &Precondition::Absent)
                 .expect("it works")
                 .is_ok()
         };
@@ -227,13 +227,13 @@ fn metadata_belongs_to_the_state() {
     let files = Files::open(folder.path()).expect("the folder opens");
     files.create_bucket(BUCKET).expect("the bucket is made");
     let write = |number: u32| {
-        let meta = Meta {
+        let meta = ObjectMetadata {
             etag: number.to_string(),
-            ..Meta::default()
+            ..ObjectMetadata::default()
         };
         let bytes = number.to_string();
         files
-            .write(BUCKET, "a", bytes.as_bytes(), meta, &Rule::Always)
+            .write(BUCKET, "a", bytes.as_bytes(), meta, &Precondition::Always)
             .expect("it works")
             .expect("no rule refuses it");
     };
@@ -1271,7 +1271,7 @@ async fn errors_are_played() {
         write("drafts/1").await.expect("it is not meant");
         write("saved/1").await.expect("the first passes");
         s3.files()
-            .delete(BUCKET, "saved/1", &Rule::Always)
+            .delete(BUCKET, "saved/1", &Precondition::Always)
             .expect("it is writable")
             .expect("it is deleted");
         assert_eq!(failure(write("saved/1").await), failed(status, code));
@@ -1461,7 +1461,7 @@ async fn stalls_end_when_they_are_cleared() {
         s3.put(BUCKET, "a", b"0123456789");
         let gate = s3.fault(When::op(Op::GetObject).once(), fault);
         let reader = read();
-        gate.hit(1).await;
+        gate.wait_for_hits(1).await;
         // Before it is done, or after.
         if seen == b"other" {
             s3.put(BUCKET, "a", b"other");
@@ -1494,7 +1494,7 @@ async fn stalls_end_when_they_are_cleared() {
     let client = client.clone();
     let reader =
         tokio::spawn(async move { client.get_object().bucket(BUCKET).key("a").send().await });
-    gate.hit(1).await;
+    gate.wait_for_hits(1).await;
     s3.stop().await;
     assert_eq!(
         failure(reader.await.expect("no reader panics")),

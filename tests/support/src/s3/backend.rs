@@ -16,7 +16,7 @@ use s3s::dto::*;
 use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 
 use super::digest;
-use super::files::{Files, Meta, Refused, Rule, Stat};
+use super::files::{Files, ObjectMetadata, Precondition, Refused, Stat};
 use super::headers::{self, View};
 
 const MAX_KEYS: i32 = 1000;
@@ -152,7 +152,7 @@ impl S3 for Backend {
             .map_err(|_| headers::precondition_failed())?;
 
         let is_checksum = |name: &String| name.starts_with(headers::CHECKSUM);
-        let mut meta = Meta::clone(&source.meta);
+        let mut meta = ObjectMetadata::clone(&source.meta);
         if replace {
             meta.headers.retain(|name, _| is_checksum(name));
             meta.headers.extend(headers::kept(&request.headers));
@@ -208,8 +208,12 @@ impl S3 for Backend {
         self.need_bucket(&input.bucket)?;
         let mut output = DeleteObjectsOutput::default();
         for object in input.delete.objects {
-            self.delete(input.bucket.clone(), object.key.clone(), Rule::Always)
-                .await?;
+            self.delete(
+                input.bucket.clone(),
+                object.key.clone(),
+                Precondition::Always,
+            )
+            .await?;
             if !input.delete.quiet.unwrap_or_default() {
                 let key = Some(object.key);
                 let deleted = DeletedObject {
@@ -365,14 +369,14 @@ impl Backend {
     }
 
     /// The rule under which an object may be written.
-    fn may_write(&self, bucket: &str, key: &str, headers: &HeaderMap) -> S3Result<Rule> {
+    fn may_write(&self, bucket: &str, key: &str, headers: &HeaderMap) -> S3Result<Precondition> {
         self.need_bucket(bucket)?;
         let rule = headers::rule(headers)?;
         let create_only = self
             .create_only
             .as_ref()
             .is_some_and(|prefix| key.starts_with(prefix));
-        if create_only && rule != Rule::Absent {
+        if create_only && rule != Precondition::Absent {
             return Err(s3_error!(AccessDenied, "Access Denied"));
         }
         Ok(rule)
@@ -391,14 +395,14 @@ impl Backend {
         bucket: String,
         key: String,
         bytes: Bytes,
-        meta: Meta,
-        rule: Rule,
+        meta: ObjectMetadata,
+        rule: Precondition,
     ) -> S3Result<Stat> {
         let write = move |files: &Files| files.write(&bucket, &key, &bytes, meta, &rule);
         self.on_files(write).await?.map_err(refused)
     }
 
-    async fn delete(&self, bucket: String, key: String, rule: Rule) -> S3Result {
+    async fn delete(&self, bucket: String, key: String, rule: Precondition) -> S3Result {
         self.on_files(move |files| files.delete(&bucket, &key, &rule))
             .await?
             .map_err(refused)

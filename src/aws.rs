@@ -1,0 +1,285 @@
+//! SDK configuration: credentials, endpoint, TLS, timeouts, retries, and limits on responses.
+//!
+//! Set up from the environment that Lambda provides instead of `aws_config::load_defaults`: profile
+//! files and the instance metadata service do not exist there, and the defaults make the start
+//! slower (`docs/design.md` has the figures).
+
+use std::time::Duration;
+use std::{env, fs, mem};
+
+use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::environment::EnvironmentVariableCredentialsProvider;
+use aws_config::meta::credentials::CredentialsProviderChain;
+use aws_config::provider_config::ProviderConfig;
+use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::primitives::SdkBody;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_smithy_runtime_api::client::orchestrator::Metadata;
+use http_body_util::Limited;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+
+use crate::error::BoxError;
+
+/// Time limit for establishing a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time limit for one attempt of a request without a large body.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(8);
+/// Slowest transfer that an attempt still allows for, in bytes per second. Its limit grows with
+/// the body, so that large drafts can be saved over slow links.
+const MIN_BYTES_PER_SECOND: u64 = 1_000_000;
+/// Time without progress after which the transfer of a body fails.
+const STALL_GRACE_PERIOD: Duration = Duration::from_secs(3);
+/// Maximum number of attempts of a request.
+pub(crate) const MAX_ATTEMPTS: u32 = 3;
+/// Delay before the second attempt. Later delays are at most twice as long as the one before.
+pub(crate) const BACKOFF: Duration = Duration::from_millis(50);
+
+/// The root certificates of Amazon Trust Services, which all S3 endpoints in commercial regions
+/// chain to ("Amazon Trust Services Repository"). Parsing the system's 140 roots takes longer than
+/// the rest of the start. `docs/operations.md` says how to renew the file.
+const AMAZON_ROOTS: &[u8] = include_bytes!("amazon_roots.pem");
+
+/// Creates the SDK configuration from the environment.
+///
+/// # Errors
+///
+/// Returns an error if `AWS_CA_BUNDLE` is not a file with PEM certificates.
+pub fn config_from_env() -> Result<SdkConfig, BoxError> {
+    let region = env_var("AWS_REGION")
+        .or_else(|| env_var("AWS_DEFAULT_REGION"))
+        .unwrap_or_default();
+    let endpoint = env_var("AWS_ENDPOINT_URL_S3").or_else(|| env_var("AWS_ENDPOINT_URL"));
+    let trust_store = trust_store(endpoint.as_deref(), &region)?;
+    let tls_context = TlsContext::builder()
+        .with_trust_store(trust_store)
+        .build()?;
+    // Smaller and faster to start than aws-lc, the default of the SDK.
+    let http_client = aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .tls_context(tls_context)
+        .build_https();
+    // Lambda sets either the keys or, for functions with SnapStart, the container endpoint
+    // ("Defined runtime environment variables", AWS Lambda Developer Guide).
+    let container = EcsCredentialsProvider::builder()
+        .configure(&ProviderConfig::without_region().with_http_client(http_client.clone()))
+        .build();
+    let credentials = CredentialsProviderChain::first_try(
+        "Environment",
+        EnvironmentVariableCredentialsProvider::new(),
+    )
+    .or_else("Container", container);
+    let mut config = SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(region))
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .use_fips(is_true("AWS_USE_FIPS_ENDPOINT"))
+        .use_dual_stack(is_true("AWS_USE_DUALSTACK_ENDPOINT"))
+        .http_client(http_client)
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(CONNECT_TIMEOUT)
+                .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                .build(),
+        )
+        .retry_config(
+            RetryConfig::standard()
+                .with_max_attempts(MAX_ATTEMPTS)
+                .with_initial_backoff(BACKOFF),
+        )
+        .stalled_stream_protection(
+            StalledStreamProtectionConfig::enabled()
+                .grace_period(STALL_GRACE_PERIOD)
+                .build(),
+        );
+    config.set_endpoint_url(endpoint);
+    Ok(config.build())
+}
+
+/// Returns the timeouts for a request that transfers `bytes` bytes, or `None` if the defaults of
+/// the client are long enough.
+pub(crate) fn attempt_timeouts(bytes: u64) -> Option<TimeoutConfig> {
+    let timeout = Duration::from_secs(bytes / MIN_BYTES_PER_SECOND);
+    (timeout > ATTEMPT_TIMEOUT).then(|| {
+        TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .operation_attempt_timeout(timeout)
+            .build()
+    })
+}
+
+/// Selects the root certificates: `AWS_CA_BUNDLE` if set, Amazon's roots for S3 in commercial
+/// regions, else the system store.
+fn trust_store(endpoint: Option<&str>, region: &str) -> Result<TrustStore, BoxError> {
+    if let Some(path) = env_var("AWS_CA_BUNDLE") {
+        return Ok(TrustStore::empty().with_pem_certificate(read_ca_bundle(&path)?));
+    }
+    let is_other_store = endpoint.is_some_and(|url| !url.starts_with("http://"));
+    // Other partitions: cn-north-1, us-gov-west-1, us-iso-east-1, eusc-de-east-1.
+    let is_commercial = region.split('-').count() == 3 && !region.starts_with("cn-");
+    let has_system_override = ["SSL_CERT_FILE", "SSL_CERT_DIR"]
+        .into_iter()
+        .any(|name| env_var(name).is_some());
+    if is_other_store || !is_commercial || has_system_override {
+        return Ok(TrustStore::default());
+    }
+    Ok(TrustStore::empty().with_pem_certificate(AMAZON_ROOTS))
+}
+
+/// Reads a PEM file and checks its certificates: the SDK panics on invalid ones.
+fn read_ca_bundle(path: &str) -> Result<Vec<u8>, BoxError> {
+    let error = |problem: String| {
+        format!("AWS_CA_BUNDLE must be a file with PEM certificates, got {path:?}: {problem}")
+    };
+    let pem = fs::read(path).map_err(|cause| error(cause.to_string()))?;
+    let certificates = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|cause| error(cause.to_string()))?;
+    if certificates.is_empty() {
+        return Err(error("it contains no certificate".to_owned()).into());
+    }
+    Ok(pem)
+}
+
+/// Returns the value of the variable `name`; an empty value counts as unset.
+fn env_var(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn is_true(name: &str) -> bool {
+    env_var(name).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
+/// Maximum size of a response body that the SDK reads into memory: an error or a listing of 1,000
+/// keys of 1,024 bytes, URL-encoded.
+const MAX_XML_BYTES: u64 = 8 << 20;
+
+/// Prepares responses for the SDK: removes the headers that a save does not use, because one in an
+/// unexpected format would fail the request, and limits the bodies.
+#[derive(Debug)]
+pub(crate) struct LimitResponses;
+
+impl LimitResponses {
+    /// Headers that the SDK or a save reads, beside the checksums.
+    const HEADERS: [&'static str; 11] = [
+        "content-length",
+        "content-range",
+        "content-type",
+        "date",
+        "etag",
+        "last-modified",
+        "x-amz-bucket-region",
+        "x-amz-id-2",
+        "x-amz-request-id",
+        "x-amz-server-side-encryption",
+        "x-amzn-requestid",
+    ];
+
+    fn is_used(header: &str) -> bool {
+        Self::HEADERS.contains(&header) || header.starts_with("x-amz-checksum-")
+    }
+
+    fn limit_headers(response: &mut HttpResponse) {
+        let unused: Vec<String> = response
+            .headers()
+            .iter_bytes()
+            .filter(|(name, value)| !Self::is_used(name) || str::from_utf8(value).is_err())
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        for name in unused {
+            response.headers_mut().remove(name);
+        }
+        // A partial response is recognized by its Content-Range (RFC 9110, section 15.3.7).
+        if response.status().as_u16() == 206 && !response.headers().contains_key("content-range") {
+            response.headers_mut().insert("content-range", "missing");
+        }
+    }
+
+    /// Limits the body: a stream to its announced length, any other body to [`MAX_XML_BYTES`].
+    fn limit_body(response: &mut HttpResponse, is_stream: bool) {
+        let announced = response
+            .headers()
+            .get("content-length")
+            .and_then(|length| length.parse().ok());
+        let limit = match announced {
+            Some(bytes) if is_stream => bytes,
+            _ => MAX_XML_BYTES,
+        };
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let body = mem::replace(response.body_mut(), SdkBody::taken());
+        *response.body_mut() = SdkBody::from_body_1_x(Limited::new(body, limit));
+    }
+}
+
+impl Intercept for LimitResponses {
+    fn name(&self) -> &'static str {
+        "LimitResponses"
+    }
+
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let is_get_object = config
+            .load::<Metadata>()
+            .is_some_and(|operation| operation.name() == "GetObject");
+        let response = context.response_mut();
+        let is_stream = is_get_object && response.status().is_success();
+        Self::limit_headers(response);
+        Self::limit_body(response, is_stream);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use x509_cert::Certificate;
+
+    use super::*;
+
+    #[test]
+    fn no_root_certificate_expires_within_a_year() {
+        let certificates =
+            Certificate::load_pem_chain(AMAZON_ROOTS).expect("the file has PEM certificates");
+        assert_eq!(
+            certificates.len(),
+            5,
+            "Amazon Trust Services has five roots"
+        );
+        let year = Duration::from_hours(365 * 24);
+        let now = SystemTime::UNIX_EPOCH
+            .elapsed()
+            .expect("the clock is right");
+        for certificate in certificates {
+            let certificate = certificate.tbs_certificate;
+            let end = certificate.validity.not_after.to_unix_duration();
+            assert!(
+                end > now + year,
+                "{} expires within a year: renew src/amazon_roots.pem as docs/operations.md says",
+                certificate.subject
+            );
+        }
+    }
+
+    #[test]
+    fn attempts_of_large_uploads_get_more_time() {
+        assert!(attempt_timeouts(8_000_000).is_none());
+        let timeouts = attempt_timeouts(64_000_000).expect("longer timeouts");
+        assert_eq!(
+            timeouts.operation_attempt_timeout(),
+            Some(Duration::from_secs(64))
+        );
+    }
+}

@@ -1,0 +1,292 @@
+//! Validation of a draft's document: one complete JSON object, as Python's `json` module reads it.
+
+use std::io::{self, BufReader, Read};
+
+use serde::de::IgnoredAny;
+use thiserror::Error;
+
+use crate::error::{BoxError, redact_json_error};
+
+/// The error for bytes that are not the document of a draft. No variant repeats the bytes.
+#[derive(Debug, Error)]
+pub enum InvalidDocument {
+    /// The document is empty: an editor that overwrites in place was interrupted.
+    #[error("the document is empty")]
+    Empty,
+    /// The document is not UTF-8.
+    #[error("the document is not UTF-8")]
+    NotUtf8(#[from] std::str::Utf8Error),
+    /// The document is text in the Base64 alphabet, not JSON.
+    #[error(
+        "the document is not a JSON object; it may be encrypted, as Jianying 6 and newer do \
+         with local drafts"
+    )]
+    Encrypted,
+    /// The document is not a JSON object.
+    #[error("the document is not a JSON object")]
+    NotAnObject,
+    /// The document is truncated or damaged.
+    #[error("the document is not valid JSON: {0}")]
+    NotJson(BoxError),
+    /// The document has more than [`MAX_DEPTH`] levels of nesting.
+    #[error("the document is nested deeper than {MAX_DEPTH} levels")]
+    TooDeep,
+}
+
+/// Maximum nesting of a document larger than [`UNBOUNDED_DEPTH_BYTES`]. Python's `json` stops at
+/// about 1,000 levels.
+const MAX_DEPTH: usize = 10_000;
+
+/// Documents up to this size may be nested to any depth. `serde_json` needs one byte for each level,
+/// so that the memory for a larger document could exceed the function's.
+const UNBOUNDED_DEPTH_BYTES: usize = 1 << 20;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Checks that `bytes` are one complete JSON object, as Python's `json.loads` reads it: `NaN`,
+/// `Infinity`, `-Infinity`, lone surrogate escapes and a byte order mark are accepted, because
+/// editors write them.
+///
+/// # Errors
+///
+/// Returns the first problem found.
+pub fn validate(bytes: &[u8]) -> Result<(), InvalidDocument> {
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+    let text = std::str::from_utf8(bytes)?;
+    match text.trim_ascii().as_bytes() {
+        [] => return Err(InvalidDocument::Empty),
+        [b'{', ..] => {}
+        other => return Err(not_an_object(other)),
+    }
+    check_depth(bytes)?;
+    match serde_json::from_str::<IgnoredAny>(text) {
+        Ok(_) => Ok(()),
+        Err(_) if text.contains("NaN") || text.contains("Infinity") => {
+            let reader = BufReader::new(PythonConstants::new(bytes));
+            serde_json::from_reader::<_, IgnoredAny>(reader)
+                .map(|_| ())
+                .map_err(|error| InvalidDocument::NotJson(redact_json_error(&error)))
+        }
+        Err(error) => Err(InvalidDocument::NotJson(redact_json_error(&error))),
+    }
+}
+
+/// Tells encrypted text apart from other JSON values.
+fn not_an_object(text: &[u8]) -> InvalidDocument {
+    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=-_".contains(byte);
+    if text.iter().all(is_base64) && serde_json::from_slice::<IgnoredAny>(text).is_err() {
+        InvalidDocument::Encrypted
+    } else {
+        InvalidDocument::NotAnObject
+    }
+}
+
+/// Refuses large documents with more than [`MAX_DEPTH`] levels of nesting.
+fn check_depth(bytes: &[u8]) -> Result<(), InvalidDocument> {
+    if bytes.len() <= UNBOUNDED_DEPTH_BYTES || opening_brackets(bytes) <= UNBOUNDED_DEPTH_BYTES {
+        return Ok(());
+    }
+    let mut depth = 0_usize;
+    let mut in_string = false;
+    let mut bytes = bytes.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => drop(bytes.next()),
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Err(InvalidDocument::TooDeep);
+        }
+    }
+    Ok(())
+}
+
+/// Counts `{` and `[`, an upper bound of the depth. Written so that the compiler vectorizes it.
+fn opening_brackets(bytes: &[u8]) -> usize {
+    let count = |chunk: &[u8]| -> u8 {
+        // `[` and `{` differ in one bit.
+        chunk
+            .iter()
+            .map(|&byte| u8::from(byte | 0x20 == b'{'))
+            .sum()
+    };
+    bytes
+        .chunks(255)
+        .map(|chunk| usize::from(count(chunk)))
+        .sum()
+}
+
+/// Reads JSON text with the constants that only Python accepts replaced by `[]` and spaces of the
+/// same length. An empty array is a value wherever a constant is one, and nowhere else.
+struct PythonConstants<'a> {
+    rest: &'a [u8],
+    in_string: bool,
+    /// Number of spaces that are still to be written for the last constant.
+    padding: usize,
+}
+
+impl<'a> PythonConstants<'a> {
+    const CONSTANTS: [&'static [u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
+
+    const fn new(text: &'a [u8]) -> Self {
+        Self {
+            rest: text,
+            in_string: false,
+            padding: 0,
+        }
+    }
+
+    /// Returns the next one or two bytes of the text; two for an escape sequence or an array.
+    fn next(&mut self) -> Option<([u8; 2], usize)> {
+        if self.padding > 0 {
+            self.padding -= 1;
+            return Some((*b"  ", 1));
+        }
+        let &first = self.rest.first()?;
+        if !self.in_string
+            && let Some(constant) = Self::CONSTANTS
+                .into_iter()
+                .find(|constant| self.rest.starts_with(constant))
+        {
+            self.rest = &self.rest[constant.len()..];
+            self.padding = constant.len() - 2;
+            return Some((*b"[]", 2));
+        }
+        match self.rest {
+            [b'\\', escaped, rest @ ..] if self.in_string => {
+                self.rest = rest;
+                Some(([b'\\', *escaped], 2))
+            }
+            _ => {
+                self.in_string ^= first == b'"';
+                self.rest = &self.rest[1..];
+                Some(([first, 0], 1))
+            }
+        }
+    }
+}
+
+impl Read for PythonConstants<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut written = 0;
+        // `next` returns up to two bytes.
+        while written + 1 < buffer.len() {
+            let Some((bytes, count)) = self.next() else {
+                break;
+            };
+            buffer[written..written + count].copy_from_slice(&bytes[..count]);
+            written += count;
+        }
+        Ok(written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(text: impl AsRef<[u8]>) -> String {
+        validate(text.as_ref())
+            .expect_err("the document is not valid")
+            .to_string()
+    }
+
+    #[test]
+    fn accepts_objects_that_python_reads() {
+        for text in [
+            "{}",
+            " \t\r\n{} ",
+            "\u{feff}{}",
+            r#"{"a":NaN,"b":[Infinity,-Infinity, NaN ],"NaN":"Infinity \" NaN"}"#,
+            r#"{"a":"\ud800","a":"\uDFFF\n","c":1e999,"d":-0.5E-7}"#,
+            r#"{"text":"你好 \\","t":true,"f":false,"n":null}"#,
+        ] {
+            assert!(validate(text.as_bytes()).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_one_complete_object() {
+        for text in [
+            r#"{"a":1"#,
+            r#"{"a"}"#,
+            r#"{"a":}"#,
+            "{} {}",
+            "{},",
+            r#"{"a":01}"#,
+            r#"{"a":1.}"#,
+            r#"{"a":+1}"#,
+            "{\"a\":\"\n\"}",
+            r#"{"a":"\x"}"#,
+            "{'a':1}",
+            r#"{"a":1,}"#,
+            "{a:1}",
+            r#"{"a":nan}"#,
+            r#"{"a":-NaN}"#,
+            r#"{"a":1NaN}"#,
+            r#"{"a":NaN1}"#,
+            "{NaN:1}",
+            r#"{"a":NaNNaN}"#,
+            r#"{"a":--Infinity}"#,
+            r#"{"a":Infinity0}"#,
+            r#"{"a":[NaN}"#,
+            r#"{"a":tNaN}"#,
+            r#"{"NaN""#,
+        ] {
+            let problem = problem(text);
+            assert!(
+                problem.starts_with("the document is not valid JSON: "),
+                "{text}: {problem}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_the_problem_and_its_place_without_the_content() {
+        for (text, expected) in [
+            ("", "the document is empty"),
+            (" \n", "the document is empty"),
+            ("[]", "the document is not a JSON object"),
+            ("123", "the document is not a JSON object"),
+            ("\"secret\"", "the document is not a JSON object"),
+            (
+                "a3e6VQ4f/+Zm9v\n",
+                "the document is not a JSON object; it may be encrypted, as Jianying 6 and newer do with local drafts",
+            ),
+            (
+                r#"{"secret":sesame}"#,
+                "the document is not valid JSON: invalid JSON at line 1, column 11",
+            ),
+            (
+                r#"{"NaN":NaN,"secret":sesame}"#,
+                "the document is not valid JSON: invalid JSON at line 1, column 21",
+            ),
+            (
+                r#"{"secret":"#,
+                "the document is not valid JSON: incomplete JSON at line 1, column 10",
+            ),
+        ] {
+            assert_eq!(problem(text), expected, "{text:?}");
+        }
+        assert_eq!(problem(b"{\"\xff\":1}"), "the document is not UTF-8");
+    }
+
+    #[test]
+    fn limits_the_depth_of_large_documents_only() {
+        let nested = |depth: usize, size: usize| {
+            let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+            let pairs = "[],".repeat(size.saturating_sub(2 * depth) / 3);
+            format!(r#"{{"a":[{pairs}{open}{close}],"s":"\"[["}}"#)
+        };
+        assert!(validate(nested(100_000, 0).as_bytes()).is_ok());
+        assert!(validate(nested(MAX_DEPTH - 2, 4 << 20).as_bytes()).is_ok());
+        let too_deep = validate(nested(MAX_DEPTH - 1, 4 << 20).as_bytes());
+        assert!(
+            matches!(too_deep, Err(InvalidDocument::TooDeep)),
+            "{too_deep:?}"
+        );
+    }
+}

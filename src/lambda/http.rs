@@ -1,0 +1,188 @@
+//! Handles HTTP requests: request, use case, response. The only module that knows status codes.
+
+use std::time::Instant;
+
+use lambda_http::http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONTENT_TYPE,
+    RETRY_AFTER,
+};
+use lambda_http::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use lambda_http::{Body, Request, Response};
+use serde_json::{Value, json};
+
+use super::json::read_fields;
+use crate::config::Config;
+use crate::draft::{DraftId, DraftUrl};
+use crate::error::{BoxError, Error, ErrorKind, redact_json_error};
+use crate::save::Saver;
+use crate::telemetry::InvocationMetrics;
+
+/// End of the path of a save. Stages and base paths before it differ between gateways.
+const PATH: &str = "/save_draft";
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Handles HTTP requests.
+#[derive(Clone, Debug)]
+pub(super) struct HttpHandler {
+    draft_url_hosts: Vec<String>,
+    cors_origin: Option<HeaderValue>,
+}
+
+impl HttpHandler {
+    /// Creates a handler with the hosts and the origin in `config`.
+    pub(super) fn new(config: &Config) -> Self {
+        // `Config` accepts only origins, which are valid header values.
+        let origin = config.cors_origin.as_deref();
+        Self {
+            draft_url_hosts: config.draft_url_hosts.clone(),
+            cors_origin: origin.and_then(|origin| HeaderValue::from_str(origin).ok()),
+        }
+    }
+
+    /// Returns the response to `request`, by `deadline`.
+    pub(super) async fn handle(
+        &self,
+        request: &Request,
+        saver: &Saver,
+        deadline: Instant,
+        metrics: &mut InvocationMetrics,
+    ) -> Response<Body> {
+        let mut response = if !request.uri().path().ends_with(PATH) {
+            json_response(StatusCode::NOT_FOUND, &json!({"detail": "Not Found"}))
+        } else if request.method() == Method::OPTIONS && self.cors_origin.is_some() {
+            preflight()
+        } else if request.method() == Method::POST {
+            self.save(request.body(), saver, deadline, metrics).await
+        } else {
+            let body = json!({"detail": "Method Not Allowed"});
+            let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &body);
+            insert(response.headers_mut(), ALLOW, "POST");
+            response
+        };
+        self.allow_origin(&mut response);
+        response
+    }
+
+    /// Returns the response to a request whose handling panicked.
+    pub(super) fn panic_response(&self) -> Response<Body> {
+        let error = Error::save_failed("panic");
+        let mut response = error_response(&error);
+        self.allow_origin(&mut response);
+        response
+    }
+
+    async fn save(
+        &self,
+        body: &[u8],
+        saver: &Saver,
+        deadline: Instant,
+        metrics: &mut InvocationMetrics,
+    ) -> Response<Body> {
+        let (draft_url, id) = match self.read_body(body) {
+            Ok(draft) => draft,
+            Err(error) => {
+                metrics.record_invalid(&error);
+                return error_response(&error);
+            }
+        };
+        let report = saver.save(id, deadline).await;
+        metrics.record_save(&report);
+        match &report.result {
+            Err(error) => error_response(error),
+            Ok(saved) => {
+                let mut response = json_response(StatusCode::OK, &json!({"draft_url": draft_url}));
+                let headers = response.headers_mut();
+                // A version consists of digits and letters.
+                if let Ok(version) = HeaderValue::from_str(saved.version.as_str()) {
+                    headers.insert("draft-version", version);
+                }
+                let outcome = HeaderValue::from_static(saved.outcome.as_str());
+                headers.insert("draft-saved", outcome);
+                response
+            }
+        }
+    }
+
+    /// Returns the `draft_url` in `body`, unchanged, and the id of its draft.
+    fn read_body(&self, body: &[u8]) -> Result<(String, DraftId), Error> {
+        let required = |cause| Error::invalid_request("draft_url is required", cause);
+        let invalid = |cause: BoxError| Error::invalid_request("Invalid draft_url format", cause);
+        // RFC 8259, section 8.1 allows a parser to ignore a byte order mark.
+        let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+        if body.trim_ascii().is_empty() {
+            return Err(required("the request has no body"));
+        }
+        let [draft_url] = read_fields(body, ["draft_url"]).map_err(|error| {
+            let cause = redact_json_error(&error);
+            Error::invalid_request("The request body must be a JSON object", cause)
+        })?;
+        let draft_url = draft_url.ok_or_else(|| required("the body has no draft_url"))?;
+        let draft_url: String = serde_json::from_str(draft_url.get())
+            .map_err(|error| invalid(redact_json_error(&error)))?;
+        if draft_url.trim().is_empty() {
+            return Err(required("draft_url is empty"));
+        }
+        let id = DraftUrl::parse(&draft_url, &self.draft_url_hosts)
+            .map_err(|error| invalid(error.into()))?
+            .into_id();
+        Ok((draft_url, id))
+    }
+
+    /// Allows pages of the configured origin to read `response` (Fetch Standard, "CORS protocol").
+    /// With a proxy integration, a gateway does not add headers to it.
+    fn allow_origin(&self, response: &mut Response<Body>) {
+        if let Some(origin) = &self.cors_origin {
+            let headers = response.headers_mut();
+            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            insert(
+                headers,
+                ACCESS_CONTROL_EXPOSE_HEADERS,
+                "Draft-Version, Draft-Saved, Retry-After",
+            );
+        }
+    }
+}
+
+/// Returns the response to a CORS preflight request, for triggers that do not answer it themselves.
+fn preflight() -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    insert(headers, ACCESS_CONTROL_ALLOW_METHODS, "POST");
+    insert(
+        headers,
+        ACCESS_CONTROL_ALLOW_HEADERS,
+        "Authorization, Content-Type, X-Amz-Date, X-Amz-Security-Token, X-Api-Key",
+    );
+    insert(headers, ACCESS_CONTROL_MAX_AGE, "3600");
+    response
+}
+
+fn error_response(error: &Error) -> Response<Body> {
+    let status = match error.kind() {
+        ErrorKind::InvalidRequest => StatusCode::BAD_REQUEST,
+        ErrorKind::DraftNotFound => StatusCode::NOT_FOUND,
+        ErrorKind::SaveFailed => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorKind::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let mut response = json_response(status, &json!({"detail": error.detail()}));
+    if error.kind() == ErrorKind::ServiceUnavailable {
+        insert(response.headers_mut(), RETRY_AFTER, "1");
+    }
+    response
+}
+
+fn json_response(status: StatusCode, body: &Value) -> Response<Body> {
+    let mut response = Response::new(Body::Text(body.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    insert(headers, CONTENT_TYPE, "application/json");
+    insert(headers, CACHE_CONTROL, "no-store");
+    response
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &'static str) {
+    headers.insert(name, HeaderValue::from_static(value));
+}
