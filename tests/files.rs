@@ -1,13 +1,21 @@
 //! `SAVE_FILES=true`: a version covers all objects in the draft's folder.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 
+use save_draft::error::ErrorKind;
+use save_draft::save::Saver;
+use save_draft::store::Store;
 use serde_json::{Value, json};
-use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, draft_of_size, post_id, sha256_hex};
-use test_support::runtime::Bootstrap;
+use test_support::fixtures::{
+    BUCKET, DRAFT_ID, draft_key, draft_of_size, long_tests, post_id, sha256_hex,
+};
+use test_support::runtime::{Bootstrap, with_timeout};
 use test_support::s3::{Fault, Op, S3, When};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::common::{self, Endpoint, TestEnv};
 
@@ -553,4 +561,401 @@ async fn an_object_that_is_not_a_copy_of_the_file_is_named_and_never_in_a_versio
         let saved = save(function, id).await;
         assert_eq!((saved.status, &*saved.outcome), (200, "created"));
     }
+}
+
+/// A request of a save that meets a fault, in the order in which a save makes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    FirstListOfDraft,
+    FirstListOfCopies,
+    CopyFile,
+    SecondListOfDraft,
+    SecondListOfCopies,
+    CreateManifest,
+    CreateDocument,
+}
+
+/// The result of a save.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// 200, and the version exists.
+    Saved,
+    /// 503, and no version exists.
+    Busy,
+    /// 503, and the version exists.
+    BusyButSaved,
+    /// 500, and no version exists.
+    Failed,
+}
+
+use End::{Busy, BusyButSaved, Failed, Saved};
+use Step::{
+    CopyFile, CreateDocument, CreateManifest, FirstListOfCopies, FirstListOfDraft,
+    SecondListOfCopies, SecondListOfDraft,
+};
+
+impl Step {
+    /// The requests of the draft `id` at this step. Of the copies, that of the file `b`.
+    fn requests(self, id: &str) -> When {
+        let list = |folder: &str| {
+            let prefix = format!("prefix={folder}%2F{id}%2F");
+            When::op(List).and(move |request| request.query.contains(&prefix))
+        };
+        let put = |name: &'static str| {
+            let put = When::op(Put).key_starts_with(format!("saved/{id}/"));
+            put.and(move |request| request.key.ends_with(name))
+        };
+        match self {
+            FirstListOfDraft => list("drafts"),
+            FirstListOfCopies => list("saved-files"),
+            SecondListOfDraft => list("drafts").after(1),
+            SecondListOfCopies => list("saved-files").after(1),
+            CopyFile => When::op(Copy)
+                .key_starts_with(format!("saved-files/{id}/"))
+                .and(|request| request.key.ends_with("/b")),
+            CreateManifest => put("/files.json"),
+            CreateDocument => put("/draft_content.json"),
+        }
+    }
+}
+
+/// A fault, and the result of a save that meets it once, twice and at every attempt.
+type Row = (&'static str, fn() -> Fault, [End; 3]);
+
+const RETRIED: [End; 3] = [Saved, Saved, Busy];
+
+#[rustfmt::skip]
+const LIST_FAULTS: &[Row] = &[
+    ("500",                       || Fault::INTERNAL_ERROR,                RETRIED),
+    ("503 SlowDown",              || Fault::SLOW_DOWN,                     RETRIED),
+    ("closed before the response", || Fault::Cut,                          RETRIED),
+    ("reset in the body",         || Fault::CutBody(300),                  RETRIED),
+    ("body too short",            || Fault::ShortBody(300),                RETRIED),
+    ("response lost",             || Fault::LoseResponse,                  RETRIED),
+    ("200 with an error",         || Fault::Error(200, "InternalError"),   RETRIED),
+    ("403",                       || Fault::ACCESS_DENIED,                 [Failed; 3]),
+    ("404 NoSuchBucket",          || Fault::Error(404, "NoSuchBucket"),    [Failed; 3]),
+];
+
+#[rustfmt::skip]
+const COPY_FAULTS: &[Row] = &[
+    ("500",                       || Fault::INTERNAL_ERROR,                RETRIED),
+    ("503 SlowDown",              || Fault::SLOW_DOWN,                     RETRIED),
+    ("closed before the response", || Fault::Cut,                          RETRIED),
+    ("reset before the response", || Fault::Reset,                         RETRIED),
+    ("done, response lost",       || Fault::LoseResponse,                  RETRIED),
+    ("done, reset in the body",   || Fault::CutBody(100),                  RETRIED),
+    ("404",                       || Fault::Error(404, "NoSuchKey"),       RETRIED),
+    ("409",                       || Fault::CONFLICT,                      RETRIED),
+    ("412",                       || Fault::Error(412, "PreconditionFailed"), RETRIED),
+    ("200 with InternalError",    || Fault::Error(200, "InternalError"),   RETRIED),
+    ("200 with SlowDown",         || Fault::Error(200, "SlowDown"),        RETRIED),
+    ("200 with 412",              || Fault::Error(200, "PreconditionFailed"), RETRIED),
+    ("200 with AccessDenied",     || Fault::Error(200, "AccessDenied"),    [Failed; 3]),
+    ("400",                       || Fault::Error(400, "InvalidRequest"),  [Failed; 3]),
+    ("403",                       || Fault::ACCESS_DENIED,                 [Failed; 3]),
+    ("404 NoSuchBucket",          || Fault::Error(404, "NoSuchBucket"),    [Failed; 3]),
+    ("501",                       || Fault::Error(501, "NotImplemented"),  [Failed; 3]),
+];
+
+#[rustfmt::skip]
+const CREATE_FAULTS: &[Row] = &[
+    ("500",                       || Fault::INTERNAL_ERROR,                RETRIED),
+    ("503 SlowDown",              || Fault::SLOW_DOWN,                     RETRIED),
+    ("closed before the response", || Fault::Cut,                          RETRIED),
+    ("409",                       || Fault::CONFLICT,                      RETRIED),
+    ("403",                       || Fault::ACCESS_DENIED,                 [Failed; 3]),
+    // S3 refuses the damaged body, and the client has to repeat the save.
+    ("damaged on the way",        || Fault::CorruptRequest,                [Busy; 3]),
+];
+
+const LOST_MANIFEST: &[Row] = &[("done, response lost", || Fault::LoseResponse, RETRIED)];
+
+const LOST_DOCUMENT: &[Row] = &[(
+    "done, response lost",
+    || Fault::LoseResponse,
+    [Saved, Saved, BusyButSaved],
+)];
+
+/// Checks that the draft `id` has no version, or one that is complete, depending on `end`.
+#[track_caller]
+fn assert_end(s3: &S3, id: &str, document: &[u8], files: &Files, end: End, case: &str) {
+    let versions = versions(s3, BUCKET, id);
+    let expected = usize::from(matches!(end, Saved | BusyButSaved));
+    assert_eq!(versions.len(), expected, "{case}: versions {versions:?}");
+    for version in versions {
+        let saved = read_version(s3, BUCKET, id, &version);
+        assert!(saved.0 == document && saved.1 == *files, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn each_fault_at_each_step_once_twice_and_for_ever() {
+    let steps = [
+        (FirstListOfDraft, LIST_FAULTS),
+        (FirstListOfCopies, LIST_FAULTS),
+        (CopyFile, COPY_FAULTS),
+        (SecondListOfDraft, LIST_FAULTS),
+        (SecondListOfCopies, LIST_FAULTS),
+        (CreateManifest, CREATE_FAULTS),
+        (CreateManifest, LOST_MANIFEST),
+        (CreateDocument, CREATE_FAULTS),
+        (CreateDocument, LOST_DOCUMENT),
+    ];
+    let mut tasks = JoinSet::new();
+    for (step, rows) in steps {
+        // Few rows for each function: the SDK retries less after many failures.
+        for rows in rows.chunks(3) {
+            tasks.spawn(check_faults(step, rows));
+        }
+    }
+    tasks.join_all().await;
+}
+
+async fn check_faults(step: Step, rows: &[Row]) {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, function) = (&test_env.s3, &test_env.function);
+    for (row, (name, fault, ends)) in rows.iter().enumerate() {
+        for (times, end) in [1, 2, usize::MAX].into_iter().zip(ends) {
+            let id = format!("fault-{row}-{times:x}");
+            let case = format!("{name} at {step:?}, {times} times");
+            let document = put_document(s3, &id);
+            let files = put_files(s3, &id, ["a", "b", "c"]);
+            let scripted = s3.fault(step.requests(&id).times(times), fault());
+            let first = save(function, &id).await;
+            let status = match end {
+                Saved => 200,
+                Busy | BusyButSaved => 503,
+                Failed => 500,
+            };
+            assert_eq!(first.status, status, "{case}: {}", first.line);
+            assert!(scripted.hits() >= 1, "{case}");
+            assert_end(s3, &id, &document, &files, *end, &case);
+            if step == CopyFile && status != 200 {
+                let error = first.line["error"].as_str().expect("an error");
+                assert!(
+                    error.contains(&format!("saved-files/{id}/")),
+                    "{case}: {error}"
+                );
+                assert!(error.contains("/b failed"), "{case}: {error}");
+            }
+
+            scripted.clear();
+            let next = save(function, &id).await;
+            next.assert_saved(s3, &id, &document, &files);
+            assert_end(s3, &id, &document, &files, Saved, &case);
+            let copies = s3.keys(BUCKET, &format!("saved-files/{id}/"));
+            assert_eq!(copies.len(), files.len(), "{case}: {copies:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_save_that_runs_out_of_time_is_continued_by_the_next() {
+    const FILES: u64 = 20;
+    const BEFORE: u64 = 12;
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, function, id) = (&test_env.s3, &test_env.function, "late");
+    let document = put_document(s3, id);
+    let paths: Vec<_> = (0..FILES)
+        .map(|number| format!("assets/{number}"))
+        .collect();
+    let files = put_files(s3, id, paths.iter().map(String::as_str));
+    // The start of the function is not part of the time.
+    assert_eq!(save(function, "missing").await.status, 404);
+
+    let after = usize::try_from(BEFORE).expect("small");
+    let stall = s3.fault(When::op(Copy).after(after), Fault::Stall);
+    let late = save_within(function, id, Duration::from_secs(2)).await;
+    late.assert_error(503, "time");
+    assert_eq!(late.line["files_copied"], BEFORE, "{}", late.line);
+    assert_end(s3, id, &document, &files, Busy, "after the deadline");
+
+    stall.clear();
+    s3.clear_requests();
+    let saved = save(function, id).await;
+    saved.assert_saved(s3, id, &document, &files);
+    assert_eq!(saved.line["files_copied"], FILES - BEFORE, "{}", saved.line);
+}
+
+#[tokio::test]
+async fn a_killed_function_leaves_no_version_or_a_complete_one() {
+    const FILES: usize = 5;
+    let rounds = if long_tests() { 200 } else { 20 };
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let s3 = S3::start_empty().await.expect("the S3 starts");
+    let mut function = common::start_function(&s3, &[SAVE_FILES]).await;
+    let mut found = 0;
+    for round in 0..rounds {
+        let id = format!("killed-{round}");
+        let document = put_document(&s3, &id);
+        let paths: Vec<_> = (0..FILES).map(|number| format!("{number}.mp4")).collect();
+        let files = put_files(&s3, &id, paths.iter().map(String::as_str));
+
+        // Before the request is served, after it, or while the function goes on.
+        let (fault, request) = (random.usize(0..3), random.usize(0..FILES + 7));
+        let case = format!("seed {seed}, round {round}: fault {fault}, request {request}");
+        let fault = match fault {
+            0 => Fault::Stall,
+            1 => Fault::StallResponse,
+            _ => Fault::Run(Arc::new(|_| {})),
+        };
+        let fault = s3.fault(When::any().after(request).once(), fault);
+        let pending = function.begin(&post_id(&id));
+        fault.wait_for_hits(1).await;
+        function.kill().await;
+        drop(pending);
+        let versions = versions(&s3, BUCKET, &id);
+        let end = if versions.is_empty() { Busy } else { Saved };
+        found += versions.len();
+        assert_end(&s3, &id, &document, &files, end, &case);
+
+        fault.clear();
+        function = common::start_function(&s3, &[SAVE_FILES]).await;
+        let next = save(&function, &id).await;
+        assert_eq!(next.status, 200, "{case}: {}", next.line);
+        next.assert_saved(&s3, &id, &document, &files);
+        assert_end(&s3, &id, &document, &files, Saved, &case);
+        let copies = s3.keys(BUCKET, &format!("saved-files/{id}/"));
+        assert_eq!(copies.len(), FILES, "{case}");
+    }
+    println!("{rounds} kills, {found} of them after the version was created");
+}
+
+/// A draft that is changed while it is saved.
+struct Race {
+    s3: S3,
+    /// All states so far. The last may not have been written yet.
+    states: Mutex<Vec<(Vec<u8>, Files)>>,
+    /// Number of states that have been written.
+    written: AtomicUsize,
+    /// Number of successful saves.
+    saves: watch::Sender<usize>,
+}
+
+const RACED: &str = "raced";
+
+impl Race {
+    /// Changes the document or a file: overwrites, adds or deletes it.
+    async fn change(&self, random: &mut fastrand::Rng, number: usize) {
+        let path = format!("assets/{}", random.u8(0..8));
+        let (mut document, mut files) = {
+            let states = self.states.lock().expect("not poisoned");
+            states.last().expect("a first state").clone()
+        };
+        // Some contents repeat, so that a file returns to a state of which there is a copy.
+        let content = format!("{path} {}", random.u8(0..20)).into_bytes();
+        let choice = random.u8(0..8);
+        match choice {
+            0 | 1 => document = draft_of_size(2_000, number as u64),
+            2 | 3 => drop(files.remove(&path)),
+            _ => drop(files.insert(path.clone(), content.clone())),
+        }
+        {
+            let mut states = self.states.lock().expect("not poisoned");
+            states.push((document.clone(), files));
+        }
+        match choice {
+            0 | 1 => drop(self.s3.put(BUCKET, &draft_key(RACED), document)),
+            2 | 3 => self.s3.delete(BUCKET, &file_key(RACED, &path)),
+            _ => drop(self.s3.put(BUCKET, &file_key(RACED, &path), content)),
+        }
+        self.written.fetch_add(1, SeqCst);
+        // Lets other tasks run.
+        tokio::task::yield_now().await;
+    }
+
+    /// Saves once. Returns whether it succeeded; any version must be a state that the draft had
+    /// during the save.
+    async fn save(&self, saver: &Saver) -> Option<String> {
+        let from = self.written.load(SeqCst) - 1;
+        let deadline = Instant::now() + Duration::from_mins(1);
+        let report = saver.save(RACED.parse().expect("an id"), deadline).await;
+        let version = match report.result {
+            Ok(saved) => saved.version.to_string(),
+            Err(error) => {
+                let cause = error.cause_chain();
+                assert_eq!(error.kind(), ErrorKind::ServiceUnavailable, "{cause}");
+                return None;
+            }
+        };
+        let to = self.states.lock().expect("not poisoned").len();
+        let saved = read_version(&self.s3, BUCKET, RACED, &version);
+        let states = self.states.lock().expect("not poisoned");
+        assert!(
+            states[from..to].contains(&saved),
+            "{version} is none of the states {from} to {to}; it is one at all: {}",
+            states.contains(&saved)
+        );
+        drop(states);
+        self.saves.send_modify(|saves| *saves += 1);
+        Some(version)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn racing_savers_save_states_that_existed_at_one_moment() {
+    const SAVERS: usize = 32;
+    let rounds = if long_tests() { 400 } else { 40 };
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let s3 = S3::start_empty().await.expect("the S3 starts");
+    let sdk = Endpoint::of(&s3).sdk();
+    let config = common::config(BUCKET, &[SAVE_FILES]);
+    let document = put_document(&s3, RACED);
+    let files = put_files(&s3, RACED, ["assets/0", "assets/1", "cover.jpg"]);
+    let race = Arc::new(Race {
+        s3,
+        states: Mutex::new(vec![(document, files)]),
+        written: AtomicUsize::new(1),
+        saves: watch::Sender::new(0),
+    });
+    let is_over = Arc::new(AtomicBool::new(false));
+    let mut savers = JoinSet::new();
+    for _ in 0..SAVERS {
+        let (race, is_over) = (Arc::clone(&race), Arc::clone(&is_over));
+        let saver = Saver::new(Store::new(&sdk, &config), &config);
+        savers.spawn(async move {
+            let mut versions = BTreeSet::new();
+            while !is_over.load(SeqCst) {
+                versions.extend(race.save(&saver).await);
+            }
+            let last = race.save(&saver).await;
+            (versions, last.expect("nothing changes any more"))
+        });
+    }
+    let mut number = 0;
+    for _ in 0..rounds {
+        for _ in 0..random.usize(1..6) {
+            race.change(&mut random, number).await;
+            number += 1;
+        }
+        if random.bool() {
+            let saves = *race.saves.borrow();
+            let mut next = race.saves.subscribe();
+            let next = with_timeout(next.wait_for(|now| *now > saves)).await;
+            drop(next.expect("the sender exists"));
+        }
+    }
+    is_over.store(true, SeqCst);
+    let (versions, last): (Vec<_>, BTreeSet<_>) = savers.join_all().await.into_iter().unzip();
+    assert_eq!(
+        last.len(),
+        1,
+        "all savers end with the same version: {last:?}"
+    );
+    let reported: BTreeSet<_> = versions.into_iter().flatten().chain(last).collect();
+    println!("{number} changes, {} versions", reported.len());
+    // Each object that looks like a version is complete, also those of saves that failed.
+    let states = race.states.lock().expect("not poisoned");
+    let stored: BTreeSet<_> = self::versions(&race.s3, BUCKET, RACED)
+        .into_iter()
+        .collect();
+    for version in &stored {
+        let saved = read_version(&race.s3, BUCKET, RACED, version);
+        assert!(states.contains(&saved), "{version} is no state");
+    }
+    assert!(reported.is_subset(&stored));
 }
