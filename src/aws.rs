@@ -243,7 +243,35 @@ impl Intercept for LimitResponses {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
+    use x509_cert::Certificate;
+
     use super::*;
+
+    #[test]
+    fn no_root_certificate_expires_within_a_year() {
+        let certificates =
+            Certificate::load_pem_chain(AMAZON_ROOTS).expect("the file has PEM certificates");
+        assert_eq!(
+            certificates.len(),
+            5,
+            "Amazon Trust Services has five roots"
+        );
+        let year = Duration::from_hours(365 * 24);
+        let now = SystemTime::UNIX_EPOCH
+            .elapsed()
+            .expect("the clock is right");
+        for certificate in certificates {
+            let certificate = certificate.tbs_certificate;
+            let end = certificate.validity.not_after.to_unix_duration();
+            assert!(
+                end > now + year,
+                "{} expires within a year: renew src/amazon_roots.pem as docs/operations.md says",
+                certificate.subject
+            );
+        }
+    }
 
     #[test]
     fn attempts_of_large_uploads_get_more_time() {

@@ -322,7 +322,8 @@ impl Store {
     /// Waits until `bytes` fit into the memory beside the documents of other saves. One document
     /// never needs more than all of it: [`Config`] limits `max_draft_bytes` to `memory_bytes`.
     async fn acquire_memory(&self, bytes: u64) -> Result<OwnedSemaphorePermit, ReadError> {
-        let kib = u32::try_from(bytes / KIB).map_err(|error| ReadError::Fatal(error.into()))?;
+        let kib =
+            u32::try_from(bytes.div_ceil(KIB)).map_err(|error| ReadError::Fatal(error.into()))?;
         let memory = Arc::clone(&self.memory).acquire_many_owned(kib).await;
         memory.map_err(|error| ReadError::Fatal(error.into()))
     }
