@@ -10,6 +10,7 @@ mod bad_input;
 mod common;
 mod events;
 mod faults;
+mod files;
 mod http;
 mod load;
 mod model;
