@@ -155,7 +155,7 @@ impl TestEnv {
         self.put_draft(id, document);
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_759_060_050);
         self.s3.set_last_modified(BUCKET, &draft_key(id), time);
-        format!("{WRITTEN}-{}", &sha256_hex(document)[..16])
+        format!("{WRITTEN}-{}", sha256_hex(document))
     }
 
     /// The bytes of the only version of a draft.
