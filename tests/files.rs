@@ -520,14 +520,10 @@ async fn listings_of_several_pages_have_to_be_equal_twice() {
     // The first file is replaced while the second page is read. No state has the old content of the
     // first file and the new file at the end.
     let end = "9999";
-    let server = Arc::clone(s3.files());
+    let put = s3.writer();
     let write = Fault::Run(Arc::new(move |_| {
         for path in ["0000", end] {
-            let bytes = b"new";
-            let metadata = test_support::s3::ObjectMetadata::of_bytes(bytes);
-            let always = test_support::s3::Precondition::Always;
-            let written = server.write(BUCKET, &file_key("pages", path), bytes, metadata, &always);
-            written.expect("writable").expect("no condition");
+            put(BUCKET, &file_key("pages", path), b"new");
         }
     }));
     let second_page = When::op(List).and(|request| request.query.contains("continuation-token"));
