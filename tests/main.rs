@@ -13,6 +13,7 @@ mod faults;
 mod files;
 mod http;
 mod load;
+mod local;
 mod model;
 mod properties;
 mod races;
