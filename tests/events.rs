@@ -368,7 +368,7 @@ async fn a_message_without_an_id_fails_the_whole_batch() {
     let message = batch["Records"][1].as_object_mut().expect("an object");
     message.remove("messageId");
     assert_eq!(test_env.function.invoke(&batch).await, unknown());
-    assert_eq!(test_env.gets_and_puts(), (0, 0));
+    assert_eq!(test_env.gets_and_puts(), (1, 1));
 }
 
 #[tokio::test]
@@ -576,9 +576,7 @@ async fn what_the_function_writes_never_triggers_a_save() {
             "drafts/{draft_id}/draft_content.json",
             "saved/{draft_id}/{version}/draft_content.json",
         ),
-        ("{draft_id}", "{draft_id}.{version}"),
-        ("d/{draft_id}", "d/{draft_id}/{version}"),
-        ("{draft_id}.json", "{version}/{draft_id}.json"),
+        ("d{draft_id}", "s{draft_id}{version}"),
     ] {
         let test_env = TestEnv::with(&[("DRAFT_KEY", draft), ("SAVED_KEY", saved)]).await;
         let key = draft.replace("{draft_id}", DRAFT_ID);
