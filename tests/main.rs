@@ -8,12 +8,15 @@
 
 mod bad_input;
 mod common;
+mod docs;
 mod events;
 mod faults;
+mod files;
 mod http;
 mod lenient;
 mod limits;
 mod load;
+mod local;
 mod model;
 mod process;
 mod properties;
