@@ -10,6 +10,7 @@ Prints one line for each check, and at the end `N passed, N failed`.
 
 import json
 import re
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -578,6 +579,8 @@ def run(account):
 
 
 def main():
+    # Ends the emulator too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="save-draft-") as directory:
         with emulator(Path(directory)) as (port, ca):
             account = Account(port, ca)
