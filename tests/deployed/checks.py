@@ -8,11 +8,13 @@ Environment variables:
 Prints one line for each check, and at the end `N passed, N failed`.
 """
 
+import functools
 import json
 import re
 import signal
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 from botocore.credentials import Credentials
@@ -563,19 +565,21 @@ def create_topic(account):
 
 
 def run(account):
-    check_failed_creation(account)
-    create_topic(account)
     stack = Stack(account, "drafts")
-    stack.must_deploy(CorsOrigin=ORIGIN, AlarmTopicArn=TOPIC)
-    check_api(account, stack)
-    check_invocations(account, stack)
-    check_policies(account, stack)
-    check_maintenance(account, stack)
-    check_authorization(account, stack)
-    check_autosave(account, stack)
-    check_operations(account, stack)
-    check_throttling(account, stack)
-    check_deletion(account, stack)
+    areas = [
+        lambda: check_failed_creation(account),
+        lambda: create_topic(account),
+        lambda: stack.must_deploy(CorsOrigin=ORIGIN, AlarmTopicArn=TOPIC),
+    ]
+    for check_area in [check_api, check_invocations, check_policies, check_maintenance, check_authorization,
+                       check_autosave, check_operations, check_throttling, check_deletion]:
+        areas.append(functools.partial(check_area, account, stack))
+    for run_area in areas:
+        try:
+            run_area()
+        except Exception as error:  # noqa: BLE001
+            traceback.print_exc()
+            check("runs to its end", f"{type(error).__name__}: {error}", None)
 
 
 def main():
