@@ -3,8 +3,9 @@
 # `sam local invoke` with events, and `sam local start-api` with HTTP requests, on the S3 server of examples/local.rs.
 # tests/deployed checks the behaviour of the stack.
 #
-# Needs: a Docker engine, the SAM CLI, cargo-lambda, python3, curl and socat; without a container registry also debootstrap.
-# With CI=true, installs missing Debian packages and fails if something is missing. Otherwise it is skipped, with the reason.
+# Needs a Docker engine, the SAM CLI, cargo-lambda, python3, curl and socat; without a container registry also debootstrap.
+# With CI=true, installs missing Debian packages, and fails if something is missing.
+# Otherwise it is skipped, with the reason.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
