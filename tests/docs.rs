@@ -14,6 +14,8 @@ use save_draft::draft::Sha256Digest;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::common::skip_or_fail;
+
 const README: &str = "README.md";
 const API: &str = "docs/api.md";
 const DESIGN: &str = "docs/design.md";
@@ -302,6 +304,37 @@ fn design_lists_every_module_and_library() {
     );
 }
 
+#[test]
+fn pages_name_existing_tests() {
+    let main = read("tests/main.rs");
+    let exists = |name: &str| match name.split_once("::") {
+        None => name == "support" || main.contains(&format!("\nmod {name};")),
+        Some((module, "tests")) => read(&format!("src/{module}.rs")).contains("mod tests {"),
+        Some((module, test)) => {
+            read(&format!("tests/{module}.rs")).contains(&format!("fn {test}("))
+        }
+    };
+    for path in ["docs/reliability.md", "docs/threat-model.md"] {
+        for section in sections(path) {
+            let Some(header) = section.lines.iter().find(|line| line.starts_with('|')) else {
+                continue;
+            };
+            if !header.ends_with("| tests |") {
+                continue;
+            }
+            for row in section.table() {
+                let names = row.last().unwrap().split('`').skip(1).step_by(2);
+                for name in names {
+                    assert!(
+                        exists(name),
+                        "{path} names the test {name}, which does not exist"
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// A running `examples/local`, which is stopped on drop.
 struct LocalEndpoint {
     process: Child,
@@ -381,14 +414,11 @@ impl Drop for LocalEndpoint {
     }
 }
 
-/// Returns whether `program` can be run. If not, the test is skipped, or fails where `CI` is `true`.
+/// Returns whether `program` can be run.
 fn has(program: &str) -> bool {
-    let mut command = Command::new(program);
-    let found = command.arg("--version").output().is_ok();
+    let found = Command::new(program).arg("--version").output().is_ok();
     if !found {
-        let reason = format!("{program} is not installed");
-        assert!(env::var("CI").as_deref() != Ok("true"), "{reason}");
-        println!("skipped: {reason}");
+        skip_or_fail(&format!("{program} is not installed"));
     }
     found
 }
