@@ -13,8 +13,9 @@ use save_draft::config::{
 use save_draft::draft::Sha256Digest;
 use serde_json::Value;
 use tempfile::TempDir;
+use test_support::fixtures::{DRAFT_ID, post, post_id, post_url};
 
-use crate::common::skip_or_fail;
+use crate::common::{TestEnv, skip_or_fail};
 
 const README: &str = "README.md";
 const API: &str = "docs/api.md";
@@ -196,8 +197,8 @@ fn readme_lists_every_variable_with_its_default() {
     }
 }
 
-#[test]
-fn pages_list_every_documented_error() {
+/// Returns the status and the detail of each error in the OpenAPI document.
+fn documented_errors() -> BTreeSet<(String, String)> {
     let document: Value = serde_saphyr::from_str(&read("docs/openapi.yaml")).unwrap();
     let paths = document["paths"].as_object().unwrap();
     let responses = paths.values().next().unwrap()["post"]["responses"].as_object();
@@ -214,6 +215,12 @@ fn pages_list_every_documented_error() {
             }
         }
     }
+    errors
+}
+
+#[test]
+fn pages_list_every_documented_error() {
+    let errors = documented_errors();
     for (path, heading) in [(README, "Call"), (API, "Errors")] {
         let section = section(path, heading);
         let listed: BTreeSet<_> = section
@@ -224,6 +231,42 @@ fn pages_list_every_documented_error() {
         let name = format!("{heading:?} in {path}, and docs/openapi.yaml");
         assert_same(&listed, &errors, &name);
     }
+}
+
+#[tokio::test]
+async fn the_function_returns_the_documented_errors() {
+    let test_env = TestEnv::start().await;
+    test_env.put_draft("damaged", "{");
+    let mut get = post_id(DRAFT_ID);
+    get["httpMethod"] = "GET".into();
+    let mut other_path = post_id(DRAFT_ID);
+    other_path["path"] = "/capcut-mate/v1/create_draft".into();
+    let in_maintenance = TestEnv::with(&[("MAINTENANCE", "true")]).await;
+
+    let mut errors = BTreeSet::new();
+    for (test_env, event) in [
+        (&test_env, post("")),
+        (&test_env, post("[]")),
+        (&test_env, post_url("https://example.com/")),
+        (&test_env, post_id("missing")),
+        (&test_env, other_path),
+        (&test_env, get),
+        (&test_env, post_id("damaged")),
+        (&in_maintenance, post_id(DRAFT_ID)),
+    ] {
+        let response = test_env.function.invoke(&event).await.response();
+        let body: Value = serde_json::from_str(response["body"].as_str().unwrap()).unwrap();
+        let detail = body["detail"].as_str().unwrap().to_owned();
+        errors.insert((response["statusCode"].to_string(), detail));
+    }
+    let mut documented = documented_errors();
+    // Errors of the gateway.
+    documented.retain(|(status, _)| !["403", "413", "429"].contains(&status.as_str()));
+    assert_same(
+        &errors,
+        &documented,
+        "The errors of the function, and docs/openapi.yaml",
+    );
 }
 
 #[test]
