@@ -16,6 +16,7 @@ mod http;
 mod lenient;
 mod limits;
 mod load;
+mod local;
 mod model;
 mod process;
 mod properties;
