@@ -238,9 +238,9 @@ async fn the_function_returns_the_documented_errors() {
     let test_env = TestEnv::start().await;
     test_env.put_draft("damaged", "{");
     let mut get = post_id(DRAFT_ID);
-    get["httpMethod"] = "GET".into();
+    get["requestContext"]["http"]["method"] = "GET".into();
     let mut other_path = post_id(DRAFT_ID);
-    other_path["path"] = "/capcut-mate/v1/create_draft".into();
+    other_path["rawPath"] = "/capcut-mate/v1/create_draft".into();
     let in_maintenance = TestEnv::with(&[("MAINTENANCE", "true")]).await;
 
     let mut errors = BTreeSet::new();
