@@ -293,11 +293,13 @@ fn design_lists_every_module_and_library() {
     let [modules, tree] = section_text.blocks.as_slice() else {
         panic!("\"Architecture\" in {DESIGN} must have two blocks");
     };
-    let documentation: String = read("src/lib.rs")
+    let library = read("src/lib.rs");
+    let documentation: Vec<_> = library
         .lines()
         .map_while(|line| line.strip_prefix("//!"))
-        .map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line)))
+        .map(|line| line.strip_prefix(' ').unwrap_or(line))
         .collect();
+    let documentation = documentation.join("\n");
     assert!(
         documentation.contains(&format!("```{modules}\n```")),
         "{DESIGN} and src/lib.rs must show the same modules"
