@@ -438,6 +438,10 @@ impl LocalEndpoint {
             .args(&command[1..])
             .arg(&code)
             .current_dir(self.folder.path())
+            .env("NO_PROXY", "127.0.0.1")
+            .env("AWS_CONFIG_FILE", "/dev/null")
+            .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+            .env_remove("AWS_PROFILE")
             .stdin(Stdio::null())
             .output()
             .unwrap();
@@ -462,7 +466,8 @@ impl Drop for LocalEndpoint {
 
 /// Returns whether `program` can be run.
 fn has(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").output().is_ok();
+    let output = Command::new(program).arg("--version").output();
+    let found = output.is_ok_and(|output| output.status.success());
     if !found {
         skip_or_fail(&format!("{program} is not installed"));
     }
