@@ -31,6 +31,8 @@ const ONE_WINNER: &str = "one winner of a race";
 const CHECKED_UPLOAD: &str = "an upload that is not what its SHA-256 says is refused";
 const KEPT_CHECKSUM: &str = "the SHA-256 of an upload comes back";
 const SIGNATURE: &str = "a wrong secret key is refused";
+pub(crate) const COPY_IF_MATCH: &str = "a copy honours x-amz-copy-source-if-match";
+pub(crate) const COPY_IF_NONE_MATCH: &str = "a copy honours If-None-Match";
 
 /// What stores do not do, as measured, and what that means.
 #[rustfmt::skip]
