@@ -15,6 +15,7 @@ use test_support::fixtures::{
 };
 use test_support::runtime::{Bootstrap, with_timeout};
 use test_support::s3::{Fault, ObjectInfo, Op, RawResponse, S3, When};
+use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -1213,12 +1214,73 @@ async fn racing_savers_save_states_that_existed_at_one_moment() {
     assert!(reported.is_subset(&stored));
 }
 
+/// Restores a version, as documented.
+const RESTORE: &str = r#"
+aws s3 cp "s3://$B/saved/$ID/$V/files.json" - | jq -r '.files[] | [.key, .path] | @tsv' |
+  while IFS=$'\t' read -r key path; do aws s3 cp "s3://$B/$key" "s3://$B/drafts/$ID/$path"; done
+aws s3 cp "s3://$B/saved/$ID/$V/draft_content.json" "s3://$B/drafts/$ID/draft_content.json"
+"#;
+
+/// Runs the commands of the documentation for the version `version`.
+async fn run_restore(s3: &S3, id: &str, version: &str) {
+    let user = s3.options();
+    let output = Command::new("bash")
+        .args(["-c", &format!("set -euo pipefail\n{RESTORE}")])
+        .env("B", BUCKET)
+        .env("ID", id)
+        .env("V", version)
+        .env("AWS_ENDPOINT_URL", s3.endpoint())
+        .env("AWS_ACCESS_KEY_ID", &user.access_key)
+        .env("AWS_SECRET_ACCESS_KEY", &user.secret_key)
+        .env("AWS_REGION", "us-east-1")
+        .output()
+        .await
+        .expect("bash starts");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+}
+
+#[tokio::test]
+async fn a_version_is_restored_byte_for_byte_by_the_documented_commands() {
+    for program in ["aws", "jq", "bash"] {
+        if !common::has_program(program).await {
+            return;
+        }
+    }
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, function, id) = (&test_env.s3, &test_env.function, "restored");
+    let document = put_document(s3, id);
+    let files = put_files(
+        s3,
+        id,
+        ["draft_meta_info.json", "assets/a b/剪映 +%41 '1'.mp4"],
+    );
+    let saved = save(function, id).await;
+    saved.assert_saved(s3, id, &document, &files);
+
+    // A file is replaced, one is deleted, and the document too.
+    put_files(s3, id, ["assets/a b/剪映 +%41 '1'.mp4"]);
+    s3.put(BUCKET, &file_key(id, "draft_meta_info.json"), b"changed");
+    s3.delete(BUCKET, &file_key(id, "assets/a b/剪映 +%41 '1'.mp4"));
+    s3.delete(BUCKET, &draft_key(id));
+    run_restore(s3, id, &saved.version).await;
+    assert!(s3.get(BUCKET, &draft_key(id)) == Some(document.clone()));
+    assert_eq!(read_folder(s3, id), files);
+
+    // The restored draft has the saved state. Nothing has to be copied.
+    let again = save(function, id).await;
+    again.assert_saved(s3, id, &document, &files);
+    assert_eq!(again.line["files_copied"], 0);
+    let digest = |version: &str| version.split_once('-').map(|(_, digest)| digest.to_owned());
+    assert_eq!(digest(&again.version), digest(&saved.version));
+}
+
 /// The requests of `SAVE_FILES` that a store has to support, for all stores of the contract suite.
 mod contract {
     use save_draft::store::{CopyOutcome, ListedObject};
 
     use super::*;
-    use crate::store::{COPY_IF_MATCH, COPY_IF_NONE_MATCH, Target, targets};
+    use crate::store::{CONTROL_CHARACTERS, COPY_IF_MATCH, COPY_IF_NONE_MATCH, Target, targets};
 
     const KEYS: [&str; 12] = [
         "a b/c d.mp4",
@@ -1234,6 +1296,14 @@ mod contract {
         "line\nbreak\ttab",
         "😀",
     ];
+
+    /// The keys that the store supports.
+    fn keys(target: &Target) -> Vec<&'static str> {
+        let control = target.can(CONTROL_CHARACTERS);
+        let keys = KEYS.into_iter();
+        keys.filter(|key| control || !key.contains(char::is_control))
+            .collect()
+    }
 
     /// Lists the one object `key` of the drafts.
     async fn find(target: &Target, key: &str) -> ListedObject {
@@ -1256,8 +1326,9 @@ mod contract {
     #[tokio::test]
     async fn a_listing_has_the_keys_as_they_were_written() {
         for target in targets().await {
-            for key in KEYS {
-                target.put(&format!("drafts/x/{key}"), key.into()).await;
+            let written = keys(&target);
+            for key in &written {
+                target.put(&format!("drafts/x/{key}"), (*key).into()).await;
             }
             target.put("drafts/x-2/a", Vec::new()).await;
             target.put("drafts/w", Vec::new()).await;
@@ -1265,7 +1336,10 @@ mod contract {
             let listing = listing.expect("a listing");
             assert!(listing.is_one_page, "{}", target.name);
             let keys: BTreeSet<_> = listing.objects.iter().map(|object| &*object.key).collect();
-            let expected = KEYS.map(|key| format!("drafts/x/{key}"));
+            let expected: Vec<_> = written
+                .iter()
+                .map(|key| format!("drafts/x/{key}"))
+                .collect();
             let expected: BTreeSet<_> = expected.iter().map(String::as_str).collect();
             assert_eq!(keys, expected, "{}", target.name);
             for object in &listing.objects {
@@ -1340,7 +1414,7 @@ mod contract {
     #[tokio::test]
     async fn a_copy_has_the_bytes_the_content_type_and_the_metadata() {
         for target in targets().await {
-            for (number, key) in KEYS.into_iter().enumerate() {
+            for (number, key) in keys(&target).into_iter().enumerate() {
                 let (source, copy_key) = (format!("drafts/x/{key}"), format!("copies/{key}"));
                 let content = format!("content {number}").into_bytes();
                 let put = target
@@ -1480,13 +1554,14 @@ mod contract {
         for target in targets().await {
             let id = "whole";
             target.put(&draft_key(id), draft_of_size(3_000, 1)).await;
-            for key in KEYS {
-                target.put(&file_key(id, key), key.into()).await;
+            let paths = keys(&target);
+            for path in &paths {
+                target.put(&file_key(id, path), (*path).into()).await;
             }
             let config = common::config(&target.bucket, &[SAVE_FILES]);
             let saver = Saver::new(Store::new(&target.endpoint.sdk(), &config), &config);
             let mut saved = Vec::new();
-            for copied in [KEYS.len(), 0] {
+            for copied in [paths.len(), 0] {
                 let deadline = Instant::now() + Duration::from_mins(1);
                 let report = saver.save(id.parse().expect("an id"), deadline).await;
                 let version = report.result.unwrap_or_else(|error| {
@@ -1501,7 +1576,7 @@ mod contract {
             let manifest = target.get(&manifest).await;
             let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
             let files = manifest["files"].as_array().expect("a list");
-            assert_eq!(files.len(), KEYS.len(), "{}", target.name);
+            assert_eq!(files.len(), paths.len(), "{}", target.name);
             for file in files {
                 let (path, key) = (file["path"].as_str(), file["key"].as_str());
                 let content = target.get(key.expect("a key")).await;
