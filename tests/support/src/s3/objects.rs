@@ -22,14 +22,13 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 use s3s::crypto::{Checksum as _, Crc64Nvme, Md5};
 use tempfile::NamedTempFile;
 
-use super::checksum;
+use super::checksum::{self, CRC64NVME};
 use crate::fixtures::{hex, sha256_hex};
 
 /// Maximum length of a key in bytes ("Naming Amazon S3 objects").
 const MAX_KEY_BYTES: usize = 1024;
 /// A file that was modified more recently may change again without a change of its modification time.
 const SETTLED: Duration = Duration::from_secs(2);
-const CRC64NVME: &str = "x-amz-checksum-crc64nvme";
 const CHANGED: &str = "the file changed while it was read";
 
 /// Headers that are stored with an object: content type, user metadata, checksums.
