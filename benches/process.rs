@@ -192,7 +192,8 @@ fn sample_start(program: &Program) -> [f64; 3] {
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "512")
         .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
         .stdin(Stdio::null())
-        .stdout(Stdio::null());
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let start = Instant::now();
     let process = Running(command.spawn().expect("a process"));
     let (mut connection, _) = listener.accept().expect("a connection");

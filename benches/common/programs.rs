@@ -104,18 +104,11 @@ impl Program {
 /// Builds the executable of `package` and returns its path. Each package is built by a command of
 /// its own: Cargo unites the features of the packages that it builds together.
 fn build(package: &str) -> PathBuf {
-    // `cargo bench --profile dev` is for the development of the benches.
-    let profile = if cfg!(debug_assertions) {
-        "dev"
-    } else {
-        "release"
-    };
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     cargo
         .current_dir(in_repository(""))
         .args(["build", "--locked", "--bins", "--package", package])
-        .args(["--profile", profile])
-        .arg("--message-format=json-render-diagnostics")
+        .args(["--release", "--message-format=json-render-diagnostics"])
         .stderr(Stdio::inherit());
     let output = cargo.output().expect("Cargo");
     assert!(output.status.success(), "{package} was not built");
