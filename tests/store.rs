@@ -16,7 +16,7 @@ use aws_sdk_s3::types::ChecksumMode;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use save_draft::error::ErrorKind;
-use save_draft::store::{CreateOutcome, Document, Store};
+use save_draft::store::{CreateOutcome, Document, NewObject, Store};
 use sha2::{Digest as _, Sha256};
 use test_support::fixtures::{draft_of_size, sha256_hex};
 use test_support::s3::S3;
@@ -44,12 +44,12 @@ const UNABLE: [(&str, &str, &str); 6] = [
 ];
 
 /// A store, and a bucket of its own in it.
-struct Target {
-    name: String,
-    endpoint: Endpoint,
-    client: Client,
-    store: Store,
-    bucket: String,
+pub(crate) struct Target {
+    pub(crate) name: String,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) client: Client,
+    pub(crate) store: Store,
+    pub(crate) bucket: String,
     /// Ends with the test.
     _s3: Option<S3>,
 }
@@ -59,8 +59,17 @@ fn store(endpoint: &Endpoint, bucket: &str, variables: &[(&str, &str)]) -> Store
     Store::new(&endpoint.sdk(), &common::config(bucket, variables))
 }
 
+/// A new object with the bytes of `document`.
+fn new_object(document: &Document, metadata: &[(&'static str, String)]) -> NewObject {
+    NewObject {
+        bytes: document.bytes.clone(),
+        sha256: document.sha256,
+        metadata: metadata.to_vec(),
+    }
+}
+
 /// The stores that the suite is held over.
-async fn targets() -> Vec<Target> {
+pub(crate) async fn targets() -> Vec<Target> {
     let s3 = S3::start_empty().await.expect("the S3 starts");
     let here = Endpoint::of(&s3);
     let mut targets = vec![Target::new("embedded".to_owned(), here, Some(s3)).await];
@@ -93,7 +102,7 @@ impl Target {
     }
 
     /// Whether the store is known to do this; says so if not.
-    fn can(&self, what: &str) -> bool {
+    pub(crate) fn can(&self, what: &str) -> bool {
         let unable = UNABLE
             .iter()
             .find(|(name, it, _)| *name == self.name && *it == what);
@@ -103,18 +112,18 @@ impl Target {
         unable.is_none()
     }
 
-    async fn put(&self, key: &str, bytes: Vec<u8>) {
+    pub(crate) async fn put(&self, key: &str, bytes: Vec<u8>) {
         let put = self.client.put_object().bucket(&self.bucket).key(key);
         put.body(bytes.into()).send().await.expect("it is put");
     }
 
-    async fn get(&self, key: &str) -> Vec<u8> {
+    pub(crate) async fn get(&self, key: &str) -> Vec<u8> {
         let get = self.client.get_object().bucket(&self.bucket).key(key);
         let body = get.send().await.expect("it is there").body;
         body.collect().await.expect("it is readable").to_vec()
     }
 
-    async fn exists(&self, key: &str) -> bool {
+    pub(crate) async fn exists(&self, key: &str) -> bool {
         let head = self.client.head_object().bucket(&self.bucket).key(key);
         match head.send().await {
             Ok(_) => true,
@@ -227,7 +236,7 @@ async fn a_missing_object_is_told_from_a_missing_bucket() {
         let store = store(&target.endpoint, "no-such-bucket-here", &[]);
         let error = store.read("drafts/none").await.expect_err("there is none");
         assert_eq!(error.kind(), ErrorKind::SaveFailed, "{}: read", target.name);
-        let error = store.create("saved/a", &document, &[]).await;
+        let error = store.create("saved/a", &new_object(&document, &[])).await;
         let error = error.expect_err("there is no bucket");
         assert_eq!(
             error.kind(),
@@ -265,7 +274,9 @@ async fn an_object_is_created_once_and_stays_as_it_is() {
         let metadata = |of: &str| [("from", of.to_owned())];
         let (store, key) = (&target.store, "saved/a/1/draft_content.json");
 
-        let created = store.create(key, &first, &metadata("first")).await;
+        let created = store
+            .create(key, &new_object(&first, &metadata("first")))
+            .await;
         assert_eq!(created.expect("it is stored"), CreateOutcome::Created);
         let head = || {
             target
@@ -279,7 +290,9 @@ async fn an_object_is_created_once_and_stays_as_it_is() {
 
         // The same again, as a retry is, and another.
         for (document, from) in [(&first, "retry"), (&second, "second")] {
-            let created = store.create(key, document, &metadata(from)).await;
+            let created = store
+                .create(key, &new_object(document, &metadata(from)))
+                .await;
             let created = created.expect("it is there");
             assert_eq!(created, CreateOutcome::AlreadyExists, "{}", target.name);
         }
@@ -296,7 +309,10 @@ async fn an_object_may_be_created_again_once_it_is_deleted() {
     for target in targets().await {
         let document = target.document(b"{}").await;
         for _ in 0..2 {
-            let created = target.store.create("saved/a", &document, &[]).await;
+            let created = target
+                .store
+                .create("saved/a", &new_object(&document, &[]))
+                .await;
             assert_eq!(
                 created.expect("it is stored"),
                 CreateOutcome::Created,
@@ -322,7 +338,10 @@ async fn an_object_has_the_metadata_type_and_checksum_it_was_created_with() {
             ("source-etag", document.etag.clone()),
             ("saved-at", "2025-09-28T11:47:30.123Z".to_owned()),
         ];
-        let created = target.store.create("saved/a", &document, &metadata).await;
+        let created = target
+            .store
+            .create("saved/a", &new_object(&document, &metadata))
+            .await;
         assert_eq!(created.expect("it is stored"), CreateOutcome::Created);
 
         let head = target
@@ -381,7 +400,10 @@ async fn an_upload_that_is_not_what_its_checksum_says_leaves_nothing() {
 
         // And the key is free for what is right.
         let document = target.document(b"{}").await;
-        let created = target.store.create("saved/a", &document, &[]).await;
+        let created = target
+            .store
+            .create("saved/a", &new_object(&document, &[]))
+            .await;
         assert_eq!(
             created.expect("it is stored"),
             CreateOutcome::Created,
@@ -408,7 +430,7 @@ async fn a_wrong_secret_key_is_refused_and_changes_nothing() {
             .await
             .expect_err("it is refused");
         assert_eq!(error.kind(), ErrorKind::SaveFailed, "{}: read", target.name);
-        let error = store.create("saved/a", &document, &[]).await;
+        let error = store.create("saved/a", &new_object(&document, &[])).await;
         let error = error.expect_err("it is refused");
         assert_eq!(
             error.kind(),
@@ -444,7 +466,7 @@ async fn of_32_racing_creates_one_wins_and_its_bytes_are_stored() {
                 writers.spawn(async move {
                     start.wait().await;
                     let metadata = [("writer", writer.to_string())];
-                    let created = store.create(&key, &document, &metadata).await;
+                    let created = store.create(&key, &new_object(&document, &metadata)).await;
                     (writer, created.expect("nothing is wrong"))
                 });
             }

@@ -9,5 +9,6 @@
 )]
 
 pub mod fixtures;
+pub mod local;
 pub mod runtime;
 pub mod s3;
