@@ -35,7 +35,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tempfile::TempDir;
@@ -272,7 +272,7 @@ impl S3 {
 
 impl Drop for S3 {
     fn drop(&mut self) {
-        drop(self.server.listening().take());
+        drop(self.server.listening.lock().take());
     }
 }
 
@@ -308,19 +308,15 @@ enum End {
 type SharedEnd = Arc<Mutex<End>>;
 
 impl Server {
-    fn listening(&self) -> MutexGuard<'_, Option<Listening>> {
-        self.listening.lock()
-    }
-
     fn listen(self: &Arc<Self>, listener: TcpListener) {
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(Arc::clone(self).accept(listener, stopped));
-        *self.listening() = Some(Listening { stop, task });
+        *self.listening.lock() = Some(Listening { stop, task });
     }
 
     /// Stops listening; returns when all connections are closed.
     async fn close(&self) {
-        let listening = self.listening().take();
+        let listening = self.listening.lock().take();
         if let Some(Listening { stop, task }) = listening {
             drop(stop);
             let _ = task.await;
