@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use save_draft::error::ErrorKind;
 use save_draft::save::Saver;
 use save_draft::store::Store;
@@ -13,7 +14,7 @@ use test_support::fixtures::{
     BUCKET, DRAFT_ID, draft_key, draft_of_size, long_tests, post_id, sha256_hex,
 };
 use test_support::runtime::{Bootstrap, with_timeout};
-use test_support::s3::{Fault, Op, S3, When};
+use test_support::s3::{Fault, ObjectInfo, Op, RawResponse, S3, When};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -174,7 +175,10 @@ fn operations(s3: &S3) -> Vec<Op> {
     operations
 }
 
-use Op::{CopyObject as Copy, GetObject as Get, ListObjectsV2 as List, PutObject as Put};
+use Op::{
+    CopyObject as Copy, GetObject as Get, HeadObject as Head, ListObjectsV2 as List,
+    PutObject as Put,
+};
 
 #[tokio::test]
 async fn makes_the_documented_requests() {
@@ -507,34 +511,143 @@ fn put_many_files(s3: &S3, id: &str) -> Files {
 
 #[tokio::test]
 async fn listings_of_several_pages_have_to_be_equal_twice() {
-    let test_env = TestEnv::with(&[SAVE_FILES]).await;
-    let (s3, function, id) = (&test_env.s3, &test_env.function, "pages");
-    let document = put_document(s3, id);
-    let mut files = put_many_files(s3, id);
-    let saved = save(function, id).await;
-    saved.assert_saved(s3, id, &document, &files);
+    let s3 = Arc::new(S3::start_empty().await.expect("the S3 starts"));
+    let function = common::start_function(&s3, &[SAVE_FILES]).await;
+    let id = "pages";
+    let document = put_document(&s3, id);
+    let mut files = put_many_files(&s3, id);
+    let saved = save(&function, id).await;
+    saved.assert_saved(&s3, id, &document, &files);
     let look = [List; 4];
     let expected = [&[Get][..], &look, &look, &[Put, Put]].concat();
-    assert_eq!(operations(s3), expected);
+    assert_eq!(operations(&s3), expected);
 
-    // The first file is replaced while the second page is read. No state has the old content of the
-    // first file and the new file at the end.
-    let end = "9999";
-    let put = s3.writer();
+    // The first file is replaced, and one is added at the end, before the second page is read. The
+    // two pages together show a state that never existed: the old first file beside the new last one.
+    let paths = ["0000", "9999"];
+    let server = Arc::downgrade(&s3);
     let write = Fault::Run(Arc::new(move |_| {
-        for path in ["0000", end] {
-            put(BUCKET, &file_key("pages", path), b"new");
+        let server = server.upgrade().expect("the S3 runs");
+        for path in paths {
+            server.put(BUCKET, &file_key(id, path), b"new");
         }
     }));
     let second_page = When::op(List).and(|request| request.query.contains("continuation-token"));
     s3.fault(second_page.once(), write);
-    for path in ["0000", end] {
-        files.insert(path.to_owned(), b"new".to_vec());
+    files.extend(paths.map(|path| (path.to_owned(), b"new".to_vec())));
+    let saved = save(&function, id).await;
+    saved.assert_saved(&s3, id, &document, &files);
+    assert_eq!(versions(&s3, BUCKET, id).len(), 2);
+}
+
+#[tokio::test]
+async fn a_listing_that_ends_too_early_is_a_500() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id) = (&test_env.s3, "truncated");
+    put_document(s3, id);
+    let page = |rest: &str| {
+        let xml =
+            format!("<ListBucketResult><IsTruncated>true</IsTruncated>{rest}</ListBucketResult>");
+        Fault::Respond(RawResponse::new(200).body(xml))
+    };
+    for (rest, text) in [
+        ("", "last page"),
+        ("<Contents><Key>drafts/truncated/a</Key></Contents>", "ETag"),
+    ] {
+        let fault = s3.fault(When::op(List), page(rest));
+        save(&test_env.function, id).await.assert_error(500, text);
+        fault.clear();
     }
-    let saved = save(function, id).await;
+    assert_eq!(s3.keys(BUCKET, "saved"), [""; 0]);
+}
+
+/// A listing of the document and a file of 5 GiB and one byte.
+fn listing_with_a_huge_file(s3: &S3, id: &str, path: &str, bytes: u64) -> Fault {
+    let etag = s3
+        .metadata(BUCKET, &draft_key(id))
+        .expect("a document")
+        .etag;
+    let entry = |key: &str, etag: &str, bytes: u64| {
+        format!(
+            "<Contents><Key>{key}</Key><LastModified>2025-09-28T11:47:30.000Z</LastModified>\
+             <ETag>&quot;{etag}&quot;</ETag><Size>{bytes}</Size></Contents>"
+        )
+    };
+    let document = entry(&draft_key(id), &etag, 5000);
+    let file = entry(
+        &file_key(id, path),
+        "0123456789abcdef0123456789abcdef-640",
+        bytes,
+    );
+    let xml = format!(
+        "<ListBucketResult><IsTruncated>false</IsTruncated>{file}{document}</ListBucketResult>"
+    );
+    Fault::Respond(RawResponse::new(200).body(xml))
+}
+
+#[tokio::test]
+async fn a_file_over_5_gb_is_a_500_that_names_it() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id, path) = (&test_env.s3, "huge", "assets/long.mp4");
+    put_document(s3, id);
+    let list = || When::op(List).and(|request| request.query.contains("prefix=drafts"));
+    let limit = 5 << 30;
+    let fault = s3.fault(list(), listing_with_a_huge_file(s3, id, path, limit + 1));
+    let failed = save(&test_env.function, id).await;
+    failed.assert_error(500, "\"assets/long.mp4\" has 5368709121 bytes");
+    assert_eq!(s3.count(Copy), 0, "nothing is copied in vain");
+    fault.clear();
+
+    // A file of 5 GiB is copied. S3 may still refuse it.
+    s3.fault(list(), listing_with_a_huge_file(s3, id, path, limit));
+    s3.fault(When::op(Copy), Fault::Error(400, "InvalidRequest"));
+    save(&test_env.function, id).await.assert_error(500, path);
+    assert_eq!(s3.count(Copy), 1);
+    assert_eq!(versions(s3, BUCKET, id), [""; 0]);
+}
+
+#[tokio::test]
+async fn files_of_multipart_uploads_are_copied() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id) = (&test_env.s3, "multipart");
+    let document = put_document(s3, id);
+    let client = common::client(&Endpoint::of(s3).sdk());
+    let key = file_key(id, "a.mp4");
+    let create = client.create_multipart_upload().bucket(BUCKET).key(&key);
+    let upload = create.send().await.expect("the upload starts");
+    let upload = upload.upload_id().expect("an id");
+    let part = client
+        .upload_part()
+        .bucket(BUCKET)
+        .key(&key)
+        .upload_id(upload);
+    let part = part
+        .part_number(1)
+        .body(b"content".to_vec().into())
+        .send()
+        .await;
+    let etag = part
+        .expect("the part is uploaded")
+        .e_tag()
+        .map(str::to_owned);
+    let part = CompletedPart::builder()
+        .part_number(1)
+        .set_e_tag(etag)
+        .build();
+    let parts = CompletedMultipartUpload::builder().parts(part).build();
+    let complete = client.complete_multipart_upload().bucket(BUCKET).key(&key);
+    let complete = complete.upload_id(upload).multipart_upload(parts).send();
+    complete.await.expect("the upload is complete");
+
+    let etag = s3.metadata(BUCKET, &key).expect("the file exists").etag;
+    assert!(etag.ends_with("-1"), "{etag}");
+    let files = Files::from([("a.mp4".to_owned(), b"content".to_vec())]);
+    let saved = save(&test_env.function, id).await;
     saved.assert_saved(s3, id, &document, &files);
-    assert_eq!(versions(s3, BUCKET, id).len(), 2);
-    assert_eq!(s3.count(Copy), 2);
+    let again = save(&test_env.function, id).await;
+    assert_eq!(again.version, saved.version);
+    assert_eq!(s3.count(Copy), 1);
+    assert_eq!(s3.count(Head), 0);
 }
 
 #[tokio::test]
@@ -556,6 +669,140 @@ async fn an_object_that_is_not_a_copy_of_the_file_is_named_and_never_in_a_versio
         s3.delete(BUCKET, &copy);
         let saved = save(function, id).await;
         assert_eq!((saved.status, &*saved.outcome), (200, "created"));
+    }
+}
+
+/// A response of a store that encrypts `object` with AWS KMS.
+fn kms_response(object: &ObjectInfo, body: Vec<u8>) -> Fault {
+    let response = RawResponse::new(200)
+        .header("ETag", format!("\"{}\"", object.etag))
+        .header("Last-Modified", "Sun, 28 Sep 2025 11:47:30 GMT")
+        .header("x-amz-server-side-encryption", "aws:kms");
+    Fault::Respond(response.body(body))
+}
+
+#[tokio::test]
+async fn etags_are_not_compared_where_aws_kms_encrypts() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, function) = (&test_env.s3, &test_env.function);
+    // The draft, one file or the copy is encrypted with KMS, so that the ETag of the copy differs.
+    for (id, heads) in [("kms-document", 0), ("kms-file", 1), ("kms-copy", 2)] {
+        let document = put_document(s3, id);
+        let etag = s3.put(BUCKET, &file_key(id, "a.mp4"), b"content");
+        let copy = format!("saved-files/{id}/{etag}/a.mp4");
+        s3.put(BUCKET, &copy, b"CONTENT");
+        let object = |key: &str| s3.metadata(BUCKET, key).expect("the object exists");
+        let fault = match id {
+            "kms-document" => s3.fault(
+                When::op(Get),
+                kms_response(&object(&draft_key(id)), document),
+            ),
+            "kms-file" => s3.fault(
+                When::op(Head).key_starts_with("drafts/"),
+                kms_response(&object(&file_key(id, "a.mp4")), Vec::new()),
+            ),
+            _ => s3.fault(
+                When::op(Head).key_starts_with("saved-files/"),
+                kms_response(&object(&copy), Vec::new()),
+            ),
+        };
+        let saved = save(function, id).await;
+        assert_eq!(saved.status, 200, "{id}: {}", saved.line);
+        assert_eq!(s3.count(Head), heads, "{id}");
+        assert_eq!(s3.count(Copy), 0, "{id}");
+        fault.clear();
+        s3.clear_requests();
+
+        // The same objects without KMS are an error.
+        let failed = save(function, id).await;
+        failed.assert_error(500, &copy);
+        s3.clear_requests();
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_changes_while_it_is_compared_is_listed_again() {
+    let s3 = Arc::new(S3::start_empty().await.expect("the S3 starts"));
+    let function = common::start_function(&s3, &[SAVE_FILES]).await;
+    for (id, content) in [("replaced", Some(&b"changed"[..])), ("deleted", None)] {
+        let document = put_document(&s3, id);
+        let etag = s3.put(BUCKET, &file_key(id, "a.mp4"), b"content");
+        s3.put(
+            BUCKET,
+            &format!("saved-files/{id}/{etag}/a.mp4"),
+            b"CONTENT",
+        );
+        let server = Arc::downgrade(&s3);
+        let change = Fault::Run(Arc::new(move |_| {
+            let server = server.upgrade().expect("the S3 runs");
+            match content {
+                Some(content) => drop(server.put(BUCKET, &file_key(id, "a.mp4"), content)),
+                None => server.delete(BUCKET, &file_key(id, "a.mp4")),
+            }
+        }));
+        s3.fault(When::op(Head).once(), change);
+        let saved = save(&function, id).await;
+        saved.assert_saved(&s3, id, &document, &read_folder(&s3, id));
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_replaced_while_it_is_copied_is_listed_again() {
+    let s3 = Arc::new(S3::start_empty().await.expect("the S3 starts"));
+    let function = common::start_function(&s3, &[SAVE_FILES]).await;
+    for (id, content) in [("replaced", Some(&b"changed"[..])), ("deleted", None)] {
+        let document = put_document(&s3, id);
+        put_files(&s3, id, ["a.mp4", "b.mp4"]);
+        let server = Arc::downgrade(&s3);
+        let change = Fault::Run(Arc::new(move |_| {
+            let server = server.upgrade().expect("the S3 runs");
+            match content {
+                Some(content) => drop(server.put(BUCKET, &file_key(id, "a.mp4"), content)),
+                None => server.delete(BUCKET, &file_key(id, "a.mp4")),
+            }
+        }));
+        let copy = When::op(Copy).and(|request| request.key.ends_with("/a.mp4"));
+        s3.fault(copy.once(), change);
+        let saved = save(&function, id).await;
+        saved.assert_saved(&s3, id, &document, &read_folder(&s3, id));
+        // The old state of the file was not copied under any name.
+        let copies = s3.keys(BUCKET, &format!("saved-files/{id}/"));
+        assert_eq!(copies.len(), read_folder(&s3, id).len(), "{copies:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_document_that_changes_meanwhile_is_read_again() {
+    let s3 = Arc::new(S3::start_empty().await.expect("the S3 starts"));
+    let function = common::start_function(&s3, &[SAVE_FILES]).await;
+    let id = "edited";
+    put_document(&s3, id);
+    // Before the first listing, at a copy, and before each listing of the folder.
+    let list = || When::op(List).and(|request| request.query.contains("prefix=drafts"));
+    for (number, when, reads) in [
+        (0, list().once(), 2),
+        (1, When::op(Copy).once(), 2),
+        (2, list(), 5),
+    ] {
+        put_files(&s3, id, [&*format!("{number}.mp4")]);
+        let server = Arc::downgrade(&s3);
+        let count = AtomicUsize::new(0);
+        let change = Fault::Run(Arc::new(move |_| {
+            let server = server.upgrade().expect("the S3 runs");
+            let seed = number * 1000 + count.fetch_add(1, SeqCst);
+            server.put(BUCKET, &draft_key(id), draft_of_size(4_000, seed as u64));
+        }));
+        let fault = s3.fault(when, change);
+        s3.clear_requests();
+        let response = save(&function, id).await;
+        if reads == 2 {
+            let document = s3.get(BUCKET, &draft_key(id)).expect("a document");
+            response.assert_saved(&s3, id, &document, &read_folder(&s3, id));
+        } else {
+            response.assert_error(503, "the document changed");
+        }
+        assert_eq!(s3.count(Get), reads);
+        fault.clear();
     }
 }
 
@@ -628,7 +875,7 @@ const LIST_FAULTS: &[Row] = &[
     ("reset in the body",         || Fault::CutBody(300),                  RETRIED),
     ("body too short",            || Fault::ShortBody(300),                RETRIED),
     ("response lost",             || Fault::LoseResponse,                  RETRIED),
-    ("200 with an error",         || Fault::Error(200, "InternalError"),   RETRIED),
+    ("200 with an error",         || Fault::error_in_ok("InternalError"),   RETRIED),
     ("403",                       || Fault::ACCESS_DENIED,                 [Failed; 3]),
     ("404 NoSuchBucket",          || Fault::Error(404, "NoSuchBucket"),    [Failed; 3]),
 ];
@@ -640,14 +887,14 @@ const COPY_FAULTS: &[Row] = &[
     ("closed before the response", || Fault::Cut,                          RETRIED),
     ("reset before the response", || Fault::Reset,                         RETRIED),
     ("done, response lost",       || Fault::LoseResponse,                  RETRIED),
-    ("done, reset in the body",   || Fault::CutBody(100),                  RETRIED),
+    ("done, reset in the body",   || Fault::CutBody(100),                  [Saved; 3]),
     ("404",                       || Fault::Error(404, "NoSuchKey"),       RETRIED),
     ("409",                       || Fault::CONFLICT,                      RETRIED),
     ("412",                       || Fault::Error(412, "PreconditionFailed"), RETRIED),
-    ("200 with InternalError",    || Fault::Error(200, "InternalError"),   RETRIED),
-    ("200 with SlowDown",         || Fault::Error(200, "SlowDown"),        RETRIED),
-    ("200 with 412",              || Fault::Error(200, "PreconditionFailed"), RETRIED),
-    ("200 with AccessDenied",     || Fault::Error(200, "AccessDenied"),    [Failed; 3]),
+    ("200 with InternalError",    || Fault::error_in_ok("InternalError"),   RETRIED),
+    ("200 with SlowDown",         || Fault::error_in_ok("SlowDown"),        RETRIED),
+    ("200 with 412",              || Fault::error_in_ok("PreconditionFailed"), RETRIED),
+    ("200 with AccessDenied",     || Fault::error_in_ok("AccessDenied"),    [Failed; 3]),
     ("400",                       || Fault::Error(400, "InvalidRequest"),  [Failed; 3]),
     ("403",                       || Fault::ACCESS_DENIED,                 [Failed; 3]),
     ("404 NoSuchBucket",          || Fault::Error(404, "NoSuchBucket"),    [Failed; 3]),
@@ -826,15 +1073,15 @@ struct Race {
     states: Mutex<Vec<(Vec<u8>, Files)>>,
     /// Number of states that have been written.
     written: AtomicUsize,
-    /// Number of successful saves.
-    saves: watch::Sender<usize>,
+    /// The last state that had been written when a save began that was successful.
+    saved: watch::Sender<usize>,
 }
 
 const RACED: &str = "raced";
 
 impl Race {
     /// Changes the document or a file: overwrites, adds or deletes it.
-    async fn change(&self, random: &mut fastrand::Rng, number: usize) {
+    fn change(&self, random: &mut fastrand::Rng, number: usize) {
         let path = format!("assets/{}", random.u8(0..8));
         let (mut document, mut files) = {
             let states = self.states.lock().expect("not poisoned");
@@ -858,8 +1105,6 @@ impl Race {
             _ => drop(self.s3.put(BUCKET, &file_key(RACED, &path), content)),
         }
         self.written.fetch_add(1, SeqCst);
-        // Lets other tasks run.
-        tokio::task::yield_now().await;
     }
 
     /// Saves once. Returns whether it succeeded; any version must be a state that the draft had
@@ -885,7 +1130,7 @@ impl Race {
             states.contains(&saved)
         );
         drop(states);
-        self.saves.send_modify(|saves| *saves += 1);
+        self.saved.send_modify(|saved| *saved = from.max(*saved));
         Some(version)
     }
 }
@@ -893,7 +1138,7 @@ impl Race {
 #[tokio::test(flavor = "multi_thread")]
 async fn racing_savers_save_states_that_existed_at_one_moment() {
     const SAVERS: usize = 32;
-    let rounds = if long_tests() { 400 } else { 40 };
+    let rounds = if long_tests() { 400 } else { 20 };
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
@@ -906,7 +1151,7 @@ async fn racing_savers_save_states_that_existed_at_one_moment() {
         s3,
         states: Mutex::new(vec![(document, files)]),
         written: AtomicUsize::new(1),
-        saves: watch::Sender::new(0),
+        saved: watch::Sender::new(0),
     });
     let is_over = Arc::new(AtomicBool::new(false));
     let mut savers = JoinSet::new();
@@ -922,17 +1167,25 @@ async fn racing_savers_save_states_that_existed_at_one_moment() {
             (versions, last.expect("nothing changes any more"))
         });
     }
+    let requests = Arc::new(watch::Sender::new(0));
+    let counter = Arc::clone(&requests);
+    let count = Fault::Run(Arc::new(move |_| counter.send_modify(|count| *count += 1)));
+    race.s3.fault(When::any(), count);
     let mut number = 0;
     for _ in 0..rounds {
-        for _ in 0..random.usize(1..6) {
-            race.change(&mut random, number).await;
+        // A few changes, with some requests of the savers between them.
+        for _ in 0..random.usize(1..5) {
+            race.change(&mut random, number);
             number += 1;
+            let pause = *requests.borrow() + random.usize(0..40);
+            let mut requests = requests.subscribe();
+            drop(with_timeout(requests.wait_for(|count| *count >= pause)).await);
         }
+        // Then none until a state that is not older was saved.
         if random.bool() {
-            let saves = *race.saves.borrow();
-            let mut next = race.saves.subscribe();
-            let next = with_timeout(next.wait_for(|now| *now > saves)).await;
-            drop(next.expect("the sender exists"));
+            let state = race.written.load(SeqCst) - 1;
+            let mut saved = race.saved.subscribe();
+            drop(with_timeout(saved.wait_for(|saved| *saved >= state)).await);
         }
     }
     is_over.store(true, SeqCst);
@@ -943,7 +1196,11 @@ async fn racing_savers_save_states_that_existed_at_one_moment() {
         "all savers end with the same version: {last:?}"
     );
     let reported: BTreeSet<_> = versions.into_iter().flatten().chain(last).collect();
-    println!("{number} changes, {} versions", reported.len());
+    println!(
+        "{number} changes, {} versions, {} requests",
+        reported.len(),
+        *requests.borrow()
+    );
     // Each object that looks like a version is complete, also those of saves that failed.
     let states = race.states.lock().expect("not poisoned");
     let stored: BTreeSet<_> = self::versions(&race.s3, BUCKET, RACED)

@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod common;
+mod docs;
 mod events;
 mod faults;
 mod files;

@@ -371,6 +371,8 @@ def check_autosave(account, stack):
     saved = wait_for(lambda: drafts.versions("20250928000007"))
     check("a written draft is saved", list((saved or {}).values()), [document("autosaved")])
     check("other objects are not saved", drafts.keys("saved/20250928000006/"), [])
+    skipped = [line for line in log_lines(account, stack) if "20250928000006" in json.dumps(line)]
+    check("other objects do not invoke the function", skipped, [])
     drafts.put("20250928000007", document("autosaved again"))
     saved = wait_for(lambda: len(drafts.versions("20250928000007")) == 2)
     check("the next state is saved", saved, True)
@@ -405,6 +407,14 @@ def check_autosave(account, stack):
     events.enable_rule(Name=rule)
 
 
+def log_lines(account, stack):
+    """Returns the records in the function's log."""
+    pages = account.aws.client("logs").get_paginator("filter_log_events").paginate(
+        logGroupName=f"/aws/lambda/{stack.name}")
+    messages = [event["message"] for page in pages for event in page["events"]]
+    return [json.loads(message) for message in messages if message.startswith("{")]
+
+
 def check_operations(account, stack):
     """Checks alarms, dashboard and logs."""
     begin("operations")
@@ -419,11 +429,8 @@ def check_operations(account, stack):
     drafts = Drafts(account, stack.bucket)
     drafts.put("20250928000500", b'{"tracks": [')
     account.aws.client("lambda").invoke(FunctionName=stack.function, Payload='{"draft_id":"20250928000500"}')
-    pages = logs.get_paginator("filter_log_events").paginate(logGroupName=function_group)
-    messages = [event["message"] for page in pages for event in page["events"]]
-    lines = [json.loads(message) for message in messages if message.startswith("{")]
     written = set()
-    for line in lines:
+    for line in log_lines(account, stack):
         for directive in line.get("_aws", {}).get("CloudWatchMetrics", []):
             names = directive["Dimensions"][0]
             dimensions = [{"Name": name, "Value": line[name]} for name in names]
@@ -519,8 +526,27 @@ def check_deletion(account, stack):
     check("it finds the saved version", (answer.status, answer.headers["Draft-Saved"]), (200, "unchanged"))
     drafts.put("20250928000001", document("third"))
     check("it saves the next state", account.request("POST", second.url, body).headers["Draft-Saved"], "created")
+
+    begin("whole drafts")
+    check("sam deploy updates the stack", second.deploy(SaveFiles="true"), 0)
+    check("a draft without other files keeps its version",
+          account.request("POST", second.url, body).headers["Draft-Saved"], "unchanged")
+    drafts.put_key("drafts/20250928000001/assets/video.mp4", b"video")
+    answer = account.request("POST", second.url, body)
+    check("a new file creates a version", (answer.status, answer.headers["Draft-Saved"]), (200, "created"))
+    manifest = f"saved/20250928000001/{answer.headers['Draft-Version']}/files.json"
+    files = json.loads(drafts.s3.get_object(Bucket=second.bucket, Key=manifest)["Body"].read())["files"]
+    check("the manifest has the file", [file["path"] for file in files], ["assets/video.mp4"])
+    copy = files[0]["key"]
+    check("the copy has the bytes of the file",
+          drafts.s3.get_object(Bucket=second.bucket, Key=copy)["Body"].read(), b"video")
+    check("the copy cannot be overwritten",
+          error_of(drafts.s3.put_object, Bucket=second.bucket, Key=copy, Body=b""), "AccessDenied")
+    versions = len(drafts.keys("saved/20250928000001/"))
+
+    begin("deletion")
     check("its deletion succeeds", second.delete(), "ValidationError")
-    check("its deletion keeps the bucket", len(drafts.versions("20250928000001")), 3)
+    check("its deletion keeps the bucket", len(drafts.keys("saved/20250928000001/")), versions)
 
 
 def create_topic(account):

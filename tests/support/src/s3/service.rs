@@ -468,6 +468,8 @@ fn list_page(objects: &Objects, input: ListObjectsV2Input) -> io::Result<ListObj
     let (mut contents, mut common_prefixes) = (Vec::new(), Vec::new());
     let mut count = 0;
     let mut is_truncated = false;
+    // A page shows the objects as they were at one moment.
+    let _lock = objects.lock();
     for key in objects.list(&input.bucket, &prefix)? {
         let folder = delimiter.as_ref().and_then(|delimiter| {
             let end = key[prefix.len()..].find(delimiter)?;
@@ -486,7 +488,7 @@ fn list_page(objects: &Objects, input: ListObjectsV2Input) -> io::Result<ListObj
         if let Some(folder) = folder {
             let prefix = Some(encoded(folder));
             common_prefixes.push(CommonPrefix { prefix });
-        } else if let Some((info, _)) = objects.find(&input.bucket, &key)? {
+        } else if let Some((info, _)) = objects.find_locked(&input.bucket, &key)? {
             contents.push(Object {
                 key: Some(encoded(&key)),
                 e_tag: Some(ETag::Strong(info.etag)),
