@@ -760,9 +760,9 @@ async fn a_stall_ends_when_it_is_cleared() {
         stall.clear();
         assert_eq!(reader.await.expect("no reader panics"), expected);
     }
-    let put = env.s3.writer();
+    let folder = env.s3.options().data_dir.join(BUCKET);
     let run = Fault::Run(Arc::new(move |request| {
-        put(BUCKET, &request.key, b"before the request");
+        fs::write(folder.join(&request.key), "before the request").expect("the file is written");
     }));
     env.s3.fault(When::op(Op::GetObject).once(), run);
     assert_eq!(env.read("a").await, b"before the request");

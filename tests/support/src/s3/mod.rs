@@ -161,19 +161,12 @@ impl S3 {
 
     /// Puts an object, without a request; returns its `ETag`, without quotes.
     pub fn put(&self, bucket: &str, key: &str, bytes: impl AsRef<[u8]>) -> String {
-        self.writer()(bucket, key, bytes.as_ref())
-    }
-
-    /// Returns [`S3::put`] as a function, for [`Fault::Run`].
-    pub fn writer(&self) -> impl Fn(&str, &str, &[u8]) -> String + Send + Sync + 'static {
-        let objects = Arc::clone(&self.server.objects);
-        move |bucket, key, mut bytes| {
-            let headers = Headers::from([("content-type".into(), "binary/octet-stream".into())]);
-            let always = &Precondition::Always;
-            let written = objects.write((bucket, key), &mut bytes, None, headers, always);
-            let info = written.expect("the object is written");
-            info.expect("there is no precondition").etag
-        }
+        let headers = Headers::from([("content-type".into(), "binary/octet-stream".into())]);
+        let (content, always) = (&mut bytes.as_ref(), &Precondition::Always);
+        let objects = &self.server.objects;
+        let written = objects.write((bucket, key), content, None, headers, always);
+        let info = written.expect("the object is written");
+        info.expect("there is no precondition").etag
     }
 
     /// Returns the bytes of an object, without a request.
