@@ -31,16 +31,26 @@ const ONE_WINNER: &str = "one winner of a race";
 const CHECKED_UPLOAD: &str = "an upload that is not what its SHA-256 says is refused";
 const KEPT_CHECKSUM: &str = "the SHA-256 of an upload comes back";
 const SIGNATURE: &str = "a wrong secret key is refused";
+pub(crate) const COPY_IF_MATCH: &str = "a copy honours x-amz-copy-source-if-match";
+pub(crate) const COPY_IF_NONE_MATCH: &str = "a copy honours If-None-Match";
+pub(crate) const COPY_WITHOUT_TAGS: &str = "a copy has no tags";
+pub(crate) const CONTROL_CHARACTERS: &str = "a key has control characters";
 
 /// What stores do not do, as measured, and what that means.
 #[rustfmt::skip]
-const UNABLE: [(&str, &str, &str); 6] = [
+const UNABLE: [(&str, &str, &str); 12] = [
     ("moto", ONE_WINNER,     "moto 5.2.5 looks for the object and then sets it, without a lock: now and then two win"),
     ("moto", CHECKED_UPLOAD, "moto 5.2.5 stores it"),
     ("moto", KEPT_CHECKSUM,  "moto 5.2.5 keeps one only with x-amz-sdk-checksum-algorithm beside it"),
     ("moto", SIGNATURE,      "moto 5.2.5 checks no signature unless it is told to"),
+    ("moto", COPY_IF_MATCH,  "moto 5.2.5 ignores the condition"),
+    ("moto", COPY_IF_NONE_MATCH, "moto 5.2.5 ignores the condition"),
+    ("moto", CONTROL_CHARACTERS, "moto 5.2.5 answers 404 to a key with a line break"),
     ("ceph", CHECKED_UPLOAD, "Ceph's gateway 16.2 does not know SHA-256 checksums"),
     ("ceph", KEPT_CHECKSUM,  "Ceph's gateway 16.2 does not know SHA-256 checksums"),
+    ("ceph", COPY_IF_MATCH,  "Ceph's gateway 16.2 ignores the condition"),
+    ("ceph", COPY_IF_NONE_MATCH, "Ceph's gateway 16.2 ignores the condition"),
+    ("ceph", COPY_WITHOUT_TAGS, "Ceph's gateway 16.2 ignores x-amz-tagging-directive"),
 ];
 
 /// A store, and a bucket of its own in it.
