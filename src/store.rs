@@ -192,9 +192,11 @@ impl Store {
         let request = self.client.get_object().bucket(name.bucket).key(name.key);
         request.send().await.map_err(|error| {
             let code = error.code();
-            // Stores other than S3 answer with other codes, an HTML page or no body.
-            let is_missing = code == Some("NoSuchKey")
-                || (status(&error) == Some(404) && code != Some("NoSuchBucket"));
+            // Stores other than S3 answer with other codes, an HTML page or no body. Without the
+            // complete body, a 404 may also be that of a missing bucket.
+            let is_missing = matches!(error, SdkError::ServiceError(_))
+                && (code == Some("NoSuchKey")
+                    || (status(&error) == Some(404) && code != Some("NoSuchBucket")));
             let is_retryable = is_retryable(&error);
             let request_id = request_id(&error);
             let cause = name.failed(error, request_id.as_deref());

@@ -174,7 +174,7 @@ fn put_draft(s3: &S3, id: &str) -> Vec<u8> {
 #[track_caller]
 fn check_store(s3: &S3, id: &str, document: &[u8], end: End, version: Option<&str>, case: &str) {
     let keys = s3.keys(BUCKET, &format!("saved/{id}/"));
-    let digest = &sha256_hex(document)[..16];
+    let digest = sha256_hex(document);
     match &keys[..] {
         [] => assert!(!end.is_saved(), "{case}: there is no version"),
         [key] => {

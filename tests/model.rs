@@ -128,7 +128,7 @@ impl Draft {
     fn version(&self) -> String {
         let (minute, second) = (self.seconds / 60, self.seconds % 60);
         let digest = sha256_hex(&self.document);
-        format!("20250928T11{minute:02}{second:02}Z-{}", &digest[..16])
+        format!("20250928T11{minute:02}{second:02}Z-{digest}")
     }
 }
 

@@ -175,7 +175,7 @@ impl Race {
             let state = *state.unwrap_or_else(|| panic!("{name} is none of the states written"));
             assert!(*bytes == self.state(state), "{name} is a mixture");
             let (second, hash) = name.split_once('-').expect("time and hash");
-            assert_eq!(hash, &digits[..16], "{name} has another hash");
+            assert_eq!(hash, digits, "{name} has another hash");
             let before = found.insert(state, second);
             assert_eq!(before, None, "state {state} was saved twice");
         }
