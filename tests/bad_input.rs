@@ -5,10 +5,6 @@
 //! An input is made from the seed and its number, and from nothing else: a failure names
 //! both, and `BAD_INPUT_SEED=… BAD_INPUT_FIRST=… BAD_INPUT_COUNT=1` brings it back.
 
-// The fuzz targets check the same.
-#[path = "fuzz/check.rs"]
-mod check;
-
 use std::collections::BTreeMap;
 use std::env;
 use std::io;
@@ -30,9 +26,9 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use self::check::{Answer, Texts};
 use crate::common::TestEnv;
 use crate::common::{self, Endpoint};
+use test_support::check::{self, InputStrings, InvocationResult};
 use test_support::fixtures::{
     BUCKET, DRAFT_ID, DRAFT_URL, draft_key, draft_of_size, event, event_names, post, sample_draft,
 };
@@ -259,22 +255,17 @@ where
     "8476a536-e9f4-11e8-9739-2dfe598c3fcd".clone_into(&mut context.request_id);
     context.deadline = deadline.expect("it is after 1970").as_secs() * 1000;
     let answer = function.clone().oneshot(LambdaEvent::new(payload, context));
-    let answer: Answer = match answer.await {
+    let answer: InvocationResult = match answer.await {
         Ok(answer) => Ok(serde_json::to_value(answer).expect("an answer is JSON")),
         Err(failure) => {
             let failure = Diagnostic::from(failure);
             Err((failure.error_type, failure.error_message))
         }
     };
-    let texts = Texts::of(input);
-    check::answer(&texts, &answer);
+    let strings = InputStrings::of(input);
+    check::result(&strings, &answer);
     for request in s3.requests() {
-        check::request(
-            &texts,
-            request.method.as_str(),
-            &request.bucket,
-            &request.key,
-        );
+        check::s3_request(&strings, &request);
     }
     match answer {
         Err((kind, _)) => kind,
