@@ -104,9 +104,9 @@ pub fn config_from_env() -> Result<SdkConfig, BoxError> {
     Ok(config.build())
 }
 
-/// Returns the timeouts for a request with a body of `bytes` bytes, or `None` if the defaults of
+/// Returns the timeouts for a request that transfers `bytes` bytes, or `None` if the defaults of
 /// the client are long enough.
-pub(crate) fn upload_timeouts(bytes: u64) -> Option<TimeoutConfig> {
+pub(crate) fn attempt_timeouts(bytes: u64) -> Option<TimeoutConfig> {
     let timeout = Duration::from_secs(bytes / MIN_BYTES_PER_SECOND);
     (timeout > ATTEMPT_TIMEOUT).then(|| {
         TimeoutConfig::builder()
@@ -169,7 +169,7 @@ pub(crate) struct LimitResponses;
 
 impl LimitResponses {
     /// Headers that the SDK or a save reads, beside the checksums.
-    const HEADERS: [&'static str; 10] = [
+    const HEADERS: [&'static str; 11] = [
         "content-length",
         "content-range",
         "content-type",
@@ -179,6 +179,7 @@ impl LimitResponses {
         "x-amz-bucket-region",
         "x-amz-id-2",
         "x-amz-request-id",
+        "x-amz-server-side-encryption",
         "x-amzn-requestid",
     ];
 
@@ -242,12 +243,40 @@ impl Intercept for LimitResponses {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
+    use x509_cert::Certificate;
+
     use super::*;
 
     #[test]
+    fn no_root_certificate_expires_within_a_year() {
+        let certificates =
+            Certificate::load_pem_chain(AMAZON_ROOTS).expect("the file has PEM certificates");
+        assert_eq!(
+            certificates.len(),
+            5,
+            "Amazon Trust Services has five roots"
+        );
+        let year = Duration::from_hours(365 * 24);
+        let now = SystemTime::UNIX_EPOCH
+            .elapsed()
+            .expect("the clock is right");
+        for certificate in certificates {
+            let certificate = certificate.tbs_certificate;
+            let end = certificate.validity.not_after.to_unix_duration();
+            assert!(
+                end > now + year,
+                "{} expires within a year: renew src/amazon_roots.pem as docs/operations.md says",
+                certificate.subject
+            );
+        }
+    }
+
+    #[test]
     fn attempts_of_large_uploads_get_more_time() {
-        assert!(upload_timeouts(8_000_000).is_none());
-        let timeouts = upload_timeouts(64_000_000).expect("longer timeouts");
+        assert!(attempt_timeouts(8_000_000).is_none());
+        let timeouts = attempt_timeouts(64_000_000).expect("longer timeouts");
         assert_eq!(
             timeouts.operation_attempt_timeout(),
             Some(Duration::from_secs(64))

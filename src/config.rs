@@ -8,14 +8,16 @@ use std::str::FromStr;
 use thiserror::Error;
 use url::{Host, Url};
 
-use crate::keys::{DraftKey, SavedKey};
+use crate::keys::{DraftKey, FilesKey, SavedKey, prefixes_overlap};
 
 const CORS_ORIGIN: &str = "CORS_ORIGIN";
 const DRAFT_BUCKET: &str = "DRAFT_BUCKET";
 const DRAFT_KEY: &str = "DRAFT_KEY";
 const DRAFT_URL_HOSTS: &str = "DRAFT_URL_HOSTS";
+const FILES_KEY: &str = "FILES_KEY";
 const MAINTENANCE: &str = "MAINTENANCE";
 const MAX_DRAFT_BYTES: &str = "MAX_DRAFT_BYTES";
+const SAVE_FILES: &str = "SAVE_FILES";
 const SAVED_BUCKET: &str = "SAVED_BUCKET";
 const SAVED_KEY: &str = "SAVED_KEY";
 
@@ -25,8 +27,10 @@ pub const VARIABLES: &[&str] = &[
     DRAFT_BUCKET,
     DRAFT_KEY,
     DRAFT_URL_HOSTS,
+    FILES_KEY,
     MAINTENANCE,
     MAX_DRAFT_BYTES,
+    SAVE_FILES,
     SAVED_BUCKET,
     SAVED_KEY,
 ];
@@ -35,6 +39,8 @@ pub const VARIABLES: &[&str] = &[
 pub const DEFAULT_DRAFT_KEY: &str = "drafts/{draft_id}/draft_content.json";
 /// Default of `SAVED_KEY`.
 pub const DEFAULT_SAVED_KEY: &str = "saved/{draft_id}/{version}/draft_content.json";
+/// Default of `FILES_KEY`.
+pub const DEFAULT_FILES_KEY: &str = "saved-files/{draft_id}/{etag}/{path}";
 /// Default of `MAX_DRAFT_BYTES`, in bytes: 64 MiB.
 pub const DEFAULT_MAX_DRAFT_BYTES: u64 = 64 << 20;
 
@@ -60,6 +66,8 @@ pub struct Config {
     pub saved_bucket: String,
     /// Key template of a version.
     pub saved_key: SavedKey,
+    /// Key template of the copies of a draft's other files; `None` if only the document is saved.
+    pub files_key: Option<FilesKey>,
     /// Maximum size of a document, in bytes. Never larger than `memory_bytes`.
     pub max_draft_bytes: u64,
     /// Hosts allowed in a `draft_url`, in the form of [`Url::host_str`]; empty for any.
@@ -131,14 +139,19 @@ impl Config {
             parse_key(DRAFT_KEY, read(DRAFT_KEY)?.as_deref(), DEFAULT_DRAFT_KEY)?;
         let saved_key: SavedKey =
             parse_key(SAVED_KEY, read(SAVED_KEY)?.as_deref(), DEFAULT_SAVED_KEY)?;
-        if draft_bucket == saved_bucket && saved_key.overlaps(&draft_key) {
-            return Err(ConfigError::new(
-                SAVED_KEY,
-                format!(
-                    "must have a prefix of its own, so that a version is never taken for a draft: \
-                     neither {SAVED_KEY} nor {DRAFT_KEY} may begin with the prefix of the other"
-                ),
-            ));
+        let is_one_bucket = draft_bucket == saved_bucket;
+        if is_one_bucket && prefixes_overlap(saved_key.literal_prefix(), draft_key.literal_prefix())
+        {
+            return Err(overlap_error(SAVED_KEY, DRAFT_KEY));
+        }
+        let files_key = if parse_bool(SAVE_FILES, read(SAVE_FILES)?.as_deref())? {
+            let key = read(FILES_KEY)?;
+            Some(parse_key(FILES_KEY, key.as_deref(), DEFAULT_FILES_KEY)?)
+        } else {
+            None
+        };
+        if let Some(files_key) = &files_key {
+            check_files_key(files_key, &draft_key, &saved_key, is_one_bucket)?;
         }
         let memory_mib = read(FUNCTION_MEMORY)?
             .and_then(|text| text.parse().ok())
@@ -160,19 +173,62 @@ impl Config {
             draft_key,
             saved_bucket,
             saved_key,
+            files_key,
             max_draft_bytes,
             draft_url_hosts: parse_hosts(&read(DRAFT_URL_HOSTS)?.unwrap_or_default())?,
-            maintenance: match read(MAINTENANCE)?.as_deref() {
-                None | Some("false") => false,
-                Some("true") => true,
-                Some(other) => {
-                    return Err(ConfigError::expected(MAINTENANCE, "true or false", other));
-                }
-            },
+            maintenance: parse_bool(MAINTENANCE, read(MAINTENANCE)?.as_deref())?,
             cors_origin: read(CORS_ORIGIN)?.map(parse_origin).transpose()?,
             memory_bytes,
         })
     }
+}
+
+fn parse_bool(variable: &'static str, value: Option<&str>) -> Result<bool, ConfigError> {
+    match value {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(other) => Err(ConfigError::expected(variable, "true or false", other)),
+    }
+}
+
+fn overlap_error(variable: &'static str, other: &str) -> ConfigError {
+    let problem = format!(
+        "must have a prefix of its own: neither {variable} nor {other} may begin with the literal \
+         prefix of the other"
+    );
+    ConfigError::new(variable, problem)
+}
+
+/// Checks that the files of a draft, their copies and their manifest can have keys.
+fn check_files_key(
+    files_key: &FilesKey,
+    draft_key: &DraftKey,
+    saved_key: &SavedKey,
+    is_one_bucket: bool,
+) -> Result<(), ConfigError> {
+    let prefix = files_key.literal_prefix();
+    if prefixes_overlap(prefix, saved_key.literal_prefix()) {
+        return Err(overlap_error(FILES_KEY, SAVED_KEY));
+    }
+    if is_one_bucket && prefixes_overlap(prefix, draft_key.literal_prefix()) {
+        return Err(overlap_error(FILES_KEY, DRAFT_KEY));
+    }
+    if !draft_key.has_folder() {
+        let problem = "must have a folder for each draft if SAVE_FILES is true, like";
+        return Err(ConfigError::new(
+            DRAFT_KEY,
+            format!("{problem} {DEFAULT_DRAFT_KEY}"),
+        ));
+    }
+    if !saved_key.has_folder() {
+        let problem = "must have a folder for each version if SAVE_FILES is true, and another file \
+                       name than files.json, like";
+        return Err(ConfigError::new(
+            SAVED_KEY,
+            format!("{problem} {DEFAULT_SAVED_KEY}"),
+        ));
+    }
+    Ok(())
 }
 
 /// Accepts any name or access point without white space; S3 itself knows the buckets.
@@ -287,6 +343,7 @@ mod tests {
             ("MAX_DRAFT_BYTES", "1000"),
             ("DRAFT_URL_HOSTS", " Example.com, 用户.example,[::1] "),
             ("MAINTENANCE", "true"),
+            ("SAVE_FILES", "false"),
             ("CORS_ORIGIN", "https://example.com:8443"),
             ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),
         ])
@@ -344,7 +401,7 @@ mod tests {
             (
                 "SAVED_KEY",
                 "drafts/{draft_id}/{version}",
-                "must have a prefix of its own, so that a version is never taken for a draft: neither SAVED_KEY nor DRAFT_KEY may begin with the prefix of the other",
+                "must have a prefix of its own: neither SAVED_KEY nor DRAFT_KEY may begin with the literal prefix of the other",
             ),
             (
                 "MAX_DRAFT_BYTES",
@@ -411,6 +468,52 @@ mod tests {
         let error = Config::from_lookup(|_| Some(OsString::from_vec(vec![0xff])))
             .expect_err("the value is not UTF-8");
         assert_eq!(error.to_string(), "DRAFT_BUCKET must be UTF-8");
+    }
+
+    #[test]
+    fn saving_files_needs_a_folder_for_each_draft_and_version() {
+        let read = |variables: &[(&str, &str)]| {
+            let required = [("DRAFT_BUCKET", "drafts"), ("SAVE_FILES", "true")];
+            read(&[&required, variables].concat())
+        };
+        let config = read(&[]).expect("a valid configuration");
+        assert_eq!(config.files_key.map(Ok), Some(DEFAULT_FILES_KEY.parse()));
+        for (variable, value, problem) in [
+            (
+                "DRAFT_KEY",
+                "drafts/{draft_id}.json",
+                "must have a folder for each draft",
+            ),
+            (
+                "SAVED_KEY",
+                "saved/{draft_id}/{version}.json",
+                "must have a folder for each version",
+            ),
+            (
+                "FILES_KEY",
+                "files/{draft_id}/{path}",
+                "must contain {etag} exactly once",
+            ),
+            (
+                "FILES_KEY",
+                "saved/{draft_id}/{etag}/{path}",
+                "must have a prefix of its own",
+            ),
+            (
+                "FILES_KEY",
+                "drafts/{draft_id}/{etag}/{path}",
+                "must have a prefix of its own",
+            ),
+        ] {
+            let error = read(&[(variable, value)]).expect_err(value);
+            assert_eq!(error.variable, variable, "{value}");
+            assert!(error.problem.starts_with(problem), "{error}");
+        }
+        let other_bucket = read(&[
+            ("SAVED_BUCKET", "saved"),
+            ("FILES_KEY", "drafts/{draft_id}/{etag}/{path}"),
+        ]);
+        assert!(other_bucket.is_ok(), "buckets do not share keys");
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Templates of object keys.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 
 use thiserror::Error;
 
-use crate::draft::{DraftId, Version};
+use crate::draft::{DraftId, Sha256Digest, Version};
 
 /// The error for a string that is not a key template.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -15,12 +16,17 @@ pub enum InvalidTemplate {
     /// The template contains another brace or a control character.
     #[error("must not contain control characters or other placeholders")]
     ForbiddenCharacter,
+    /// The placeholders of `FILES_KEY` are in another order.
+    #[error("must contain {{draft_id}}, {{etag}} and {{path}} in this order, {{path}} at the end")]
+    PlaceholderOrder,
     /// A key could be longer than S3 allows.
     #[error("must not give keys longer than {MAX_KEY_BYTES} bytes")]
     TooLong,
 }
 
 const DRAFT_ID: &str = "{draft_id}";
+const ETAG: &str = "{etag}";
+const PATH: &str = "{path}";
 const VERSION: &str = "{version}";
 
 /// Maximum length of a key, in bytes of UTF-8 ("Naming Amazon S3 objects", Amazon S3 User Guide).
@@ -74,6 +80,25 @@ impl DraftKey {
         format!("{}{id}{}", self.prefix, self.suffix)
     }
 
+    /// Returns whether the template has a folder for each draft.
+    #[must_use]
+    pub fn has_folder(&self) -> bool {
+        self.suffix.contains('/')
+    }
+
+    /// Returns the prefix of all objects in the folder of the draft `id`; see [`Self::has_folder`].
+    #[must_use]
+    pub fn render_folder(&self, id: &DraftId) -> String {
+        let rest_of_name = self.suffix.split('/').next().unwrap_or_default();
+        format!("{}{id}{rest_of_name}/", self.prefix)
+    }
+
+    /// Returns the part before the placeholder.
+    #[must_use]
+    pub fn literal_prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// Returns the id of the draft whose document has the key `key`, or `None` if `key` is not the
     /// key of a document.
     #[must_use]
@@ -107,17 +132,109 @@ impl SavedKey {
             .replace(VERSION, version.as_str())
     }
 
-    /// Returns whether versions and drafts may share keys in one bucket: whether the literal prefix
-    /// of one template begins with that of the other.
+    /// Returns whether the template has a folder for each version, in which a manifest has room.
     #[must_use]
-    pub fn overlaps(&self, draft_key: &DraftKey) -> bool {
-        let prefix = self.0.split('{').next().unwrap_or_default();
-        prefix.starts_with(&draft_key.prefix) || draft_key.prefix.starts_with(prefix)
+    pub fn has_folder(&self) -> bool {
+        let after_version = self.0.split_once(VERSION).map_or("", |(_, rest)| rest);
+        let has_own_folder = after_version.contains('/') && !after_version.contains(DRAFT_ID);
+        has_own_folder && !self.0.ends_with("/files.json")
     }
+
+    /// Returns the key of the manifest of the version `version` of the draft `id`, `files.json` in
+    /// the folder of the version; see [`Self::has_folder`].
+    #[must_use]
+    pub fn render_manifest(&self, id: &DraftId, version: &Version) -> String {
+        let key = self.render(id, version);
+        let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder);
+        format!("{folder}/files.json")
+    }
+
+    /// Returns the part before the first placeholder.
+    #[must_use]
+    pub fn literal_prefix(&self) -> &str {
+        literal_prefix(&self.0)
+    }
+}
+
+/// The template `FILES_KEY`: the key of the copy of a file, with the placeholders `{draft_id}`,
+/// `{etag}` and `{path}`, in this order and with `{path}` at the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilesKey(String);
+
+impl FromStr for FilesKey {
+    type Err = InvalidTemplate;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let placeholders = [
+            (DRAFT_ID, DraftId::MAX_BYTES),
+            (ETAG, MAX_ETAG_BYTES),
+            (PATH, 1),
+        ];
+        check(text, &placeholders)?;
+        if !text.ends_with(PATH) || text.find(DRAFT_ID) > text.find(ETAG) {
+            return Err(InvalidTemplate::PlaceholderOrder);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl FilesKey {
+    /// Returns the common prefix of all copies for the draft `id`.
+    #[must_use]
+    pub fn render_prefix(&self, id: &DraftId) -> String {
+        let (prefix, _) = self.0.split_once(ETAG).unwrap_or_default();
+        prefix.replace(DRAFT_ID, id.as_str())
+    }
+
+    /// Returns the key of the copy of the file `path` with the `ETag` `etag`.
+    #[must_use]
+    pub fn render(&self, id: &DraftId, etag: &str, path: &str) -> String {
+        let rest = self.0.split_once(ETAG).map_or("", |(_, rest)| rest);
+        let separator = rest.strip_suffix(PATH).unwrap_or_default();
+        format!(
+            "{}{}{separator}{path}",
+            self.render_prefix(id),
+            etag_text(etag)
+        )
+    }
+
+    /// Returns the part before the first placeholder.
+    #[must_use]
+    pub fn literal_prefix(&self) -> &str {
+        literal_prefix(&self.0)
+    }
+}
+
+/// Maximum length of an `ETag` in a key, in bytes.
+const MAX_ETAG_BYTES: usize = 64;
+
+/// Returns an `ETag` as key text: without quotes, or its SHA-256 if it has other characters than
+/// letters, digits and `-`.
+fn etag_text(etag: &str) -> Cow<'_, str> {
+    let text = etag.trim_matches('"');
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if (1..=MAX_ETAG_BYTES).contains(&text.len()) && text.bytes().all(is_allowed) {
+        Cow::Borrowed(text)
+    } else {
+        Cow::Owned(Sha256Digest::of(etag.as_bytes()).to_string())
+    }
+}
+
+fn literal_prefix(template: &str) -> &str {
+    template.split('{').next().unwrap_or_default()
+}
+
+/// Returns whether one of two literal prefixes begins with the other, so that their templates may
+/// give the same key.
+#[must_use]
+pub fn prefixes_overlap(a: &str, b: &str) -> bool {
+    a.starts_with(b) || b.starts_with(a)
 }
 
 #[cfg(test)]
 mod tests {
+    use time::OffsetDateTime;
+
     use super::*;
 
     fn draft_key(text: &str) -> DraftKey {
@@ -199,8 +316,63 @@ mod tests {
             ("{draft_id}/a.json", "saved/{draft_id}/{version}", true),
             ("drafts/{draft_id}", "{version}/{draft_id}", true),
         ] {
-            let actual = saved_key(saved).overlaps(&draft_key(draft));
+            let (draft_key, saved_key) = (draft_key(draft), saved_key(saved));
+            let actual = prefixes_overlap(draft_key.literal_prefix(), saved_key.literal_prefix());
             assert_eq!(actual, overlaps, "{draft} and {saved}");
+        }
+    }
+
+    #[test]
+    fn the_folder_of_a_draft_ends_after_its_id() {
+        let id: DraftId = "abc".parse().expect("a valid id");
+        for (template, folder) in [
+            ("drafts/{draft_id}/draft_content.json", "drafts/abc/"),
+            ("drafts/{draft_id}.d/a/b.json", "drafts/abc.d/"),
+        ] {
+            assert!(draft_key(template).has_folder(), "{template}");
+            assert_eq!(draft_key(template).render_folder(&id), folder);
+        }
+        assert!(!draft_key("drafts/{draft_id}.json").has_folder());
+    }
+
+    #[test]
+    fn the_manifest_is_in_the_folder_of_the_version() {
+        let id: DraftId = "abc".parse().expect("a valid id");
+        let version = Version::new(OffsetDateTime::UNIX_EPOCH, &Sha256Digest::of(b"{}"));
+        let version = version.expect("a valid year");
+        let key = saved_key("saved/{draft_id}/{version}/a.json");
+        assert!(key.has_folder());
+        let manifest = key.render_manifest(&id, &version);
+        assert_eq!(manifest, format!("saved/abc/{version}/files.json"));
+        for template in [
+            "saved/{draft_id}/{version}.json",
+            "saved/{version}/{draft_id}/a.json",
+            "saved/{draft_id}/{version}/files.json",
+        ] {
+            assert!(!saved_key(template).has_folder(), "{template}");
+        }
+    }
+
+    #[test]
+    fn copies_have_the_state_of_the_file_in_their_key() {
+        let id: DraftId = "abc".parse().expect("a valid id");
+        let key: FilesKey = "saved-files/{draft_id}/{etag}/{path}"
+            .parse()
+            .expect("a template");
+        assert_eq!(key.render_prefix(&id), "saved-files/abc/");
+        let path = "assets/{etag} a+b%20/你.mp4";
+        let copy = key.render(&id, "\"0123456789abcdef-2\"", path);
+        assert_eq!(copy, format!("saved-files/abc/0123456789abcdef-2/{path}"));
+        let copy = key.render(&id, "\"a/b\"", "x");
+        let hash = Sha256Digest::of(b"\"a/b\"");
+        assert_eq!(copy, format!("saved-files/abc/{hash}/x"));
+        for template in [
+            "saved-files/{etag}/{draft_id}/{path}",
+            "saved-files/{draft_id}/{path}/{etag}",
+            "saved-files/{draft_id}/{etag}/{path}/x",
+        ] {
+            let error = template.parse::<FilesKey>();
+            assert_eq!(error, Err(InvalidTemplate::PlaceholderOrder), "{template}");
         }
     }
 }

@@ -5,7 +5,8 @@
 //!
 //! 1. [`lambda`] receives the payload of an invocation and reads the draft ids in it.
 //! 2. [`save`] reads the document of each draft from the [`store`], validates it as a [`document`],
-//!    names its [version](draft::Version) and creates it in the store.
+//!    names its [version](draft::Version) and creates it in the store. With `SAVE_FILES=true`,
+//!    [`files`] copies the draft's other files before that.
 //! 3. [`lambda`] turns the result, or the [`error`], into the response that the trigger expects.
 //! 4. [`telemetry`] logs each save and writes the metrics of the invocation.
 //!
@@ -16,7 +17,7 @@
 //! 3. A version is one state of the draft, byte for byte. A document that was read incompletely, or
 //!    is not a JSON object, is never written.
 //! 4. The same state always has the same version, so that saves can be repeated and run concurrently.
-//! 5. A save makes two requests to S3, unless a request has to be retried.
+//! 5. A save makes two requests to S3, unless a request has to be retried or other files are saved.
 //! 6. Every invocation is answered before its deadline.
 //! 7. A client receives only documented texts. Causes are logged, without the content of a draft.
 //!
@@ -27,13 +28,14 @@
 //!   lambda      everything that knows Lambda: dispatch, HTTP, events
 //!     telemetry   logs and metrics
 //!       save        the use case
-//!         store       S3 operations
-//!           config      environment variables
-//!             keys        object key templates
-//!         document    validation of a document
-//!         aws         SDK configuration
-//!           draft       draft ids, URLs, versions
-//!           error       errors by what the caller should do
+//!         files       the draft's other files
+//!           store       S3 operations
+//!             config      environment variables
+//!               keys        object key templates
+//!               document    validation of a document
+//!               aws         SDK configuration
+//!                 draft       draft ids, URLs, digests, versions
+//!                 error       errors by what the caller should do
 //! ```
 //!
 //! A module uses only modules below it: [`save`] knows neither Lambda nor HTTP, and [`store`] knows
@@ -44,6 +46,7 @@ pub mod config;
 pub mod document;
 pub mod draft;
 pub mod error;
+pub mod files;
 pub mod keys;
 pub mod lambda;
 pub mod save;

@@ -13,10 +13,11 @@ use tokio::time::timeout_at;
 
 use crate::config::Config;
 use crate::document;
-use crate::draft::{DraftId, Version};
+use crate::draft::{DraftId, Sha256Digest, Version};
 use crate::error::Error;
+use crate::files::{FileSaver, FilesReport, SavedFiles};
 use crate::keys::{DraftKey, SavedKey};
-use crate::store::{CreateOutcome, Document, Store};
+use crate::store::{CreateOutcome, Document, NewObject, Store};
 
 /// A saved draft.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct SaveReport {
     pub read: Option<Duration>,
     /// Time to write the version to S3.
     pub write: Option<Duration>,
+    /// The draft's other files, if they are saved too.
+    pub files: Option<FilesReport>,
 }
 
 /// Saves drafts.
@@ -50,10 +53,15 @@ pub struct Saver {
     store: Store,
     draft_key: DraftKey,
     saved_key: SavedKey,
+    /// `None` if only the document is saved.
+    files: Option<FileSaver>,
     maintenance: bool,
     /// Limits the validations on blocking threads to one at a time, which bounds their memory.
     validation: Arc<Semaphore>,
 }
+
+/// Maximum number of times that the document is read while it changes beside the draft's files.
+const MAX_READS: u32 = 5;
 
 /// Documents up to this size are validated on the thread that serves the invocation, in about a
 /// millisecond. Larger ones would delay the deadline's timer.
@@ -63,10 +71,16 @@ impl Saver {
     /// Creates a saver that reads and writes through `store`, with the keys in `config`.
     #[must_use]
     pub fn new(store: Store, config: &Config) -> Self {
+        let files = config.files_key.clone().map(|files_key| {
+            let is_one_bucket = config.draft_bucket == config.saved_bucket;
+            let draft_key = config.draft_key.clone();
+            FileSaver::new(store.clone(), draft_key, files_key, is_one_bucket)
+        });
         Self {
             store,
             draft_key: config.draft_key.clone(),
             saved_key: config.saved_key.clone(),
+            files,
             maintenance: config.maintenance,
             validation: Arc::new(Semaphore::new(1)),
         }
@@ -74,7 +88,7 @@ impl Saver {
 
     /// Saves the current state of the draft `draft_id`, and returns by `deadline`.
     ///
-    /// Makes two requests to S3. May be repeated, run concurrently and interrupted at any point: the
+    /// Makes two requests to S3, and more if the draft's other files are saved. May be repeated, run concurrently and interrupted at any point: the
     /// same state always has the same version.
     pub async fn save(&self, draft_id: DraftId, deadline: Instant) -> SaveReport {
         let start = Instant::now();
@@ -85,6 +99,7 @@ impl Saver {
             bytes: None,
             read: None,
             write: None,
+            files: None,
         };
         if !self.maintenance {
             report.result = if start < deadline {
@@ -101,25 +116,77 @@ impl Saver {
     }
 
     async fn run(&self, report: &mut SaveReport) -> Result<Saved, Error> {
-        let id = &report.draft_id;
+        for _ in 0..MAX_READS {
+            let document = self.read(report).await?;
+            let files = match &self.files {
+                None => None,
+                Some(files) => {
+                    let report_files = report.files.get_or_insert_default();
+                    match files
+                        .save(&report.draft_id, &document, report_files)
+                        .await?
+                    {
+                        Some(saved) if saved.is_empty() => None,
+                        Some(saved) => Some(saved),
+                        None => continue,
+                    }
+                }
+            };
+            let start = Instant::now();
+            let saved = self.write(&report.draft_id, document, files.as_ref()).await;
+            report.write = Some(start.elapsed());
+            return saved;
+        }
+        let cause = format!("the document changed during {MAX_READS} attempts to save the draft");
+        Err(Error::unavailable(cause))
+    }
+
+    /// Reads and validates the document.
+    async fn read(&self, report: &mut SaveReport) -> Result<Document, Error> {
         let start = Instant::now();
-        let document = self.store.read(&self.draft_key.render(id)).await;
+        let document = self
+            .store
+            .read(&self.draft_key.render(&report.draft_id))
+            .await;
         report.read = Some(start.elapsed());
         let document = document?;
         report.bytes = Some(document.bytes.len() as u64);
-        let document = self.validate(document).await?;
+        self.validate(document).await
+    }
 
-        let version =
-            Version::new(document.last_modified, &document.sha256).map_err(Error::save_failed)?;
-        let metadata = metadata(id, &document)?;
+    /// Creates the version. Its document is written last: the version exists when the document does.
+    async fn write(
+        &self,
+        id: &DraftId,
+        document: Document,
+        files: Option<&SavedFiles>,
+    ) -> Result<Saved, Error> {
+        let version = match files {
+            None => Version::new(document.last_modified, &document.sha256),
+            Some(files) => {
+                let last_modified = files.last_modified(document.last_modified);
+                Version::new(last_modified, &files.state_digest(&document.sha256)?)
+            }
+        };
+        let version = version.map_err(Error::save_failed)?;
+        let object = NewObject {
+            bytes: document.bytes.clone(),
+            sha256: document.sha256,
+            metadata: metadata(id, &document)?,
+        };
+        if let Some(files) = files {
+            let manifest = files.manifest(id)?;
+            let manifest = NewObject {
+                sha256: Sha256Digest::of(&manifest),
+                bytes: manifest.into(),
+                metadata: Vec::new(),
+            };
+            let key = self.saved_key.render_manifest(id, &version);
+            self.store.create(&key, &manifest).await?;
+        }
         let key = self.saved_key.render(id, &version);
-        let start = Instant::now();
-        let outcome = self.store.create(&key, &document, &metadata).await;
-        report.write = Some(start.elapsed());
-        Ok(Saved {
-            version,
-            outcome: outcome?,
-        })
+        let outcome = self.store.create(&key, &object).await?;
+        Ok(Saved { version, outcome })
     }
 
     async fn validate(&self, document: Document) -> Result<Document, Error> {
@@ -145,12 +212,12 @@ const METADATA_TIME_FORMAT: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
 /// Returns the user-defined metadata of a version.
-fn metadata(id: &DraftId, document: &Document) -> Result<[(&'static str, String); 5], Error> {
+fn metadata(id: &DraftId, document: &Document) -> Result<Vec<(&'static str, String)>, Error> {
     let format = |time: OffsetDateTime| {
         time.format(METADATA_TIME_FORMAT)
             .map_err(Error::save_failed)
     };
-    Ok([
+    Ok(vec![
         ("draft-id", id.to_string()),
         ("source-etag", document.etag.clone()),
         ("source-last-modified", format(document.last_modified)?),

@@ -1,4 +1,4 @@
-//! S3 operations: reads a document, and creates an object that must not exist.
+//! S3 operations: reads a document, creates an object that must not exist, lists and copies files.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +11,17 @@ use aws_sdk_s3::operation::RequestId as _;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::put_object::{PutObjectError, PutObjectOutput};
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{EncodingType, Object, ServerSideEncryption, TaggingDirective};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error as ThisError;
 use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::aws::{BACKOFF, LimitResponses, MAX_ATTEMPTS, upload_timeouts};
+use crate::aws::{BACKOFF, LimitResponses, MAX_ATTEMPTS, attempt_timeouts};
 use crate::config::Config;
 use crate::draft::Sha256Digest;
 use crate::error::{BoxError, Error};
@@ -40,8 +42,53 @@ pub struct Document {
     pub etag: String,
     /// `Last-Modified` of the object, to the second.
     pub last_modified: OffsetDateTime,
+    /// Whether the object is encrypted with AWS KMS, so that its `ETag` is not a hash of the bytes.
+    pub is_kms_encrypted: bool,
     /// Released when the document is dropped.
     _memory: OwnedSemaphorePermit,
+}
+
+/// An object to be created.
+#[derive(Debug)]
+pub struct NewObject {
+    /// The bytes of the object.
+    pub bytes: Bytes,
+    /// SHA-256 of the bytes.
+    pub sha256: Sha256Digest,
+    /// User-defined metadata: names and values.
+    pub metadata: Vec<(&'static str, String)>,
+}
+
+/// An object in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedObject {
+    /// The key of the object.
+    pub key: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// `ETag`, as sent by S3.
+    pub etag: String,
+    /// `Last-Modified`; S3 sends whole seconds.
+    pub last_modified: OffsetDateTime,
+}
+
+/// A listing of all objects with a prefix.
+#[derive(Debug)]
+pub struct Listing {
+    /// The objects, in the order of their keys.
+    pub objects: Vec<ListedObject>,
+    /// Whether the listing was one response. The pages of a longer one are read one after the other,
+    /// and may show different moments.
+    pub is_one_page: bool,
+}
+
+/// The result of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyOutcome {
+    /// The copy was created.
+    Created,
+    /// The source has changed, the copy exists, or the store was busy: the caller has to look again.
+    NotCreated,
 }
 
 /// The result of a create.
@@ -88,6 +135,10 @@ enum InvalidResponse {
     Partial(String),
     #[error("the store reports another SHA-256 than that of the document")]
     OtherChecksum,
+    #[error("the listing has an entry without key, size, ETag or Last-Modified")]
+    IncompleteListing,
+    #[error("the file has {0} bytes, more than the limit of {MAX_COPY_BYTES} for one copy")]
+    TooLargeToCopy(u64),
     #[error("the store does not support the If-None-Match header")]
     ConditionNotSupported(#[source] BoxError),
 }
@@ -122,6 +173,23 @@ impl RequestName<'_> {
             key: self.key.to_owned(),
             request_id: request_id.unwrap_or("unknown").to_owned(),
             source: source.into(),
+        }
+    }
+}
+
+impl RequestName<'_> {
+    /// Converts an SDK error into a retryable or a permanent error.
+    fn classify<E>(&self, error: SdkError<E, HttpResponse>) -> Error
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        let is_retryable = is_retryable(&error);
+        let request_id = request_id(&error);
+        let cause = self.failed(error, request_id.as_deref());
+        if is_retryable {
+            Error::unavailable(cause)
+        } else {
+            Error::save_failed(cause)
         }
     }
 }
@@ -197,15 +265,11 @@ impl Store {
             let is_missing = matches!(error, SdkError::ServiceError(_))
                 && (code == Some("NoSuchKey")
                     || (status(&error) == Some(404) && code != Some("NoSuchBucket")));
-            let is_retryable = is_retryable(&error);
-            let request_id = request_id(&error);
-            let cause = name.failed(error, request_id.as_deref());
             if is_missing {
-                Error::draft_not_found(cause)
-            } else if is_retryable {
-                Error::unavailable(cause)
+                let request_id = request_id(&error);
+                Error::draft_not_found(name.failed(error, request_id.as_deref()))
             } else {
-                Error::save_failed(cause)
+                name.classify(error)
             }
         })
     }
@@ -227,6 +291,7 @@ impl Store {
             .and_then(|time| OffsetDateTime::from_unix_timestamp(time.secs()).ok())
             .ok_or(InvalidResponse::MissingHeader("Last-Modified"))?;
         let etag = output.e_tag().unwrap_or_default().to_owned();
+        let is_kms_encrypted = is_kms(output.server_side_encryption());
 
         let memory = self.acquire_memory(expected).await?;
         let capacity = usize::try_from(expected).map_err(|error| ReadError::Fatal(error.into()))?;
@@ -249,6 +314,7 @@ impl Store {
             sha256: Sha256Digest::from_hasher(hasher),
             etag,
             last_modified,
+            is_kms_encrypted,
             _memory: memory,
         })
     }
@@ -256,13 +322,14 @@ impl Store {
     /// Waits until `bytes` fit into the memory beside the documents of other saves. One document
     /// never needs more than all of it: [`Config`] limits `max_draft_bytes` to `memory_bytes`.
     async fn acquire_memory(&self, bytes: u64) -> Result<OwnedSemaphorePermit, ReadError> {
-        let kib = u32::try_from(bytes / KIB).map_err(|error| ReadError::Fatal(error.into()))?;
+        let kib =
+            u32::try_from(bytes.div_ceil(KIB)).map_err(|error| ReadError::Fatal(error.into()))?;
         let memory = Arc::clone(&self.memory).acquire_many_owned(kib).await;
         memory.map_err(|error| ReadError::Fatal(error.into()))
     }
 
     /// Creates the object `key` in the saved bucket, or leaves it unchanged if it exists. S3 verifies
-    /// the bytes that it stores with the document's SHA-256.
+    /// the bytes that it stores with their SHA-256.
     ///
     /// # Errors
     ///
@@ -270,21 +337,16 @@ impl Store {
     ///   conflict in all attempts.
     /// - `SaveFailed` for any other error, such as denied access, or a store that does not support
     ///   conditional writes.
-    pub async fn create(
-        &self,
-        key: &str,
-        document: &Document,
-        metadata: &[(&str, String)],
-    ) -> Result<CreateOutcome, Error> {
+    pub async fn create(&self, key: &str, object: &NewObject) -> Result<CreateOutcome, Error> {
         let name = RequestName {
             operation: "PutObject",
             bucket: &self.saved_bucket,
             key,
         };
-        let checksum = BASE64_STANDARD.encode(document.sha256.as_bytes());
+        let checksum = BASE64_STANDARD.encode(object.sha256.as_bytes());
         let mut attempt = 1;
         loop {
-            let error = match self.put(key, document, &checksum, metadata).await {
+            let error = match self.put(key, object, &checksum).await {
                 Ok(output) => match check_created(&output, &checksum) {
                     Ok(()) => return Ok(CreateOutcome::Created),
                     Err(error) => {
@@ -321,9 +383,8 @@ impl Store {
     async fn put(
         &self,
         key: &str,
-        document: &Document,
+        object: &NewObject,
         checksum: &str,
-        metadata: &[(&str, String)],
     ) -> Result<PutObjectOutput, SdkError<PutObjectError, HttpResponse>> {
         let mut request = self
             .client
@@ -335,19 +396,186 @@ impl Store {
             // Sent in a header: other stores do not support it in a trailer.
             .checksum_sha256(checksum)
             .content_type("application/json")
-            .body(ByteStream::from(document.bytes.clone()));
-        for (name, value) in metadata {
+            .body(ByteStream::from(object.bytes.clone()));
+        for (name, value) in &object.metadata {
             request = request.metadata(*name, value);
         }
         // The body is protected by the checksum, which is signed. Without this the SDK would hash it
         // once more.
         let mut request = request.customize().disable_payload_signing();
-        if let Some(timeouts) = upload_timeouts(document.bytes.len() as u64) {
+        if let Some(timeouts) = attempt_timeouts(object.bytes.len() as u64) {
             request = request
                 .config_override(aws_sdk_s3::config::Builder::new().timeout_config(timeouts));
         }
         request.send().await
     }
+}
+
+impl Store {
+    /// Lists all objects of the draft bucket whose keys begin with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::read`]; a missing bucket is `SaveFailed`.
+    pub async fn list_drafts(&self, prefix: &str) -> Result<Listing, Error> {
+        self.list(&self.draft_bucket, prefix).await
+    }
+
+    /// Lists all objects of the saved bucket whose keys begin with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::list_drafts`].
+    pub async fn list_saved(&self, prefix: &str) -> Result<Listing, Error> {
+        self.list(&self.saved_bucket, prefix).await
+    }
+
+    async fn list(&self, bucket: &str, prefix: &str) -> Result<Listing, Error> {
+        let name = RequestName {
+            operation: "ListObjectsV2",
+            bucket,
+            key: prefix,
+        };
+        let request = self
+            .client
+            .list_objects_v2()
+            .bucket(bucket)
+            .prefix(prefix)
+            // XML cannot express all characters of a key.
+            .encoding_type(EncodingType::Url);
+        let mut pages = request.into_paginator().send();
+        let mut objects = Vec::new();
+        let mut page_count = 0;
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| name.classify(error))?;
+            let is_encoded = page.encoding_type() == Some(&EncodingType::Url);
+            page_count += 1;
+            for object in page.contents() {
+                let object = ListedObject::new(object, is_encoded).ok_or_else(|| {
+                    let error = InvalidResponse::IncompleteListing;
+                    Error::save_failed(name.failed(error, page.request_id()))
+                })?;
+                objects.push(object);
+            }
+        }
+        Ok(Listing {
+            objects,
+            is_one_page: page_count <= 1,
+        })
+    }
+
+    /// Copies `source` from the draft bucket to the object `key` of the saved bucket, if the source
+    /// still has the listed `ETag` and the object does not exist. The store copies the bytes, the
+    /// content type and the metadata, but no tags.
+    ///
+    /// # Errors
+    ///
+    /// - `ServiceUnavailable` if S3 could not be reached.
+    /// - `SaveFailed` for any other error, such as denied access, or a source over 5 GB.
+    pub async fn copy(&self, source: &ListedObject, key: &str) -> Result<CopyOutcome, Error> {
+        let name = RequestName {
+            operation: "CopyObject",
+            bucket: &self.saved_bucket,
+            key,
+        };
+        if source.size > MAX_COPY_BYTES {
+            let error = InvalidResponse::TooLargeToCopy(source.size);
+            return Err(Error::save_failed(name.failed(error, None)));
+        }
+        let mut request = self
+            .client
+            .copy_object()
+            .copy_source(copy_source(&self.draft_bucket, &source.key))
+            .copy_source_if_match(&source.etag)
+            .bucket(&self.saved_bucket)
+            .key(key)
+            .if_none_match("*")
+            // Copying tags would need permissions to read and write tags.
+            .tagging_directive(TaggingDirective::Replace)
+            .customize();
+        if let Some(timeouts) = attempt_timeouts(source.size) {
+            request = request
+                .config_override(aws_sdk_s3::config::Builder::new().timeout_config(timeouts));
+        }
+        let Err(error) = request.send().await else {
+            return Ok(CopyOutcome::Created);
+        };
+        match status(&error) {
+            // 200: the error is in the body ("CopyObject", Amazon S3 API Reference).
+            // 404: the source was deleted. 409: another writer creates the copy.
+            // 412: the source was replaced, or the copy exists.
+            Some(200 | 409 | 412) => Ok(CopyOutcome::NotCreated),
+            Some(404) if error.code() != Some("NoSuchBucket") => Ok(CopyOutcome::NotCreated),
+            _ => Err(name.classify(error)),
+        }
+    }
+
+    /// Returns whether the object `key` of the draft bucket is encrypted with AWS KMS.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::copy`].
+    pub async fn is_kms_encrypted(&self, key: &str) -> Result<bool, Error> {
+        let name = RequestName {
+            operation: "HeadObject",
+            bucket: &self.draft_bucket,
+            key,
+        };
+        let request = self.client.head_object().bucket(name.bucket).key(key);
+        let output = request.send().await.map_err(|error| name.classify(error))?;
+        Ok(is_kms(output.server_side_encryption()))
+    }
+}
+
+impl ListedObject {
+    /// Converts an entry of a listing, or returns `None` if a field is missing.
+    fn new(object: &Object, is_encoded: bool) -> Option<Self> {
+        let key = object.key()?;
+        let key = if is_encoded {
+            // A space is encoded as `+`.
+            let key = key.replace('+', " ");
+            percent_decode_str(&key).decode_utf8().ok()?.into_owned()
+        } else {
+            key.to_owned()
+        };
+        let last_modified = object.last_modified()?.secs();
+        Some(Self {
+            key,
+            size: object.size()?.try_into().ok()?,
+            etag: object.e_tag()?.to_owned(),
+            last_modified: OffsetDateTime::from_unix_timestamp(last_modified).ok()?,
+        })
+    }
+}
+
+/// Maximum size of the source of `CopyObject`, in bytes ("CopyObject", Amazon S3 API Reference:
+/// 5 GB).
+const MAX_COPY_BYTES: u64 = 5 << 30;
+
+/// Characters that are not encoded in `x-amz-copy-source`: unreserved ones (RFC 3986, section 2.3)
+/// and the separator.
+const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'/')
+    .remove(b'_')
+    .remove(b'~');
+
+fn copy_source(bucket: &str, key: &str) -> String {
+    // "CopyObject" (Amazon S3 API Reference) names objects of access points in another form.
+    let separator = if bucket.starts_with("arn:") {
+        "/object/"
+    } else {
+        "/"
+    };
+    format!(
+        "{bucket}{separator}{}",
+        utf8_percent_encode(key, COPY_SOURCE)
+    )
+}
+
+fn is_kms(encryption: Option<&ServerSideEncryption>) -> bool {
+    encryption.is_some_and(|encryption| encryption.as_str().starts_with("aws:kms"))
 }
 
 /// Checks that a successful response to a PUT came from a store that has the object.
@@ -376,7 +604,7 @@ fn already_exists(error: &SdkError<PutObjectError, HttpResponse>) -> bool {
 
 /// Returns the delay after the attempt number `attempt`, with jitter so that writers in conflict
 /// do not meet again.
-fn backoff(attempt: u32) -> Duration {
+pub(crate) fn backoff(attempt: u32) -> Duration {
     BACKOFF.mul_f64(f64::from(attempt) * (0.5 + fastrand::f64()))
 }
 

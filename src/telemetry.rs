@@ -29,7 +29,7 @@ use crate::store::CreateOutcome;
 pub const NAMESPACE: &str = "SaveDraft";
 /// The only dimension of the metrics.
 pub const DIMENSION: &str = "FunctionName";
-/// Names of the metrics.
+/// Names of the metrics. Those of files are only written if `SAVE_FILES` is `true`.
 pub const METRICS: &[&str] = &[
     "Created",
     "Unchanged",
@@ -41,6 +41,9 @@ pub const METRICS: &[&str] = &[
     "ReadMs",
     "WriteMs",
     "DraftBytes",
+    "Files",
+    "FilesCopied",
+    "CopiedBytes",
     "ColdStart",
 ];
 
@@ -176,6 +179,9 @@ impl Telemetry {
                 read_ms: Distribution::default(),
                 write_ms: Distribution::default(),
                 draft_bytes: Distribution::default(),
+                files: Distribution::default(),
+                files_copied: Distribution::default(),
+                copied_bytes: Distribution::default(),
                 cold_start: u64::from(is_cold_start).into(),
             },
             measured_saves: 0,
@@ -226,6 +232,9 @@ struct Record {
     read_ms: Distribution<Duration>,
     write_ms: Distribution<Duration>,
     draft_bytes: Distribution<AsBytes<u64>>,
+    files: Distribution<AsCount<u64>>,
+    files_copied: Distribution<AsCount<u64>>,
+    copied_bytes: Distribution<AsBytes<u64>>,
     cold_start: AsCount<u64>,
 }
 
@@ -270,6 +279,12 @@ impl InvocationMetrics {
             record.read_ms.extend(report.read);
             record.write_ms.extend(report.write);
             record.draft_bytes.extend(report.bytes.map(AsBytes::from));
+            if let Some(files) = report.files {
+                record.files.extend([AsCount::from(files.files)]);
+                record.files_copied.extend([AsCount::from(files.copied)]);
+                let copied_bytes = AsBytes::from(files.copied_bytes);
+                record.copied_bytes.extend([copied_bytes]);
+            }
         }
         match &report.result {
             Ok(saved) if saved.outcome == CreateOutcome::Created => *record.created += 1,
@@ -280,54 +295,43 @@ impl InvocationMetrics {
     }
 
     fn log_save(&self, report: &SaveReport) {
-        let request_id = self.record.request_id.as_str();
-        let draft_id = report.draft_id.as_str();
-        let bytes = report.bytes;
-        let ms = milliseconds(report.elapsed);
-        let read_ms = report.read.map(milliseconds);
-        let write_ms = report.write.map(milliseconds);
-        match &report.result {
+        /// Logs the fields that all saves have, and `$field`s.
+        macro_rules! log {
+            ($level:ident, $message:literal, $($field:tt)*) => {
+                $level!(
+                    request_id = self.record.request_id,
+                    draft_id = report.draft_id.as_str(),
+                    $($field)*
+                    bytes = report.bytes,
+                    files = report.files.map(|files| files.files),
+                    files_copied = report.files.map(|files| files.copied),
+                    copied_bytes = report.files.map(|files| files.copied_bytes),
+                    ms = milliseconds(report.elapsed),
+                    read_ms = report.read.map(milliseconds),
+                    write_ms = report.write.map(milliseconds),
+                    $message
+                )
+            };
+        }
+        let error = match &report.result {
             Ok(saved) => {
                 let version = saved.version.as_str();
-                let outcome = saved.outcome.as_str();
-                info!(
-                    request_id,
-                    draft_id, version, outcome, bytes, ms, read_ms, write_ms, "saved"
-                );
+                log!(info, "saved", version, outcome = saved.outcome.as_str(),);
+                return;
             }
-            Err(error) => {
-                let outcome = error.kind().as_str();
-                let retryable = error.kind() == ErrorKind::ServiceUnavailable;
-                let cause = error.cause_chain();
-                let cause = &*log_text(&cause);
-                // A caller's mistake, not a problem of the service.
-                if error.kind() == ErrorKind::DraftNotFound {
-                    warn!(
-                        request_id,
-                        draft_id,
-                        outcome,
-                        retryable,
-                        error = cause,
-                        bytes,
-                        ms,
-                        read_ms,
-                        write_ms,
-                        "not saved"
-                    );
-                } else {
-                    error!(
-                        request_id,
-                        draft_id,
-                        outcome,
-                        retryable,
-                        error = cause,
-                        bytes,
-                        ms,
-                        read_ms,
-                        write_ms,
-                        "not saved"
-                    );
-                }
+            Err(error) => error,
+        };
+        let outcome = error.kind().as_str();
+        let retryable = error.kind() == ErrorKind::ServiceUnavailable;
+        let cause = error.cause_chain();
+        let cause = &*log_text(&cause);
+        match error.kind() {
+            // Problems of the caller, not of the service.
+            ErrorKind::InvalidRequest | ErrorKind::DraftNotFound => {
+                log!(warn, "not saved", outcome, retryable, error = cause,);
+            }
+            ErrorKind::SaveFailed | ErrorKind::ServiceUnavailable => {
+                log!(error, "not saved", outcome, retryable, error = cause,);
             }
         }
     }

@@ -54,11 +54,16 @@ pub fn draft_of_size(bytes: usize, seed: u64) -> Vec<u8> {
     document
 }
 
-/// The SHA-256 of `bytes`, in hexadecimal digits.
+/// The SHA-256 digest of `bytes` in hexadecimal digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    let mut digits = String::new();
-    for byte in Sha256::digest(bytes) {
-        write!(digits, "{byte:02x}").expect("it is a string");
+    hex(&Sha256::digest(bytes))
+}
+
+/// `bytes` in hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    let mut digits = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        write!(digits, "{byte:02x}").expect("a string takes all");
     }
     digits
 }

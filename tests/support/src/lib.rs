@@ -10,5 +10,6 @@
 
 pub mod check;
 pub mod fixtures;
+pub mod local;
 pub mod runtime;
 pub mod s3;

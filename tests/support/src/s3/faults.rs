@@ -1,44 +1,49 @@
-//! What goes wrong, for which requests, and how often: scripted by a test.
+//! Faults that a test applies to requests.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash as _, Hasher as _};
+use std::sync::Arc;
 
+use hyper::body::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::record::{Op, RecordedRequest};
+use super::requests::{Op, RecordedRequest};
 
-/// What happens to a request in place of, or besides, its proper answer.
+/// A change to the way in which a request is served.
 ///
-/// A stall ends when its [`ScriptedFault`] is cleared; the request then goes on as if nothing had been, unless its client
-/// has gone.
+/// A stall ends when its [`ScriptedFault`] is cleared; the request then goes on, unless its client has disconnected.
 #[derive(Clone)]
 pub enum Fault {
-    /// An error of S3 with this status and code; nothing is done.
+    /// Responds with an error of S3 with this status and code; nothing is done.
     Error(u16, &'static str),
-    /// The connection is closed; nothing is done.
+    /// Responds with this; nothing is done.
+    Respond(RawResponse),
+    /// Closes the connection; nothing is done.
     Cut,
-    /// The connection is reset; nothing is done.
+    /// Resets the connection; nothing is done.
     Reset,
-    /// All connections are closed, and new ones refused until [`super::S3::reopen`]; nothing is done.
+    /// Closes all connections and refuses new ones until [`super::S3::reopen`]; nothing is done.
     Refuse,
-    /// The request waits; nothing is done before it goes on.
+    /// Waits before the request is served.
     Stall,
-    /// It is called, then the request goes on.
+    /// Calls the function before the request is served.
     Run(Arc<dyn Fn(&RecordedRequest) + Send + Sync>),
-    /// One byte of the request's body is another than was sent.
+    /// Changes one bit of the request's body.
     CorruptRequest,
-    /// It is done, and the connection is closed in place of an answer.
+    /// Serves the request, and closes the connection without a response.
     LoseResponse,
-    /// It is done, and the answer waits.
+    /// Serves the request, and waits before the response.
     StallResponse,
-    /// Of the answer's body there come this many bytes at most; then the connection is reset.
+    /// Sends at most this many bytes of the response's body, then resets the connection.
     CutBody(usize),
-    /// Of the answer's body there come this many bytes; then the connection is closed.
+    /// Sends this many bytes of the response's body, then closes the connection.
     ShortBody(usize),
-    /// Of the answer's body there come this many bytes; the rest waits.
+    /// Sends this many bytes of the response's body, then waits.
     StallBody(usize),
-    /// One byte of the answer's body is another than is stored.
+    /// Changes one bit of the response's body.
     CorruptBody,
-    /// The checksums in the answer's head, where the client asks for any, are not those of its body.
+    /// Sends checksums of another body, if the client has asked for checksums.
     WrongChecksum,
 }
 
@@ -51,23 +56,93 @@ impl Fault {
     pub const ACCESS_DENIED: Self = Self::Error(403, "AccessDenied");
     /// 409 `ConditionalRequestConflict`.
     pub const CONFLICT: Self = Self::Error(409, "ConditionalRequestConflict");
+
+    /// An error with this code in the body of a `200`, as `CopyObject` and `CompleteMultipartUpload` may respond.
+    pub fn error_in_ok(code: &str) -> Self {
+        let response = RawResponse::new(200).header("Content-Type", "application/xml");
+        Self::Respond(response.body(error_xml(code)))
+    }
+}
+
+/// The body of an error ("REST error responses", Amazon S3 API Reference).
+pub(super) fn error_xml(code: &str) -> String {
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{code}</Message></Error>"
+    )
+}
+
+/// A response that is sent as it is, with any bytes in its headers; then the connection is closed.
+#[derive(Clone, Debug)]
+pub struct RawResponse {
+    head: Vec<u8>,
+    has_length: bool,
+    body: Vec<u8>,
+    repeated: Vec<u8>,
+}
+
+impl RawResponse {
+    /// A response without headers and body.
+    pub fn new(status: u16) -> Self {
+        Self {
+            head: format!("HTTP/1.1 {status} Status\r\nConnection: close\r\n").into_bytes(),
+            has_length: false,
+            body: Vec::new(),
+            repeated: Vec::new(),
+        }
+    }
+
+    /// Adds a header. `Content-Length` is added unless it, or `Transfer-Encoding`, is given here.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        let lengths = ["content-length", "transfer-encoding"];
+        self.has_length |= lengths.contains(&name.to_ascii_lowercase().as_str());
+        for part in [name.as_bytes(), b": ", value.as_ref(), b"\r\n"] {
+            self.head.extend_from_slice(part);
+        }
+        self
+    }
+
+    /// Sets the body. It is not framed: with `Transfer-Encoding: chunked` it has to contain the chunks.
+    #[must_use]
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// Repeats these bytes after the body until the client disconnects.
+    #[must_use]
+    pub fn then_endless(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.repeated = bytes.into();
+        self
+    }
+
+    /// The bytes to send, and those to repeat after them.
+    pub(super) fn into_bytes(mut self) -> (Bytes, Bytes) {
+        if !self.has_length {
+            let length = self.body.len().to_string();
+            self = self.header("Content-Length", length);
+        }
+        self.head.extend_from_slice(b"\r\n");
+        self.head.append(&mut self.body);
+        (self.head.into(), self.repeated.into())
+    }
 }
 
 type Predicate = Box<dyn Fn(&RecordedRequest) -> bool + Send + Sync>;
 
-/// Which requests a fault is played on: by default each, for ever.
+/// The requests to which a fault is applied; by default all of them.
 pub struct When {
-    matches: Vec<Predicate>,
+    predicates: Vec<Predicate>,
     skip: usize,
     times: usize,
-    rate: Option<(f64, Mutex<u64>)>,
+    rate: Option<(f64, u64)>,
 }
 
 impl When {
-    /// Every request.
+    /// All requests.
     pub fn any() -> Self {
         Self {
-            matches: Vec::new(),
+            predicates: Vec::new(),
             skip: 0,
             times: usize::MAX,
             rate: None,
@@ -79,66 +154,62 @@ impl When {
         Self::any().and(move |request| request.op == op)
     }
 
-    /// Of these, the ones whose key starts like this.
+    /// Only requests whose key starts with `prefix`.
     #[must_use]
     pub fn key_starts_with(self, prefix: impl Into<String>) -> Self {
         let prefix = prefix.into();
         self.and(move |request| request.key.starts_with(&prefix))
     }
 
-    /// Of these, the ones that this is true for.
+    /// Only requests for which `predicate` is true.
     #[must_use]
     pub fn and(
         mut self,
         predicate: impl Fn(&RecordedRequest) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.matches.push(Box::new(predicate));
+        self.predicates.push(Box::new(predicate));
         self
     }
 
-    /// Of these, not the first ones.
+    /// Not the first `skip` of these requests.
     #[must_use]
     pub fn after(mut self, skip: usize) -> Self {
         self.skip = skip;
         self
     }
 
-    /// Of these, as many at most.
+    /// At most this many of these requests.
     #[must_use]
     pub fn times(mut self, times: usize) -> Self {
         self.times = times;
         self
     }
 
-    /// Of these, one.
+    /// One of these requests.
     #[must_use]
     pub fn once(self) -> Self {
         self.times(1)
     }
 
-    /// Of these, a part between 0 and 1, drawn by lot; the same seed draws the same.
+    /// A part of these requests, between 0 and 1, chosen at random; the same seed chooses the same.
     #[must_use]
     pub fn rate(mut self, part: f64, seed: u64) -> Self {
-        self.rate = Some((part, Mutex::new(seed)));
+        self.rate = Some((part, seed));
         self
     }
 
-    fn drawn(&self) -> bool {
-        let Some((part, state)) = &self.rate else {
-            return true;
-        };
-        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-        // SplitMix64, of Steele, Lea and Flood.
-        *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut bits = *state;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        let high = u32::try_from((bits ^ (bits >> 31)) >> 32).unwrap_or(u32::MAX);
-        f64::from(high) / (f64::from(u32::MAX) + 1.0) < *part
+    /// Returns whether the fault is applied to the request with this number among those that match.
+    fn chooses(&self, number: usize) -> bool {
+        self.rate.is_none_or(|(part, seed)| {
+            let mut hasher = DefaultHasher::new();
+            (seed, number).hash(&mut hasher);
+            let high = u32::try_from(hasher.finish() >> 32).unwrap_or(u32::MAX);
+            f64::from(high) / (f64::from(u32::MAX) + 1.0) < part
+        })
     }
 }
 
-/// A fault in the script.
+/// A fault that was added with [`super::S3::fault`].
 #[derive(Clone)]
 pub struct ScriptedFault(Arc<Inner>);
 
@@ -156,99 +227,75 @@ struct State {
 }
 
 impl ScriptedFault {
-    /// How many requests it was played on.
+    /// Returns the number of requests to which it was applied.
     pub fn hits(&self) -> usize {
         self.0.state.borrow().hits
     }
 
-    /// Waits until it was played on this many requests.
-    pub async fn wait_for_hits(&self, times: usize) {
-        // The state lives as long as `self`.
-        let _ = self
-            .0
-            .state
-            .subscribe()
-            .wait_for(|state| state.hits >= times)
-            .await;
+    /// Waits until it was applied to this many requests.
+    pub async fn wait_for_hits(&self, hits: usize) {
+        self.wait_for(|state| state.hits >= hits).await;
     }
 
-    /// Ends it: it is played no more, and what it stalls goes on.
+    /// Ends the fault. Requests that it stalls go on.
     pub fn clear(&self) {
         self.0.state.send_modify(|state| state.cleared = true);
     }
 
-    /// What happens.
     pub(super) fn fault(&self) -> &Fault {
         &self.0.fault
     }
 
-    /// Waits until it is cleared.
     pub(super) async fn cleared(self) {
-        let _ = self
-            .0
-            .state
-            .subscribe()
-            .wait_for(|state| state.cleared)
-            .await;
+        self.wait_for(|state| state.cleared).await;
     }
 
-    fn plays_on(&self, request: &RecordedRequest) -> bool {
-        if self.0.state.borrow().cleared
-            || !self.0.when.matches.iter().all(|matches| matches(request))
-        {
-            return false;
-        }
+    async fn wait_for(&self, condition: impl FnMut(&State) -> bool) {
+        let mut receiver = self.0.state.subscribe();
+        let reached = receiver.wait_for(condition).await;
+        drop(reached.expect("the sender is part of `self`"));
+    }
+
+    /// Returns whether it applies to the request, and counts it.
+    fn applies_to(&self, request: &RecordedRequest) -> bool {
+        let when = &self.0.when;
         self.0.state.send_if_modified(|state| {
+            if state.cleared || !when.predicates.iter().all(|matches| matches(request)) {
+                return false;
+            }
             state.seen += 1;
-            let plays = state.seen > self.0.when.skip
-                && state.hits < self.0.when.times
-                && self.0.when.drawn();
-            state.hits += usize::from(plays);
-            plays
+            let applies =
+                state.seen > when.skip && state.hits < when.times && when.chooses(state.seen);
+            state.hits += usize::from(applies);
+            applies
         })
     }
 }
 
-/// The faults, in the order in which they were scripted.
+/// The faults, in the order in which they were added.
 #[derive(Default)]
-pub struct Script(Mutex<Vec<ScriptedFault>>);
+pub(super) struct Script(Mutex<Vec<ScriptedFault>>);
 
 impl Script {
-    /// Adds one.
     pub fn add(&self, when: When, fault: Fault) -> ScriptedFault {
-        let scripted = ScriptedFault(Arc::new(Inner {
-            when,
-            fault,
-            state: watch::Sender::default(),
-        }));
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(scripted.clone());
+        let state = watch::Sender::default();
+        let scripted = ScriptedFault(Arc::new(Inner { when, fault, state }));
+        let mut faults = self.0.lock();
+        faults.push(scripted.clone());
         scripted
     }
 
-    /// Ends them all.
     pub fn clear(&self) {
-        for scripted in self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .drain(..)
-        {
-            scripted.clear();
-        }
+        let mut faults = self.0.lock();
+        faults.drain(..).for_each(|fault| fault.clear());
     }
 
-    /// The one that is played on this request: the first that fits.
-    pub fn pick(&self, request: &RecordedRequest) -> Option<ScriptedFault> {
-        let scripted = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        scripted
-            .into_iter()
-            .find(|scripted| scripted.plays_on(request))
+    /// Returns the first fault that applies to the request.
+    pub fn choose(&self, request: &RecordedRequest) -> Option<ScriptedFault> {
+        let faults = self.0.lock();
+        faults
+            .iter()
+            .find(|fault| fault.applies_to(request))
+            .cloned()
     }
 }

@@ -1,4 +1,4 @@
-//! An S3 for tests and for the local endpoint: the real protocol, objects as plain files, faults on demand.
+//! An S3 server for tests and for the local endpoint: the real protocol, objects as plain files, faults on demand.
 //!
 //! ```no_run
 //! # use test_support::s3::{Fault, Op, S3, S3Options, When};
@@ -6,7 +6,7 @@
 //! let s3 = S3::start(S3Options::new("data")).await?;
 //! println!("{} with {}", s3.endpoint(), s3.options().access_key);
 //! let lost = s3.fault(When::op(Op::PutObject).once(), Fault::LoseResponse);
-//! // … a client puts an object, gets no answer, and tries again …
+//! // … a client puts an object, gets no response, and tries again …
 //! lost.wait_for_hits(1).await;
 //! assert_eq!(s3.count(Op::PutObject), 2);
 //! s3.stop().await;
@@ -14,70 +14,75 @@
 //! # }
 //! ```
 
-mod backend;
-mod digest;
+mod checksum;
 mod faults;
-mod files;
-mod headers;
-mod record;
-#[cfg(test)]
-mod tests;
-mod wire;
+mod objects;
+mod requests;
+mod response;
+mod service;
 
+use std::future::{pending, poll_fn};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use hyper::body::{Body as _, Incoming};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use parking_lot::{Mutex, MutexGuard};
+use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::watch;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
-pub use self::faults::{Fault, ScriptedFault, When};
-pub use self::files::{Files, ObjectMetadata, Precondition, Refused, Stat};
-pub use self::record::{Op, RecordedRequest};
+pub use self::faults::{Fault, RawResponse, ScriptedFault, When};
+pub use self::objects::ObjectInfo;
+pub use self::requests::{Op, RecordedRequest};
 
-use self::backend::{Backend, User};
 use self::faults::Script;
-use self::record::Log;
-use self::wire::{Broken, Reply, Socket};
+use self::objects::{Headers, Objects, Precondition};
+use self::requests::Log;
+use self::response::{Broken, ResponseBody, broken, stalled, whole};
+use self::service::Service;
+use crate::local::check_local;
 
-/// How many connections may wait to be accepted.
+/// Number of connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
-/// How much memory a request gets for its body before it has sent any of it.
-const MAX_RESERVED_BYTES: u64 = 64 << 20;
+/// Maximum size of a request's body in bytes. Larger objects take a multipart upload.
+const MAX_BODY_BYTES: usize = 1 << 30;
 
-/// How to start an [`S3`].
+/// Options of an [`S3`].
 #[derive(Clone, Debug)]
 pub struct S3Options {
-    /// The folder that holds the buckets, as folders.
+    /// The folder that contains a folder for each bucket.
     pub data_dir: PathBuf,
-    /// Where to listen, in IPv4; by default on a free port of 127.0.0.1.
+    /// The IPv4 address to listen on; by default a free port of 127.0.0.1.
     pub addr: SocketAddr,
-    /// Buckets to make where they are missing; by default `drafts`.
+    /// Buckets that are created if they do not exist, also later; by default `drafts`.
     pub buckets: Vec<String>,
-    /// The one user's access key; by default `local`.
+    /// The access key; by default `local`.
     pub access_key: String,
-    /// The user's secret key; by default `local-secret`.
+    /// The secret key; by default `local-secret`.
     pub secret_key: String,
-    /// Keys with this prefix can be created, and nothing else: any other write is 403. By default there is no such rule.
+    /// Objects with this prefix can be created with `If-None-Match: *`; any other write gets 403. By default none.
     pub create_only: Option<String>,
     /// Whether requests are recorded, which takes memory for each; by default they are.
     pub record: bool,
+    /// Names in `Host` that are allowed besides 127.0.0.1 and localhost.
+    pub allowed_hosts: Vec<String>,
 }
 
 impl S3Options {
-    /// The defaults, over a folder.
+    /// The defaults, with a folder.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
@@ -87,423 +92,402 @@ impl S3Options {
             secret_key: "local-secret".to_owned(),
             create_only: None,
             record: true,
+            allowed_hosts: Vec::new(),
         }
     }
 }
 
-/// A running S3. It ends when it is dropped.
+/// A running S3 server. It stops when it is dropped.
 pub struct S3 {
     options: S3Options,
-    shared: Arc<Shared>,
-    server: JoinHandle<()>,
-    /// Deleted with everything in it, at the end.
-    folder: Option<TempDir>,
-}
-
-struct Shared {
-    files: Arc<Files>,
-    service: S3Service,
-    log: Log,
-    script: Script,
-    wanted: watch::Sender<(u64, Wanted)>,
-    /// The number of the wish that has come true.
-    done: watch::Sender<u64>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Wanted {
-    Listen,
-    Refuse,
-    Stop,
+    server: Arc<Server>,
+    /// Deleted when this is dropped.
+    _folder: Option<TempDir>,
 }
 
 impl S3 {
-    /// Starts an S3 over a folder.
+    /// Starts a server.
     ///
-    /// An address in use is an error of the kind [`io::ErrorKind::AddrInUse`].
-    pub async fn start(mut options: S3Options) -> io::Result<Self> {
-        // The port stays ours while nobody listens on it.
+    /// The error for a port in use has the kind [`io::ErrorKind::AddrInUse`].
+    pub async fn start(options: S3Options) -> io::Result<Self> {
+        Self::start_in(options, None).await
+    }
+
+    async fn start_in(mut options: S3Options, folder: Option<TempDir>) -> io::Result<Self> {
         let reserved = bind(options.addr)?;
         options.addr = reserved.local_addr()?;
         let listener = bind(options.addr)?.listen(BACKLOG)?;
-
-        let (folder, buckets) = (options.data_dir.clone(), options.buckets.clone());
-        let opened = tokio::task::spawn_blocking(move || {
-            let files = Files::open(folder)?;
-            for bucket in &buckets {
-                files.create_bucket(bucket)?;
-            }
-            io::Result::Ok(files)
-        });
-        let files = Arc::new(opened.await??);
-        let backend = Backend {
-            files: Arc::clone(&files),
-            create_only: options.create_only.clone(),
-        };
-        let mut service = S3ServiceBuilder::new(backend);
-        service.set_auth(User {
-            access_key: options.access_key.clone(),
-            secret_key: options.secret_key.clone(),
-        });
-        let shared = Arc::new(Shared {
-            files,
+        let (root, buckets) = (options.data_dir.clone(), options.buckets.clone());
+        let objects = tokio::task::spawn_blocking(|| Objects::open(root, buckets));
+        let objects = Arc::new(objects.await??);
+        let service = Service::new(Arc::clone(&objects), options.create_only.clone());
+        let mut service = S3ServiceBuilder::new(service);
+        let (access_key, secret_key) = (options.access_key.clone(), options.secret_key.clone());
+        service.set_auth(SimpleAuth::from_single(access_key, secret_key));
+        let server = Arc::new(Server {
+            objects,
             service: service.build(),
-            log: Log::new(options.record),
+            options: options.clone(),
+            count: AtomicU64::default(),
+            log: Log::default(),
             script: Script::default(),
-            wanted: watch::Sender::new((0, Wanted::Listen)),
-            done: watch::Sender::new(0),
+            _reserved: reserved,
+            listening: Mutex::default(),
         });
-        let server = tokio::spawn(Arc::clone(&shared).run(reserved, options.addr, listener));
+        server.listen(listener);
         Ok(Self {
             options,
-            shared,
             server,
-            folder: None,
+            _folder: folder,
         })
     }
 
-    /// Starts an S3 over a new folder, which is deleted at the end.
+    /// Starts a server with a new folder, which is deleted at the end.
     pub async fn start_empty() -> io::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let mut s3 = Self::start(S3Options::new(folder.path())).await?;
-        s3.folder = Some(folder);
-        Ok(s3)
+        let options = S3Options::new(folder.path());
+        Self::start_in(options, Some(folder)).await
     }
 
-    /// The options it was started with, and in `addr` the port it got.
+    /// The options, and in `addr` the port.
     pub fn options(&self) -> &S3Options {
         &self.options
     }
 
-    /// The endpoint, `http://127.0.0.1:…`; it wants path-style access.
+    /// The endpoint, `http://127.0.0.1:…`. It needs path-style requests.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.options.addr)
     }
 
-    /// The objects, without a request.
-    pub fn files(&self) -> &Arc<Files> {
-        &self.shared.files
-    }
-
     /// Puts an object, without a request; returns its `ETag`, without quotes.
     pub fn put(&self, bucket: &str, key: &str, bytes: impl AsRef<[u8]>) -> String {
-        let bytes = bytes.as_ref();
-        let written = self.files().write(
-            bucket,
-            key,
-            bytes,
-            ObjectMetadata::of_bytes(bytes),
+        let content_type = ("content-type".to_owned(), "binary/octet-stream".to_owned());
+        let written = self.server.objects.write(
+            (bucket, key),
+            &mut bytes.as_ref(),
+            None,
+            Headers::from([content_type]),
             &Precondition::Always,
         );
-        let stat = written
-            .expect("the object is written")
-            .expect("no rule refuses it");
-        stat.meta.etag.clone()
+        let info = written.expect("the object is written");
+        info.expect("there is no precondition").etag
     }
 
-    /// The bytes of an object, without a request.
+    /// Returns the bytes of an object, without a request.
     pub fn get(&self, bucket: &str, key: &str) -> Option<Vec<u8>> {
-        let object = self
-            .files()
-            .read(bucket, key)
-            .expect("the object is readable");
-        object.map(|(_, bytes)| bytes)
+        let found = self.server.objects.find(bucket, key);
+        let (info, file) = found.expect("the object is readable")?;
+        let bytes = objects::read(&info, &file, 0..info.size);
+        Some(bytes.expect("the object is readable"))
     }
 
     /// Deletes an object, without a request.
     pub fn delete(&self, bucket: &str, key: &str) {
-        let deleted = self.files().delete(bucket, key, &Precondition::Always);
-        deleted
-            .expect("the object is deleted")
-            .expect("there is no precondition");
+        let deleted = self.server.objects.delete(bucket, key);
+        deleted.expect("the object is deleted");
     }
 
-    /// The `ETag` and the headers of an object, without a request.
-    pub fn metadata(&self, bucket: &str, key: &str) -> Option<ObjectMetadata> {
-        let stat = self.files().stat(bucket, key);
-        let stat = stat.expect("the object is readable");
-        stat.map(|stat| ObjectMetadata::clone(&stat.meta))
+    /// Returns an object without its bytes, without a request.
+    pub fn metadata(&self, bucket: &str, key: &str) -> Option<ObjectInfo> {
+        let found = self.server.objects.find(bucket, key);
+        let (info, _) = found.expect("the object is readable")?;
+        Some(info)
     }
 
     /// Creates a bucket, without a request.
     pub fn create_bucket(&self, bucket: &str) {
-        let created = self.files().create_bucket(bucket);
+        let created = self.server.objects.create_bucket(bucket);
         created.expect("the bucket is created");
     }
 
-    /// Stops the clock at `time`: objects written from now on have it as `Last-Modified`, or
-    /// the earliest later time that keeps their order.
-    pub fn set_clock(&self, time: SystemTime) {
-        self.files().set_clock(time);
-    }
-
-    /// The keys that start like this, in order, without a request.
+    /// Returns the keys with this prefix in their order, without a request.
     pub fn keys(&self, bucket: &str, prefix: &str) -> Vec<String> {
-        self.files()
-            .list(bucket, prefix, "")
-            .expect("the bucket is readable")
+        let keys = self.server.objects.list(bucket, prefix);
+        keys.expect("the bucket is readable")
     }
 
     /// Changes the `Last-Modified` of an object.
-    ///
-    /// # Panics
-    ///
-    /// When there is no such object.
     pub fn set_last_modified(&self, bucket: &str, key: &str, time: SystemTime) {
-        let changed = self
-            .files()
-            .set_modified(bucket, key, time)
-            .expect("the time is set");
-        assert!(changed, "there is no {key} in {bucket}");
+        let changed = self.server.objects.set_modified(bucket, key, time);
+        assert!(changed.expect("the time is set"), "there is no {key}");
     }
 
-    /// All requests so far, in the order in which they arrived.
+    /// Stops the clock at `time`: objects that are written from now on have it as `Last-Modified`, or the earliest
+    /// later time that keeps their order.
+    pub fn set_clock(&self, time: SystemTime) {
+        self.server.objects.set_clock(time);
+    }
+
+    /// Returns all requests so far, in the order in which they arrived.
     pub fn requests(&self) -> Vec<RecordedRequest> {
-        self.shared.log.list()
+        self.server.log.list()
     }
 
-    /// How many requests for an operation there were so far.
+    /// Returns the number of requests for an operation so far.
     pub fn count(&self, op: Op) -> usize {
-        self.requests()
-            .iter()
-            .filter(|request| request.op == op)
-            .count()
+        let requests = self.requests().into_iter();
+        requests.filter(|request| request.op == op).count()
     }
 
-    /// Forgets the requests so far.
+    /// Removes the requests so far.
     pub fn clear_requests(&self) {
-        self.shared.log.clear();
+        self.server.log.clear();
     }
 
-    /// Waits until there is such a request; returns the first.
-    pub async fn wait_for(&self, is_it: impl Fn(&RecordedRequest) -> bool) -> RecordedRequest {
-        self.shared.log.wait_for(is_it).await
+    /// Waits until there is a request that `matches`; returns the first.
+    pub async fn wait_for(&self, matches: impl Fn(&RecordedRequest) -> bool) -> RecordedRequest {
+        self.server.log.wait_for(matches).await
     }
 
-    /// Scripts a fault. Of all that fit a request, the one that was scripted first is played.
+    /// Adds a fault. If several apply to a request, the first that was added is used.
     pub fn fault(&self, when: When, fault: Fault) -> ScriptedFault {
-        self.shared.script.add(when, fault)
+        self.server.script.add(when, fault)
     }
 
     /// Ends all faults.
     pub fn clear_faults(&self) {
-        self.shared.script.clear();
+        self.server.script.clear();
     }
 
-    /// Closes all connections and refuses new ones, from when it returns until [`S3::reopen`].
+    /// Closes all connections, and refuses new ones until [`S3::reopen`].
     pub async fn refuse(&self) {
-        self.shared.make(Wanted::Refuse).await;
+        self.server.close().await;
     }
 
     /// Listens again, on the same port.
     pub async fn reopen(&self) {
-        self.shared.make(Wanted::Listen).await;
+        self.server.close().await;
+        let listener = bind(self.options.addr).and_then(|socket| socket.listen(BACKLOG));
+        self.server.listen(listener.expect("the port is reserved"));
     }
 
-    /// Closes all connections and ends.
+    /// Closes all connections and stops.
     pub async fn stop(self) {
-        self.shared.make(Wanted::Stop).await;
+        self.server.close().await;
     }
 }
 
 impl Drop for S3 {
     fn drop(&mut self) {
-        self.server.abort();
+        drop(self.server.listening().take());
     }
 }
 
-impl Shared {
-    /// Tells the server what to do; returns the number of this wish.
-    fn want(&self, wanted: Wanted) -> u64 {
-        let mut number = 0;
-        self.wanted.send_modify(|now| {
-            number = now.0 + 1;
-            *now = (number, wanted);
-        });
-        number
+struct Server {
+    objects: Arc<Objects>,
+    service: S3Service,
+    options: S3Options,
+    /// The number of requests so far.
+    count: AtomicU64,
+    log: Log,
+    script: Script,
+    /// Keeps the port while nothing listens on it.
+    _reserved: TcpSocket,
+    listening: Mutex<Option<Listening>>,
+}
+
+struct Listening {
+    /// Dropped to stop listening.
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+/// The end of a connection after `Broken`.
+#[derive(Default)]
+enum End {
+    #[default]
+    Close,
+    Reset,
+    Send(RawResponse),
+}
+
+/// The end that a request chooses for its connection.
+type SharedEnd = Arc<Mutex<End>>;
+
+impl Server {
+    fn listening(&self) -> MutexGuard<'_, Option<Listening>> {
+        self.listening.lock()
     }
 
-    /// Tells the server what to do; returns when it is done.
-    async fn make(&self, wanted: Wanted) {
-        let number = self.want(wanted);
-        // The sender is `self`.
-        let _ = self.done.subscribe().wait_for(|done| *done >= number).await;
+    fn listen(self: &Arc<Self>, listener: TcpListener) {
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(Arc::clone(self).accept(listener, stopped));
+        *self.listening() = Some(Listening { stop, task });
     }
 
-    async fn run(self: Arc<Self>, _reserved: TcpSocket, addr: SocketAddr, listener: TcpListener) {
-        let mut wanted = self.wanted.subscribe();
-        let mut listener = Some(listener);
-        loop {
-            let (number, now) = *wanted.borrow_and_update();
-            if now == Wanted::Listen {
-                let listen = || bind(addr)?.listen(BACKLOG);
-                let listener = listener
-                    .take()
-                    .map_or_else(listen, Ok)
-                    .expect("the port is still ours");
-                self.done.send_replace(number);
-                self.accept(listener, &mut wanted).await;
-                continue;
-            }
-            self.done.send_replace(number);
-            if now == Wanted::Stop || wanted.changed().await.is_err() {
-                return;
-            }
+    /// Stops listening; returns when all connections are closed.
+    async fn close(&self) {
+        let listening = self.listening().take();
+        if let Some(Listening { stop, task }) = listening {
+            drop(stop);
+            let _ = task.await;
         }
     }
 
-    /// Serves connections until something else is wanted; then closes them.
-    async fn accept(
-        self: &Arc<Self>,
-        listener: TcpListener,
-        wanted: &mut watch::Receiver<(u64, Wanted)>,
-    ) {
+    async fn accept(self: Arc<Self>, listener: TcpListener, mut stopped: oneshot::Receiver<()>) {
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 accepted = listener.accept() => if let Ok((stream, _)) = accepted {
-                    connections.spawn(Arc::clone(self).serve(stream));
+                    connections.spawn(Arc::clone(&self).serve(stream));
                 },
                 Some(_) = connections.join_next() => {}
-                _ = wanted.changed() => break,
+                _ = &mut stopped => break,
             }
         }
-        // First the port, so that a client that sees its connection close cannot make a new one.
+        // First the port, so that a client that sees its connection close cannot open a new one.
         drop(listener);
         connections.shutdown().await;
     }
 
-    async fn serve(self: Arc<Self>, stream: tokio::net::TcpStream) {
-        let reset = Arc::new(AtomicBool::new(false));
-        let Ok(socket) = Socket::new(stream, Arc::clone(&reset)) else {
-            return;
-        };
-        let service = service_fn(|request| Arc::clone(&self).answer(request, Arc::clone(&reset)));
-        // A connection that ends with an error is the client's doing, or a fault.
-        let _ = hyper::server::conn::http1::Builder::new()
-            .serve_connection(TokioIo::new(socket), service)
-            .await;
-    }
-
-    async fn answer(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-        reset: Arc<AtomicBool>,
-    ) -> Result<Response<Reply>, Broken> {
-        let (head, body) = request.into_parts();
-        let mut recorded = RecordedRequest::new(&head);
-        let number = self.log.add(recorded.clone());
-        let (body, complete) = read(body).await;
-        recorded.body_bytes = body.len();
-        let scripted = self.script.pick(&recorded);
-        recorded.faulted = scripted.is_some();
-        self.log.update(number, |logged| *logged = recorded.clone());
-
-        let mut reply = if complete {
-            let request = Request::from_parts(head, body);
-            self.reply(request, &recorded, scripted, &reset).await?
-        } else {
-            error(&head.method, 400, "IncompleteBody")
-        };
-        let id = HeaderValue::try_from(format!("{number:016X}"));
-        let id = id.expect("digits are a header's value");
-        reply.headers_mut().insert("x-amz-request-id", id);
-        let status = reply.status().as_u16();
-        self.log
-            .update(number, |logged| logged.status = Some(status));
-        Ok(reply)
-    }
-
-    /// Has a request done, and plays a fault before and after.
-    async fn reply(
-        &self,
-        mut request: Request<Vec<u8>>,
-        recorded: &RecordedRequest,
-        scripted: Option<ScriptedFault>,
-        reset: &AtomicBool,
-    ) -> Result<Response<Reply>, Broken> {
-        let played = scripted
-            .as_ref()
-            .map(|scripted| (scripted.fault(), scripted));
-        match played {
-            Some((Fault::Error(status, code), _)) => {
-                return Ok(error(request.method(), *status, code));
+    async fn serve(self: Arc<Self>, stream: TcpStream) {
+        // Otherwise a response in two pieces waits for the client's delayed acknowledgement, 40 ms on Linux.
+        let _ = stream.set_nodelay(true);
+        let end = SharedEnd::default();
+        let service = service_fn(|request| Box::pin(self.respond(request, &end)));
+        let http = hyper::server::conn::http1::Builder::new();
+        let mut connection = http.serve_connection(TokioIo::new(stream), service);
+        // It fails if the client disconnects, or by a fault.
+        let _ = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
+        let mut stream = connection.into_parts().io.into_inner();
+        let end = std::mem::take(&mut *end.lock());
+        match end {
+            End::Close => drop(stream.shutdown().await),
+            End::Reset => drop(stream.set_zero_linger()),
+            End::Send(response) => {
+                let (bytes, repeated) = response.into_bytes();
+                let mut sent = stream.write_all(&bytes).await;
+                while sent.is_ok() && !repeated.is_empty() {
+                    sent = stream.write_all(&repeated).await;
+                }
+                let _ = stream.shutdown().await;
             }
-            Some((Fault::Cut, _)) => return Err(Broken),
-            Some((Fault::Reset, _)) => {
-                reset.store(true, Ordering::Relaxed);
+        }
+    }
+
+    async fn respond(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        end: &SharedEnd,
+    ) -> Result<Response<ResponseBody>, Broken> {
+        let (head, body) = request.into_parts();
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        let mut recorded = RecordedRequest::new(number, &head);
+        let fault = self.script.choose(&recorded);
+        recorded.faulted = fault.is_some();
+        if self.options.record {
+            self.log.add(recorded.clone());
+        }
+        let form = head.headers.get(CONTENT_TYPE);
+        let is_form = form.is_some_and(|value| value.as_bytes().starts_with(b"multipart/form"));
+        let mut response = if check_local(&head.headers, &self.options.allowed_hosts).is_err() {
+            error(&head.method, 403, "AccessDenied")
+        } else if is_form {
+            // Uploads by HTML forms.
+            error(&head.method, 501, "NotImplemented")
+        } else {
+            let body = Limited::new(body, MAX_BODY_BYTES);
+            let request = Request::from_parts(head, body);
+            self.apply(request, &recorded, fault, end).await?
+        };
+        let id = HeaderValue::from(number);
+        response.headers_mut().insert("x-amz-request-id", id);
+        let status = response.status().as_u16();
+        self.log.set_status(number, status);
+        Ok(response)
+    }
+
+    /// Serves a request, with a fault.
+    async fn apply(
+        self: &Arc<Self>,
+        request: Request<Limited<Incoming>>,
+        recorded: &RecordedRequest,
+        fault: Option<ScriptedFault>,
+        end: &SharedEnd,
+    ) -> Result<Response<ResponseBody>, Broken> {
+        let Some(scripted) = fault else {
+            // The signature is checked before the body is read.
+            let (head, body) = self.call(request.map(s3s::Body::http_body)).await?;
+            return Ok(Response::from_parts(head, whole(body)));
+        };
+        let set_end = |to| *end.lock() = to;
+        let cleared = || scripted.clone().cleared();
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.map_err(|_| Broken)?;
+        let mut body = body.to_bytes().to_vec();
+        match scripted.fault() {
+            Fault::Error(status, code) => return Ok(error(&head.method, *status, code)),
+            Fault::Respond(response) => {
+                set_end(End::Send(response.clone()));
                 return Err(Broken);
             }
-            Some((Fault::Refuse, _)) => {
-                self.want(Wanted::Refuse);
-                // Until this connection is closed with all the others.
-                std::future::pending::<()>().await;
+            Fault::Cut => return Err(Broken),
+            Fault::Reset => {
+                set_end(End::Reset);
+                return Err(Broken);
             }
-            Some((Fault::Stall, scripted)) => scripted.clone().cleared().await,
-            Some((Fault::Run(run), _)) => run(recorded),
-            Some((Fault::CorruptRequest, _)) => corrupt(request.body_mut()),
+            Fault::Refuse => {
+                let server = Arc::clone(self);
+                tokio::spawn(async move { server.close().await });
+                // This connection is closed with all others.
+                pending::<()>().await;
+            }
+            Fault::Stall => cleared().await,
+            Fault::Run(run) => run(recorded),
+            Fault::CorruptRequest => corrupt(&mut body),
             _ => {}
         }
-        let answer = self.service.call(request.map(s3s::Body::from)).await;
-        let (mut head, mut body) = answer.map_err(|_| Broken)?.into_parts();
-        let bytes = body
-            .store_all_limited(usize::MAX)
-            .await
-            .map_err(|_| Broken)?;
-        let body = match played {
-            Some((Fault::LoseResponse, _)) => return Err(Broken),
-            Some((Fault::StallResponse, scripted)) => {
-                scripted.clone().cleared().await;
-                Reply::whole(bytes)
+        let request = Request::from_parts(head, s3s::Body::from(body));
+        let (mut head, bytes) = self.call(request).await?;
+        let body = match scripted.fault() {
+            Fault::LoseResponse => return Err(Broken),
+            Fault::StallResponse => {
+                cleared().await;
+                whole(bytes)
             }
-            Some((Fault::CutBody(after), _)) => {
-                reset.store(true, Ordering::Relaxed);
-                Reply::broken(&bytes, *after)
+            Fault::CutBody(after) => {
+                set_end(End::Reset);
+                broken(&bytes, *after)
             }
-            Some((Fault::ShortBody(after), _)) => Reply::broken(&bytes, *after),
-            Some((Fault::StallBody(after), scripted)) => {
-                Reply::stalled(&bytes, *after, scripted.clone().cleared())
-            }
-            Some((Fault::CorruptBody, _)) => {
+            Fault::ShortBody(after) => broken(&bytes, *after),
+            Fault::StallBody(after) => stalled(&bytes, *after, cleared()),
+            Fault::CorruptBody => {
                 let mut bytes = bytes.to_vec();
                 corrupt(&mut bytes);
-                Reply::whole(bytes.into())
+                whole(bytes.into())
             }
-            Some((Fault::WrongChecksum, _)) => {
-                for algorithm in digest::ALGORITHMS {
-                    if let Some(value) = head.headers.get_mut(format!("x-amz-checksum-{algorithm}"))
-                    {
-                        let wrong = HeaderValue::try_from(digest::checksum(algorithm, b"another"));
-                        *value = wrong.expect("Base64 is a header's value");
+            Fault::WrongChecksum => {
+                for (name, value) in &mut head.headers {
+                    let algorithm = name.as_str().strip_prefix(checksum::PREFIX);
+                    if algorithm.is_some_and(|name| checksum::ALGORITHMS.contains(&name)) {
+                        let wrong = checksum::of(name.as_str(), b"another body");
+                        *value = HeaderValue::try_from(wrong).expect("Base64 is valid");
                     }
                 }
-                Reply::whole(bytes)
+                whole(bytes)
             }
-            _ => Reply::whole(bytes),
+            _ => whole(bytes),
         };
         Ok(Response::from_parts(head, body))
     }
+
+    async fn call(
+        &self,
+        request: Request<s3s::Body>,
+    ) -> Result<(hyper::http::response::Parts, Bytes), Broken> {
+        let response = self.service.call(request).await.map_err(|_| Broken)?;
+        let (head, mut body) = response.into_parts();
+        let bytes = body.store_all_limited(usize::MAX).await;
+        Ok((head, bytes.map_err(|_| Broken)?))
+    }
 }
 
-/// Takes a port, without listening on it.
+/// Binds a socket, without listening on it.
 fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     Ok(socket)
-}
-
-/// What there is of a body, and whether it is complete.
-async fn read(mut body: Incoming) -> (Vec<u8>, bool) {
-    let length = body.size_hint().lower().min(MAX_RESERVED_BYTES);
-    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
-    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        match frame {
-            Ok(frame) => bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
-            Err(_) => return (bytes, false),
-        }
-    }
-    (bytes, true)
 }
 
 /// Changes one bit in the middle.
@@ -514,20 +498,15 @@ fn corrupt(bytes: &mut [u8]) {
     }
 }
 
-/// An error in the form of S3 ("REST error responses").
-fn error(method: &Method, status: u16, code: &str) -> Response<Reply> {
-    let text = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{code}</Message></Error>"
-    );
-    let text = if method == Method::HEAD {
+fn error(method: &Method, status: u16, code: &str) -> Response<ResponseBody> {
+    let body = if *method == Method::HEAD {
         String::new()
     } else {
-        text
+        faults::error_xml(code)
     };
-    let mut response = Response::new(Reply::whole(text.into()));
-    *response.status_mut() = status.try_into().expect("a fault has a status of HTTP");
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
-    response
+    Response::builder()
+        .status(status)
+        .header(CONTENT_TYPE, "application/xml")
+        .body(whole(body.into()))
+        .expect("the status is valid")
 }
