@@ -595,11 +595,16 @@ fn already_exists(error: &SdkError<PutObjectError, HttpResponse>) -> bool {
     match status(error) {
         Some(412) => error.code() == Some("PreconditionFailed"),
         // Some stores apply the rule for GET to PUT (RFC 9110, section 13.1.2).
-        Some(304) => error
-            .raw_response()
-            .is_some_and(|response| response.body().bytes().is_some_and(<[u8]>::is_empty)),
+        Some(304) => error.raw_response().is_some_and(announces_no_body),
         _ => false,
     }
+}
+
+/// Returns whether the headers announce no body. The HTTP client never reads the body of a 304.
+fn announces_no_body(response: &HttpResponse) -> bool {
+    let headers = response.headers();
+    let length = headers.get("content-length").unwrap_or("0");
+    length == "0" && headers.get("transfer-encoding").is_none()
 }
 
 /// Returns the delay after the attempt number `attempt`, with jitter so that writers in conflict

@@ -15,6 +15,8 @@ mod load;
 mod model;
 mod properties;
 mod races;
+mod resources;
+mod responses;
 mod security;
 mod store;
 mod telemetry;

@@ -17,6 +17,16 @@ use test_support::s3::{Op, S3};
 /// Path of the function's executable.
 pub const BOOTSTRAP: &str = env!("CARGO_BIN_EXE_bootstrap");
 
+/// Skips a test that cannot run, with its reason. Where `CI` is `true`, the test fails instead.
+///
+/// # Panics
+///
+/// If `CI` is `true`.
+pub fn skip_or_fail(reason: &str) {
+    assert!(env::var("CI").as_deref() != Ok("true"), "{reason}");
+    println!("skipped: {reason}");
+}
+
 /// A store that speaks S3, and who we are to it.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
