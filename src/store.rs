@@ -660,3 +660,21 @@ fn is_retryable<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> b
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_between_attempts_grow_and_have_jitter() {
+        for attempt in 1..=MAX_CONFLICT_ATTEMPTS {
+            let mean = BACKOFF * attempt;
+            let delays: Vec<_> = (0..100).map(|_| backoff(attempt)).collect();
+            for &delay in &delays {
+                assert!((mean / 2..=mean * 3 / 2).contains(&delay), "{delay:?}");
+            }
+            let equal = delays.iter().filter(|&&delay| delay == delays[0]).count();
+            assert!(equal < 10, "{equal} of 100 delays are equal");
+        }
+    }
+}
