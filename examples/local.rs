@@ -1,17 +1,21 @@
-//! The function on this machine, with an S3 of its own: nothing else has to be installed.
+//! Runs the function on this machine, with an S3 server of its own.
 //!
-//! An HTTP request becomes an event of API Gateway, goes through the same service that
-//! the Lambda runtime calls, and its answer becomes an HTTP response again.
+//! An HTTP request becomes an event of API Gateway, the service that the Lambda runtime calls handles it, and its
+//! answer becomes an HTTP response.
 
+use std::collections::HashMap;
 use std::env;
 use std::error::Error;
+use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
+use aws_config::SdkConfig;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::config::Region;
@@ -19,7 +23,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::HeaderMap;
+use hyper::header::{HeaderMap, ORIGIN};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -32,6 +36,7 @@ use save_draft::lambda::Function;
 use save_draft::store::Store;
 use save_draft::telemetry::{self, Telemetry};
 use serde_json::{Map, Value, json};
+use test_support::local::check_local;
 use test_support::s3::{Fault, S3, S3Options, When};
 use tokio::net::TcpListener;
 use tokio::signal;
@@ -42,29 +47,33 @@ Runs the function at http://127.0.0.1:PORT/openapi/capcut-mate/v1/save_draft
 Usage: cargo run --example local -- [OPTIONS]
 
 Options:
-  --port PORT       where to serve the function [default: 3000]
-  --s3-port PORT    where to serve S3 [default: 9000]
-  --data-dir DIR    where the drafts and their versions are [default: .local]
-  --faults PERCENT  how many of the requests to S3 go wrong [default: 0]
+  --port PORT       port of the function [default: 3000]
+  --s3-port PORT    port of the S3 server [default: 9000]
+  --data-dir DIR    folder of the drafts and their versions [default: .local]
+  --faults PERCENT  part of the requests to S3 that fail [default: 0]
+  --json            write the logs and metrics of the function instead of one line a request
   --help            this text
 
-A port of 0 is any that is free.
+A port of 0 is any that is free. The environment variables of the function apply, except DRAFT_BUCKET.
 ";
 
 const BUCKET: &str = "drafts";
 /// The draft of the API's example.
 const SAMPLE_ID: &str = "2025092811473036584258";
 const SAMPLE: &[u8] = include_bytes!("draft_content.json");
-/// What API Gateway gives a REST API by default ("Amazon API Gateway quotas").
+/// Default timeout of API Gateway for a REST API ("Amazon API Gateway quotas").
 const INTEGRATION_TIMEOUT: Duration = Duration::from_secs(29);
-/// The most that Lambda takes ("Lambda quotas"): 6 MB.
+/// Maximum size of a request ("Lambda quotas"): 6 MB.
 const MAX_BODY_BYTES: usize = 6 << 20;
+/// The name that containers have for this machine, for the function under `sam local`.
+const CONTAINER_HOST: &str = "host.docker.internal";
 
 struct Options {
     port: u16,
     s3_port: u16,
     data_dir: PathBuf,
     faults_percent: f64,
+    json: bool,
 }
 
 #[tokio::main]
@@ -80,7 +89,7 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match serve(options).await {
+    match run(options).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -89,7 +98,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// The command line, or none if it asks for help.
+/// Reads the command line. Returns `None` if it asks for help.
 fn options() -> Result<Option<Options>, lexopt::Error> {
     use lexopt::prelude::*;
 
@@ -98,6 +107,7 @@ fn options() -> Result<Option<Options>, lexopt::Error> {
         s3_port: 9000,
         data_dir: PathBuf::from(".local"),
         faults_percent: 0.0,
+        json: false,
     };
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next()? {
@@ -106,6 +116,7 @@ fn options() -> Result<Option<Options>, lexopt::Error> {
             Long("s3-port") => options.s3_port = arguments.value()?.parse()?,
             Long("data-dir") => options.data_dir = arguments.value()?.into(),
             Long("faults") => options.faults_percent = arguments.value()?.parse()?,
+            Long("json") => options.json = true,
             Short('h') | Long("help") => return Ok(None),
             _ => return Err(argument.unexpected()),
         }
@@ -113,98 +124,71 @@ fn options() -> Result<Option<Options>, lexopt::Error> {
     Ok(Some(options))
 }
 
-async fn serve(options: Options) -> Result<(), Box<dyn Error>> {
+async fn run(options: Options) -> Result<(), Box<dyn Error>> {
+    // The environment first, so that nothing else is printed if a variable is invalid.
+    let config = Config::from_lookup(|name| match name {
+        "DRAFT_BUCKET" => Some(BUCKET.into()),
+        _ => env::var_os(name),
+    })?;
+    let sdk = aws::config_from_env().map_err(|error| error.to_string())?;
+    check_data_dir(&options.data_dir)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))
         .await
-        .map_err(|error| in_use(options.port, "--port", &error))?;
+        .map_err(|error| cannot_listen(options.port, "--port", &error))?;
     let s3 = S3::start(S3Options {
         addr: SocketAddr::from((Ipv4Addr::LOCALHOST, options.s3_port)),
         create_only: Some("saved/".to_owned()),
         record: false,
+        allowed_hosts: vec![CONTAINER_HOST.to_owned()],
         ..S3Options::new(&options.data_dir)
     })
     .await
-    .map_err(|error| in_use(options.s3_port, "--s3-port", &error))?;
-    let_requests_fail(&s3, options.faults_percent);
-
+    .map_err(|error| cannot_listen(options.s3_port, "--s3-port", &error))?;
+    add_faults(&s3, options.faults_percent);
     let drafts = options.data_dir.join(BUCKET);
-    let sample = drafts
-        .join("drafts")
-        .join(SAMPLE_ID)
-        .join("draft_content.json");
-    if !sample.exists() {
-        std::fs::create_dir_all(sample.parent().unwrap_or(&drafts))?;
-        std::fs::write(&sample, SAMPLE)?;
-    }
-    let url = format!(
-        "http://{}/openapi/capcut-mate/v1/save_draft",
-        listener.local_addr()?
-    );
-    let saved = drafts.join("saved").join(SAMPLE_ID);
-    println!(
-        "curl -i {url} -d '{{\"draft_url\": \"https://capcut-mate.jcaigc.cn/openapi/capcut-mate/v1/get_draft?draft_id={SAMPLE_ID}\"}}'\n\
-         \n\
-         Run that in another terminal. The saved version appears in\n  {}\n\
-         To save a draft of your own, put its document at\n  {}\n\
-         S3 is at {} (access key {}, secret key {}). Ctrl-C ends both.\n",
-        saved.display(),
-        drafts
-            .join("drafts/<draft id>/draft_content.json")
-            .display(),
-        s3.endpoint(),
-        s3.options().access_key,
-        s3.options().secret_key,
-    );
+    write_sample(&drafts)?;
+    print_instructions(listener.local_addr()?, &s3, &drafts, options.json);
 
-    telemetry::init_logs(io::stdout);
-    let function = function(&s3)?.into_service();
-
-    let connections = GracefulShutdown::new();
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new());
-    let end = signal::ctrl_c();
-    tokio::pin!(end);
-    loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                // The client is gone again, or this process is out of files for now.
-                Err(_) => continue,
-            },
-            end = &mut end => break end?,
-        };
-        stream.set_nodelay(true)?;
-        let function = function.clone();
-        let answer = service_fn(move |request: Request<Incoming>| {
-            let function = function.clone();
-            async move {
-                let Some(event) = event(request).await else {
-                    return detail(413, "Request Too Long");
-                };
-                let payload = serde_json::from_value(event).map_err(io::Error::other)?;
-                let answer = function.oneshot(LambdaEvent::new(payload, context())).await;
-                match answer {
-                    Ok(answer) => response(&serde_json::to_value(answer)?),
-                    // As API Gateway does with the failure of a function.
-                    Err(_) => detail(503, "Service unavailable"),
-                }
-            }
-        });
-        let connection = connections.watch(http.serve_connection(TokioIo::new(stream), answer));
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(target: "save_draft", %error, "a connection broke");
-            }
-        });
-    }
-    // Saves that are under way get their answer; clients that only keep a connection do not hold us up.
-    let _ = tokio::time::timeout(INTEGRATION_TIMEOUT, connections.shutdown()).await;
+    let log = Log::new(options.json);
+    let writer = log.clone();
+    telemetry::init_logs(move || writer.clone());
+    let function = function(&config, sdk, &s3, options.json);
+    let endpoint = Endpoint {
+        cors_origin: config.cors_origin,
+        log,
+        drafts,
+    };
+    serve(listener, function, Arc::new(endpoint)).await?;
     s3.stop().await;
     Ok(())
 }
 
-/// Lets `percent` of the requests to S3 go wrong, in each way as often.
-fn let_requests_fail(s3: &S3, percent: f64) {
+/// Checks that the data folder is a folder that can be written.
+fn check_data_dir(path: &Path) -> Result<(), String> {
+    let name = path.display();
+    if path.exists() && !path.is_dir() {
+        return Err(format!(
+            "The data folder {name} is a file: choose a folder with --data-dir."
+        ));
+    }
+    let writable = std::fs::create_dir_all(path).and_then(|()| tempfile::tempfile_in(path));
+    writable.map(drop).map_err(|error| {
+        format!(
+            "The data folder {name} cannot be written: {error}. Choose another with --data-dir."
+        )
+    })
+}
+
+fn cannot_listen(port: u16, option: &str, error: &io::Error) -> String {
+    if error.kind() == ErrorKind::AddrInUse {
+        format!("Port {port} of 127.0.0.1 is in use: choose another with {option}.")
+    } else {
+        format!("Cannot listen on port {port} of 127.0.0.1: {error}")
+    }
+}
+
+/// Lets `percent` of the requests to S3 fail, in different ways.
+fn add_faults(s3: &S3, percent: f64) {
     let each = percent / 100.0 / 5.0;
     for (seed, fault) in [
         (1, Fault::INTERNAL_ERROR),
@@ -217,34 +201,241 @@ fn let_requests_fail(s3: &S3, percent: f64) {
     }
 }
 
-/// The function, over `s3`.
-fn function(s3: &S3) -> Result<Function, Box<dyn Error>> {
-    let config = Config::from_lookup(|name| match name {
-        "DRAFT_BUCKET" => Some(BUCKET.into()),
-        _ => env::var_os(name),
-    })?;
+/// Writes the sample draft, unless it exists.
+fn write_sample(drafts: &Path) -> io::Result<()> {
+    let folder = drafts.join("drafts").join(SAMPLE_ID);
+    let path = folder.join("draft_content.json");
+    if !path.exists() {
+        std::fs::create_dir_all(folder)?;
+        std::fs::write(path, SAMPLE)?;
+    }
+    Ok(())
+}
+
+fn print_instructions(address: SocketAddr, s3: &S3, drafts: &Path, json: bool) {
+    let url = format!("http://{address}/openapi/capcut-mate/v1/save_draft");
+    let user = s3.options();
+    println!("The function is at {url}");
+    println!(
+        "S3 is at {} (access key {}, secret key {})",
+        s3.endpoint(),
+        user.access_key,
+        user.secret_key
+    );
+    println!(
+        "
+1. Save the sample draft, in another terminal:
+   curl -i {url} -d '{{\"draft_url\": \"https://example.com/get_draft?draft_id={SAMPLE_ID}\"}}'
+2. Look at the saved version:
+   find {}
+3. Save a draft of your own: put its document at
+   {}
+   and repeat step 1 with the id of this folder.
+
+Press Ctrl-C to stop.",
+        drafts.join("saved").join(SAMPLE_ID).display(),
+        drafts
+            .join("drafts/<draft id>/draft_content.json")
+            .display(),
+    );
+    if !json {
+        println!("Requests: method, path, status, outcome, version, duration");
+    }
+}
+
+/// Creates the function, with the S3 server.
+fn function(config: &Config, sdk: SdkConfig, s3: &S3, json: bool) -> Function {
     let user = s3.options();
     let credentials = Credentials::new(&user.access_key, &user.secret_key, None, None, "local");
-    let sdk = aws::config_from_env()
-        .map_err(|error| error.to_string())?
+    let sdk = sdk
         .into_builder()
         .endpoint_url(s3.endpoint())
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .region(Region::from_static("us-east-1"))
         .build();
-    let telemetry = Telemetry::new("local".to_owned());
-    Ok(Function::new(&config, Store::new(&sdk, &config), telemetry))
+    let name = "local".to_owned();
+    let telemetry = if json {
+        Telemetry::new(name)
+    } else {
+        Telemetry::with_output(name, io::sink())
+    };
+    Function::new(config, Store::new(&sdk, config), telemetry)
 }
 
-fn in_use(port: u16, option: &str, error: &io::Error) -> String {
-    if error.kind() == ErrorKind::AddrInUse {
-        format!("Port {port} of 127.0.0.1 is in use: choose another with {option}.")
-    } else {
-        format!("Cannot listen on port {port} of 127.0.0.1: {error}")
+/// Serves HTTP until Ctrl-C. Requests that have started are answered, unless Ctrl-C is pressed again.
+async fn serve(
+    listener: TcpListener,
+    function: Function,
+    endpoint: Arc<Endpoint>,
+) -> io::Result<()> {
+    let function = function.into_service();
+    let connections = GracefulShutdown::new();
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new());
+    let stop = signal::ctrl_c();
+    tokio::pin!(stop);
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                // The client has disconnected, or this process has no file descriptor left.
+                Err(_) => continue,
+            },
+            stopped = &mut stop => break stopped?,
+        };
+        stream.set_nodelay(true)?;
+        let (endpoint, function) = (Arc::clone(&endpoint), function.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (endpoint, function) = (Arc::clone(&endpoint), function.clone());
+            async move {
+                let started = Instant::now();
+                let name = format!("{} {}", request.method(), request.uri().path());
+                let context = context();
+                let id = context.request_id.clone();
+                let response = match endpoint.read(request).await? {
+                    Err((status, text, cause)) => {
+                        endpoint.log.set_error(&id, cause);
+                        detail(status, text)
+                    }
+                    Ok(event) => {
+                        let payload = serde_json::from_value(event).map_err(io::Error::other)?;
+                        match function.oneshot(LambdaEvent::new(payload, context)).await {
+                            Ok(answer) => response(&serde_json::to_value(answer)?),
+                            // API Gateway does this if a function fails.
+                            Err(_) => detail(503, "Service unavailable"),
+                        }
+                    }
+                }?;
+                endpoint
+                    .log
+                    .finish(&id, &name, &response, started.elapsed());
+                io::Result::Ok(response)
+            }
+        });
+        let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(target: "save_draft", %error, "a connection failed");
+            }
+        });
+    }
+    println!("Stopping after the requests that have started. Press Ctrl-C again to stop at once.");
+    tokio::select! {
+        _ = tokio::time::timeout(INTEGRATION_TIMEOUT, connections.shutdown()) => Ok(()),
+        stopped = signal::ctrl_c() => stopped,
     }
 }
 
-/// The event that API Gateway would make of `request`, or none where its body is too large.
+/// The HTTP endpoint in front of the function.
+struct Endpoint {
+    cors_origin: Option<String>,
+    log: Log,
+    /// The folder of the bucket.
+    drafts: PathBuf,
+}
+
+/// The status and the text of a response without the function, and the cause for the log.
+type Refusal = (u16, &'static str, &'static str);
+
+impl Endpoint {
+    /// Returns the event that API Gateway would make of a request.
+    async fn read(&self, request: Request<Incoming>) -> io::Result<Result<Value, Refusal>> {
+        if let Err(cause) = self.check(request.headers()) {
+            return Ok(Err((403, "Forbidden", cause)));
+        }
+        if !self.drafts.exists() {
+            // The data folder was removed.
+            write_sample(&self.drafts)?;
+        }
+        let event = event(request).await;
+        Ok(event.ok_or((413, "Request Too Long", "The body is larger than 6 MB")))
+    }
+
+    /// Refuses requests of web pages, except those of `CORS_ORIGIN`.
+    fn check(&self, headers: &HeaderMap) -> Result<(), &'static str> {
+        let mut headers = headers.clone();
+        let origin = headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
+        let allowed = self.cors_origin.as_deref();
+        if allowed.is_some_and(|allowed| allowed == "*" || Some(allowed) == origin) {
+            headers.remove(ORIGIN);
+        }
+        check_local(&headers, &[])
+    }
+}
+
+/// The output for the user: log records of the function as they are, or one line a request.
+#[derive(Clone)]
+struct Log {
+    json: bool,
+    /// By request id, the last record of the function.
+    records: Arc<Mutex<HashMap<String, Value>>>,
+}
+
+impl Log {
+    fn new(json: bool) -> Self {
+        Self {
+            json,
+            records: Arc::default(),
+        }
+    }
+
+    fn set(&self, id: &str, record: Value) {
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        records.insert(id.to_owned(), record);
+    }
+
+    /// Sets the cause of an error that the function has not seen.
+    fn set_error(&self, id: &str, cause: &str) {
+        self.set(id, json!({"outcome": "Refused", "error": cause}));
+    }
+
+    /// Prints the line of a request.
+    fn finish<B>(&self, id: &str, name: &str, response: &Response<B>, duration: Duration) {
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = records.remove(id).unwrap_or_default();
+        drop(records);
+        if self.json {
+            return;
+        }
+        let mut line = format!("{name} {}", response.status().as_u16());
+        for field in ["outcome", "version"] {
+            if let Some(value) = record[field].as_str() {
+                let _ = write!(line, " {value}");
+            }
+        }
+        let _ = write!(line, " {} ms", duration.as_millis());
+        if let Some(cause) = record["error"].as_str() {
+            let _ = write!(line, ": {cause}");
+        }
+        println!("{line}");
+    }
+}
+
+impl io::Write for Log {
+    /// Takes one log record.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let record: Value = serde_json::from_slice(line).unwrap_or_default();
+        let text = |field: &str| record[field].as_str();
+        if text("target").is_some_and(|target| target.starts_with("s3s")) {
+            // The S3 server's own record of each error response.
+        } else if self.json {
+            io::stdout().write_all(line)?;
+        } else if let Some(id) = text("request_id") {
+            self.set(id, record.clone());
+        } else {
+            let fields = ["level", "message", "error", "location"];
+            let fields: Vec<_> = fields.into_iter().filter_map(text).collect();
+            println!("{}", fields.join(": "));
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}
+
+/// Returns the event that API Gateway would make of `request`, or `None` if its body is too large.
 async fn event(request: Request<Incoming>) -> Option<Value> {
     let (head, body) = request.into_parts();
     let body = Limited::new(body, MAX_BODY_BYTES).collect().await.ok()?;
@@ -254,12 +445,12 @@ async fn event(request: Request<Incoming>) -> Option<Value> {
         Err(_) => (BASE64_STANDARD.encode(&body), true),
     };
     let path = head.uri.path();
-    // The stage is a part of the URL, and not of the path within the API.
+    // The stage is part of the URL, and not of the path within the API.
     let (stage, resource) = match path.strip_prefix("/openapi") {
         Some(rest) if rest.starts_with('/') => ("openapi", rest),
         _ => ("$default", path),
     };
-    let (headers, multi_value_headers) = both(&head.headers);
+    let (headers, multi_value_headers) = event_headers(&head.headers);
     Some(json!({
         "resource": resource,
         "path": resource,
@@ -279,14 +470,14 @@ async fn event(request: Request<Incoming>) -> Option<Value> {
     }))
 }
 
-/// The last value of each header, and all of them.
-fn both(headers: &HeaderMap) -> (Value, Value) {
+/// Returns the last value of each header, and all values of each.
+fn event_headers(headers: &HeaderMap) -> (Value, Value) {
     let mut last = Map::new();
     let mut all = Map::new();
     for name in headers.keys() {
         let values = headers.get_all(name).iter();
         let values: Vec<_> = values
-            .map(|v| String::from_utf8_lossy(v.as_bytes()))
+            .map(|value| String::from_utf8_lossy(value.as_bytes()))
             .collect();
         last.insert(name.to_string(), json!(values.last()));
         all.insert(name.to_string(), json!(values));
@@ -294,7 +485,7 @@ fn both(headers: &HeaderMap) -> (Value, Value) {
     (last.into(), all.into())
 }
 
-/// What Lambda tells the function about its invocation.
+/// Returns the context that Lambda gives a new invocation.
 fn context() -> Context {
     static COUNT: AtomicU64 = AtomicU64::new(1);
     let deadline = SystemTime::now() + INTEGRATION_TIMEOUT;
@@ -307,7 +498,7 @@ fn context() -> Context {
     context
 }
 
-/// The HTTP response that API Gateway would make of `answer`.
+/// Returns the HTTP response that API Gateway would make of `answer`.
 fn response(answer: &Value) -> io::Result<Response<Full<Bytes>>> {
     let status = answer["statusCode"].as_u64().unwrap_or(502);
     let mut response = Response::builder().status(u16::try_from(status).unwrap_or(502));

@@ -15,9 +15,9 @@ use time::format_description::well_known::Rfc3339;
 use tokio::time::sleep;
 
 use crate::draft::{DraftId, Sha256Digest};
-use crate::error::Error;
+use crate::error::{BoxError, Error};
 use crate::keys::{DraftKey, FilesKey, MAX_KEY_BYTES};
-use crate::store::{CopyOutcome, Document, ListedObject, Store, backoff};
+use crate::store::{CopyOutcome, Document, ListedObject, MAX_COPY_BYTES, Store, backoff};
 
 /// Maximum number of concurrent copies.
 const MAX_CONCURRENT_COPIES: usize = 16;
@@ -68,10 +68,12 @@ struct File {
 enum FilesError {
     #[error("the key of the copy of {0:?} would be longer than {MAX_KEY_BYTES} bytes")]
     KeyTooLong(String),
+    #[error("{path:?} has {bytes} bytes, more than the limit of {MAX_COPY_BYTES} for a copy")]
+    TooLarge { path: String, bytes: u64 },
     #[error("the object {0:?} is not a copy of the file: its size or ETag differs")]
     WrongCopy(String),
     #[error("the draft's folder changed during {MAX_LOOKS} attempts to save it")]
-    Unstable,
+    Unstable(#[source] Option<BoxError>),
 }
 
 impl FileSaver {
@@ -109,6 +111,7 @@ impl FileSaver {
         report: &mut FilesReport,
     ) -> Result<Option<SavedFiles>, Error> {
         let mut previous = None;
+        let mut last_refusal = None;
         for look in 1..=MAX_LOOKS {
             let Some((files, is_one_page)) = self.list_files(id, document).await? else {
                 return Ok(None);
@@ -120,12 +123,13 @@ impl FileSaver {
             if missing.is_empty() && is_one_moment {
                 return Ok(Some(SavedFiles { files }));
             }
-            if !self.copy(missing, report).await? {
+            last_refusal = self.copy(missing, report).await?;
+            if last_refusal.is_some() {
                 sleep(backoff(look)).await;
             }
             previous = Some(files);
         }
-        Err(Error::unavailable(FilesError::Unstable))
+        Err(Error::unavailable(FilesError::Unstable(last_refusal)))
     }
 
     /// Lists the files in the draft's folder, and returns them with whether the listing was one page.
@@ -165,6 +169,10 @@ impl FileSaver {
         if copy_key.len() > MAX_KEY_BYTES {
             return Err(Error::save_failed(FilesError::KeyTooLong(path)));
         }
+        if source.size > MAX_COPY_BYTES {
+            let bytes = source.size;
+            return Err(Error::save_failed(FilesError::TooLarge { path, bytes }));
+        }
         Ok(File {
             path,
             source,
@@ -195,52 +203,66 @@ impl FileSaver {
         for file in files {
             match copies.get(&file.copy_key) {
                 None => missing.push(file.clone()),
-                Some(copy) if self.is_copy(document, file, copy).await? => {}
-                Some(_) => {
-                    let error = FilesError::WrongCopy(file.copy_key.clone());
-                    return Err(Error::save_failed(error));
-                }
+                Some(copy) => match self.is_copy(document, file, copy).await? {
+                    Some(true) => {}
+                    Some(false) => {
+                        let error = FilesError::WrongCopy(file.copy_key.clone());
+                        return Err(Error::save_failed(error));
+                    }
+                    // The attempt to copy it fails, and the folder is listed again.
+                    None => missing.push(file.clone()),
+                },
             }
         }
         Ok(missing)
     }
 
-    /// Returns whether `copy` can be a copy of `file`. A store that ignores
-    /// `x-amz-copy-source-if-match` may have copied a newer state under the name of an older one.
+    /// Returns whether `copy` can be a copy of `file`, or `None` if one of them has changed. A store
+    /// that ignores `x-amz-copy-source-if-match` may have copied a newer state under the name of an
+    /// older one.
     async fn is_copy(
         &self,
         document: &Document,
         file: &File,
         copy: &ListedObject,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<bool>, Error> {
         if copy.size != file.source.size {
-            return Ok(false);
+            return Ok(Some(false));
         }
         // The ETag of a multipart upload depends on its parts, and with KMS it is not a hash.
         let is_multipart = file.source.etag.contains('-') || copy.etag.contains('-');
         let is_comparable = self.is_one_bucket && !is_multipart && !document.is_kms_encrypted;
         if !is_comparable || copy.etag.trim_matches('"') == file.source.etag.trim_matches('"') {
-            return Ok(true);
+            return Ok(Some(true));
         }
-        // One file may be encrypted in another way than the document.
-        self.store.is_kms_encrypted(&file.source.key).await
+        // The file may be encrypted in another way than the document, and the default encryption of
+        // the bucket may have changed since the file was written.
+        match self.store.is_draft_kms_encrypted(&file.source).await? {
+            Some(false) => self.store.is_saved_kms_encrypted(copy).await,
+            other => Ok(other),
+        }
     }
 
-    /// Copies `files`, and returns whether all of them were copied.
-    async fn copy(&self, files: Vec<File>, report: &mut FilesReport) -> Result<bool, Error> {
-        let mut all_created = true;
+    /// Copies `files`. Returns the response of the store if one of them was not copied.
+    async fn copy(
+        &self,
+        files: Vec<File>,
+        report: &mut FilesReport,
+    ) -> Result<Option<BoxError>, Error> {
+        let mut refusal = None;
         let mut copies = stream::iter(files)
             .map(|file| self.copy_file(file))
             .buffer_unordered(MAX_CONCURRENT_COPIES);
         while let Some((outcome, size)) = copies.try_next().await? {
-            if outcome == CopyOutcome::Created {
-                report.copied += 1;
-                report.copied_bytes += size;
-            } else {
-                all_created = false;
+            match outcome {
+                CopyOutcome::Created => {
+                    report.copied += 1;
+                    report.copied_bytes += size;
+                }
+                CopyOutcome::NotCreated(response) => refusal = Some(response),
             }
         }
-        Ok(all_created)
+        Ok(refusal)
     }
 
     async fn copy_file(&self, file: File) -> Result<(CopyOutcome, u64), Error> {

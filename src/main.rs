@@ -8,7 +8,7 @@ use lambda_http::lambda_runtime;
 use mimalloc::MiMalloc;
 use save_draft::aws;
 use save_draft::config::Config;
-use save_draft::error::BoxError;
+use save_draft::error::{BoxError, redact_json_error};
 use save_draft::lambda::Function;
 use save_draft::store::Store;
 use save_draft::telemetry::{self, Telemetry};
@@ -30,9 +30,21 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(target: "save_draft", error, "the function stopped");
+            tracing::error!(target: "save_draft", error = describe(error), "the function stopped");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Returns the text of an error that ends the function. The runtime library returns errors of
+/// `serde_json` only for headers of an invocation; their texts may quote what the caller sent.
+fn describe(error: BoxError) -> String {
+    match error.downcast::<serde_json::Error>() {
+        Ok(error) => format!(
+            "the client context or the Cognito identity of an invocation is not valid: {}",
+            redact_json_error(&error)
+        ),
+        Err(error) => error.to_string(),
     }
 }
 

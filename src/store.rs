@@ -8,6 +8,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId as _;
+use aws_sdk_s3::operation::copy_object::CopyObjectError;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::put_object::{PutObjectError, PutObjectOutput};
 use aws_sdk_s3::primitives::ByteStream;
@@ -83,12 +84,13 @@ pub struct Listing {
 }
 
 /// The result of a copy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum CopyOutcome {
     /// The copy was created.
     Created,
-    /// The source has changed, the copy exists, or the store was busy: the caller has to look again.
-    NotCreated,
+    /// The source has changed, or the copy exists: the caller has to list both again. Contains the
+    /// response, for the log.
+    NotCreated(BoxError),
 }
 
 /// The result of a create.
@@ -137,8 +139,8 @@ enum InvalidResponse {
     OtherChecksum,
     #[error("the listing has an entry without key, size, ETag or Last-Modified")]
     IncompleteListing,
-    #[error("the file has {0} bytes, more than the limit of {MAX_COPY_BYTES} for one copy")]
-    TooLargeToCopy(u64),
+    #[error("the listing ends without its last page")]
+    TruncatedListing,
     #[error("the store does not support the If-None-Match header")]
     ConditionNotSupported(#[source] BoxError),
 }
@@ -446,8 +448,10 @@ impl Store {
         let mut pages = request.into_paginator().send();
         let mut objects = Vec::new();
         let mut page_count = 0;
+        let mut is_truncated = false;
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| name.classify(error))?;
+            is_truncated = page.is_truncated() == Some(true);
             let is_encoded = page.encoding_type() == Some(&EncodingType::Url);
             page_count += 1;
             for object in page.contents() {
@@ -457,6 +461,12 @@ impl Store {
                 })?;
                 objects.push(object);
             }
+        }
+        // The paginator ends without an error if a page has no continuation token, or the last one.
+        if is_truncated {
+            return Err(Error::save_failed(
+                name.failed(InvalidResponse::TruncatedListing, None),
+            ));
         }
         Ok(Listing {
             objects,
@@ -471,17 +481,13 @@ impl Store {
     /// # Errors
     ///
     /// - `ServiceUnavailable` if S3 could not be reached.
-    /// - `SaveFailed` for any other error, such as denied access, or a source over 5 GB.
+    /// - `SaveFailed` for any other error, such as denied access.
     pub async fn copy(&self, source: &ListedObject, key: &str) -> Result<CopyOutcome, Error> {
         let name = RequestName {
             operation: "CopyObject",
             bucket: &self.saved_bucket,
             key,
         };
-        if source.size > MAX_COPY_BYTES {
-            let error = InvalidResponse::TooLargeToCopy(source.size);
-            return Err(Error::save_failed(name.failed(error, None)));
-        }
         let mut request = self
             .client
             .copy_object()
@@ -500,30 +506,51 @@ impl Store {
         let Err(error) = request.send().await else {
             return Ok(CopyOutcome::Created);
         };
-        match status(&error) {
-            // 200: the error is in the body ("CopyObject", Amazon S3 API Reference).
-            // 404: the source was deleted. 409: another writer creates the copy.
-            // 412: the source was replaced, or the copy exists.
-            Some(200 | 409 | 412) => Ok(CopyOutcome::NotCreated),
-            Some(404) if error.code() != Some("NoSuchBucket") => Ok(CopyOutcome::NotCreated),
-            _ => Err(name.classify(error)),
+        if is_not_created(&error) {
+            let request_id = request_id(&error);
+            let response = name.failed(error, request_id.as_deref());
+            Ok(CopyOutcome::NotCreated(response.into()))
+        } else {
+            Err(name.classify(error))
         }
     }
 
-    /// Returns whether the object `key` of the draft bucket is encrypted with AWS KMS.
+    /// Returns whether a file of the draft bucket is encrypted with AWS KMS, or `None` if it has been
+    /// changed or deleted since it was listed.
     ///
     /// # Errors
     ///
     /// See [`Self::copy`].
-    pub async fn is_kms_encrypted(&self, key: &str) -> Result<bool, Error> {
+    pub async fn is_draft_kms_encrypted(&self, file: &ListedObject) -> Result<Option<bool>, Error> {
+        self.is_kms_encrypted(&self.draft_bucket, file).await
+    }
+
+    /// Returns whether a copy in the saved bucket is encrypted with AWS KMS, or `None` if it has been
+    /// deleted since it was listed.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::copy`].
+    pub async fn is_saved_kms_encrypted(&self, copy: &ListedObject) -> Result<Option<bool>, Error> {
+        self.is_kms_encrypted(&self.saved_bucket, copy).await
+    }
+
+    async fn is_kms_encrypted(
+        &self,
+        bucket: &str,
+        object: &ListedObject,
+    ) -> Result<Option<bool>, Error> {
         let name = RequestName {
             operation: "HeadObject",
-            bucket: &self.draft_bucket,
-            key,
+            bucket,
+            key: &object.key,
         };
-        let request = self.client.head_object().bucket(name.bucket).key(key);
-        let output = request.send().await.map_err(|error| name.classify(error))?;
-        Ok(is_kms(output.server_side_encryption()))
+        let request = self.client.head_object().bucket(bucket).key(&object.key);
+        match request.if_match(&object.etag).send().await {
+            Ok(output) => Ok(Some(is_kms(output.server_side_encryption()))),
+            Err(error) if matches!(status(&error), Some(404 | 412)) => Ok(None),
+            Err(error) => Err(name.classify(error)),
+        }
     }
 }
 
@@ -548,9 +575,24 @@ impl ListedObject {
     }
 }
 
+/// Returns whether a copy was refused because the source was replaced or deleted, or the copy exists
+/// or is being created. `CopyObject` can also send these errors with status 200 ("CopyObject", Amazon
+/// S3 API Reference).
+fn is_not_created(error: &SdkError<CopyObjectError, HttpResponse>) -> bool {
+    match status(error) {
+        Some(200) => matches!(
+            error.code(),
+            Some("ConditionalRequestConflict" | "NoSuchKey" | "PreconditionFailed")
+        ),
+        Some(404) => error.code() != Some("NoSuchBucket"),
+        Some(409 | 412) => true,
+        _ => false,
+    }
+}
+
 /// Maximum size of the source of `CopyObject`, in bytes ("CopyObject", Amazon S3 API Reference:
 /// 5 GB).
-const MAX_COPY_BYTES: u64 = 5 << 30;
+pub(crate) const MAX_COPY_BYTES: u64 = 5 << 30;
 
 /// Characters that are not encoded in `x-amz-copy-source`: unreserved ones (RFC 3986, section 2.3)
 /// and the separator.

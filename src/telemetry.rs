@@ -88,8 +88,8 @@ where
 
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let location = panic.location().map(ToString::to_string);
-    let message = panic.payload_as_str().map(log_text);
-    error!(location, message = message.as_deref(), "panicked");
+    let text = panic.payload_as_str().map(log_text);
+    error!(location, error = text.as_deref(), "panicked");
 }
 
 /// Returns `text` in a form that is safe in a log: truncated, and with control, format and other

@@ -60,38 +60,12 @@ async fn a_hundred_thousand_bad_inputs_do_no_harm() {
     .await;
 }
 
-/// What is too large to be drawn by lot.
+/// Nesting that `serde_json` does not accept in a value, in the fields that are read.
 #[tokio::test]
-async fn a_great_deal_of_anything_is_answered() {
+async fn deeply_nested_input_is_refused() {
     let test_env = TestEnv::start().await;
-    let many: Value = (0..40_000)
-        .map(|n| (format!("x-{n}"), json!("y")))
-        .collect();
-    let long = "x".repeat(200_000);
-    for name in [
-        "alb",
-        "alb-multi-value",
-        "api-gateway-http",
-        "api-gateway-rest",
-    ] {
-        for (parent, field, value) in [
-            ("", "headers", many.clone()),
-            ("", "multiValueHeaders", many.clone()),
-            ("", "queryStringParameters", many.clone()),
-            ("", "headers", json!({"host": long})),
-            ("/requestContext", "stage", json!(long)),
-            ("/requestContext", "domainName", json!(long)),
-        ] {
-            let mut event = event(name);
-            event.pointer_mut(parent).expect(parent)[field] = value;
-            let answer = test_env.function.invoke(&event).await.response();
-            assert_eq!(answer["statusCode"], 200, "{field} of {name}");
-        }
-    }
     let deep = "[".repeat(100_000) + &"]".repeat(100_000);
     for (status, body) in [
-        (400, long.clone()),
-        (400, format!("{{\"draft_url\":\"{long}\"}}")),
         (400, deep.clone()),
         (400, format!("{{\"draft_url\":{deep}}}")),
         (
@@ -99,24 +73,18 @@ async fn a_great_deal_of_anything_is_answered() {
             format!("{{\"other\":{deep},\"draft_url\":\"{DRAFT_URL}\"}}"),
         ),
     ] {
-        let answer = test_env.function.invoke(&post(body)).await.response();
-        assert_eq!(answer["statusCode"], status);
+        let response = test_env.function.invoke(&post(body)).await.response();
+        assert_eq!(response["statusCode"], status);
     }
     for payload in [
         deep.clone(),
         format!("{{\"draft_id\":{deep}}}"),
-        format!("{{\"detail\":{deep}}}"),
         format!("{{\"Records\":{deep}}}"),
         format!("{{\"requestContext\":{deep}}}"),
         format!("{{\"Records\":[{{\"eventSource\":\"aws:s3\",\"s3\":{deep}}}]}}"),
-        json!({"draft_url": long}).to_string(),
     ] {
-        let outcome = test_env
-            .function
-            .begin_within(payload, TIMEOUT)
-            .outcome()
-            .await;
-        assert_eq!(outcome.error().0, "InvalidRequest");
+        let pending = test_env.function.begin_within(payload, TIMEOUT);
+        assert_eq!(pending.outcome().await.error().0, "InvalidRequest");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The tests, in one binary: they share an S3, a Lambda and the function between them.
+//! The tests, in one binary, so that they are linked once.
 
 #![allow(
     clippy::expect_used,
@@ -8,11 +8,17 @@
 
 mod bad_input;
 mod common;
+mod docs;
 mod events;
 mod faults;
+mod files;
 mod http;
+mod lenient;
+mod limits;
 mod load;
+mod local;
 mod model;
+mod process;
 mod properties;
 mod races;
 mod resources;

@@ -1,4 +1,4 @@
-//! What has to hold whatever comes in: for URLs, keys, versions and documents.
+//! Properties of URLs, keys, versions and documents for generated input.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
@@ -13,7 +13,9 @@ use save_draft::draft::{DraftId, DraftUrl, Sha256Digest, Version};
 use save_draft::keys::{DraftKey, SavedKey};
 use time::{Duration, OffsetDateTime, UtcOffset};
 
-/// Texts of which some are URLs of drafts, and many are nearly.
+use crate::common::skip_or_fail;
+
+/// Generates URLs of drafts, and texts that are similar to them.
 fn urls() -> impl Strategy<Value = String> {
     let part = prop_oneof![
         4 => select(vec![
@@ -34,13 +36,13 @@ fn urls() -> impl Strategy<Value = String> {
 }
 
 fn ids() -> impl Strategy<Value = DraftId> {
-    "[A-Za-z0-9_-]{1,64}".prop_map(|id| id.parse().expect("it is an id"))
+    "[A-Za-z0-9_-]{1,64}".prop_map(|id| id.parse().expect("a valid id"))
 }
 
-/// Times of which S3 tells, and some more: the years 0 to 9999.
+/// Generates times of the years 0 to 9999.
 fn times() -> impl Strategy<Value = OffsetDateTime> {
     let seconds = -62_167_219_200_i64..=253_402_300_799;
-    seconds.prop_map(|s| OffsetDateTime::from_unix_timestamp(s).expect("it has four digits"))
+    seconds.prop_map(|s| OffsetDateTime::from_unix_timestamp(s).expect("a year of four digits"))
 }
 
 fn digests() -> impl Strategy<Value = Sha256Digest> {
@@ -48,19 +50,19 @@ fn digests() -> impl Strategy<Value = Sha256Digest> {
 }
 
 fn version(time: OffsetDateTime, digest: &Sha256Digest) -> Version {
-    Version::new(time, digest).expect("it has four digits")
+    Version::new(time, digest).expect("a year of four digits")
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2048))]
 
     #[test]
-    fn no_url_gives_a_key_outside_the_prefix(url in urls()) {
+    fn a_url_gives_only_keys_of_the_template(url in urls()) {
         if let Ok(url) = DraftUrl::parse(&url, &[]) {
             let id = url.into_id();
             prop_assert!((1..=64).contains(&id.as_str().len()));
             prop_assert!(id.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b)));
-            let keys: DraftKey = DEFAULT_DRAFT_KEY.parse().expect("it is the default");
+            let keys: DraftKey = DEFAULT_DRAFT_KEY.parse().expect("a valid template");
             let key = keys.render(&id);
             let parts: Vec<_> = key.split('/').collect();
             prop_assert_eq!(&parts, &["drafts", id.as_str(), "draft_content.json"]);
@@ -69,12 +71,12 @@ proptest! {
     }
 
     #[test]
-    fn a_url_with_an_id_gives_that_id(
+    fn the_id_of_a_url_is_found_in_its_query(
         id in ids(), path in "[a-zA-Z0-9/._~-]{0,40}", more in "[a-ce-z]{1,9}=[^&#\\p{C} ]{0,20}",
     ) {
         let url = format!("https://example.com/{path}?{more}&draft_id={id}#{more}");
         let parsed = DraftUrl::parse(&url, &["example.com".to_owned()]);
-        prop_assert_eq!(parsed.expect("it is a URL").into_id(), id.clone());
+        prop_assert_eq!(parsed.expect("a valid URL").into_id(), id.clone());
         let other = DraftUrl::parse(&url, &["example.org".to_owned()]);
         prop_assert!(other.is_err());
         let twice = DraftUrl::parse(&format!("https://a/?draft_id={id}&draft_id={id}"), &[]);
@@ -82,10 +84,10 @@ proptest! {
     }
 
     #[test]
-    fn only_the_key_of_a_draft_has_an_id_in_it(
+    fn the_id_of_a_key_renders_the_same_key(
         id in ids(), prefix in "[^{}\\p{Cc}]{0,9}", suffix in "[^{}\\p{Cc}]{0,9}", other in any::<String>(),
     ) {
-        let key: DraftKey = format!("{prefix}{{draft_id}}{suffix}").parse().expect("it is a template");
+        let key: DraftKey = format!("{prefix}{{draft_id}}{suffix}").parse().expect("a valid template");
         prop_assert_eq!(key.parse_id(&key.render(&id)), Some(id));
         if let Some(id) = key.parse_id(&other) {
             prop_assert_eq!(key.render(&id), other);
@@ -93,12 +95,12 @@ proptest! {
     }
 
     #[test]
-    fn equal_state_gives_an_equal_version(
+    fn the_same_state_has_the_same_version(
         time in times(), document in any::<Vec<u8>>(), hours in -23_i8..=23, nanoseconds in 0..1_000_000_000_i64,
     ) {
         let first = version(time, &Sha256Digest::of(&document));
-        // Whatever clock tells the time, and however exactly.
-        let offset = UtcOffset::from_hms(hours, 0, 0).expect("it is less than a day");
+        // In any time zone and with any fraction of a second.
+        let offset = UtcOffset::from_hms(hours, 0, 0).expect("less than a day");
         let elsewhere = (time + Duration::nanoseconds(nanoseconds)).checked_to_offset(offset);
         let second = elsewhere.map(|time| version(time, &Sha256Digest::of(&document.clone())));
         prop_assert!(second.is_none_or(|second| second == first));
@@ -107,20 +109,16 @@ proptest! {
     }
 
     #[test]
-    fn versions_sort_as_their_times(a in times(), b in times(), x in digests(), y in digests()) {
+    fn versions_sort_by_time(a in times(), b in times(), x in digests(), y in digests()) {
         let (first, second) = (version(a, &x), version(b, &y));
         if a != b {
             prop_assert_eq!(first.cmp(&second), a.cmp(&b));
         }
         prop_assert_eq!(first == second, a == b && x == y);
     }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2048))]
 
     #[test]
-    fn no_version_is_taken_for_a_draft(
+    fn the_key_of_a_version_is_not_that_of_a_draft(
         id in ids(), time in times(), digest in digests(),
     ) {
         let draft_key: DraftKey = DEFAULT_DRAFT_KEY.parse().expect("a valid template");
@@ -130,7 +128,7 @@ proptest! {
     }
 }
 
-/// Texts of JSON, with white space in it and all that Python takes beside.
+/// Generates JSON objects, with white space and the constants that only Python accepts.
 fn json_texts() -> impl Strategy<Value = String> {
     let scalar = prop_oneof![
         select(vec![
@@ -185,7 +183,7 @@ fn object(
     })
 }
 
-/// What to do to a text: put this in place of so many bytes from there on.
+/// Generates edits of a text: a position, the number of bytes to remove, and the text to insert.
 fn edits() -> impl Strategy<Value = Vec<(Index, usize, String)>> {
     let piece = prop_oneof![
         select(vec![
@@ -245,7 +243,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn a_whole_document_passes_and_no_part_of_it_does(text in json_texts()) {
+    fn a_complete_document_is_valid_and_no_prefix_of_it_is(text in json_texts()) {
         prop_assert!(validate(text.as_bytes()).is_ok(), "{}", text);
         for end in 0..text.trim_end().len() {
             prop_assert!(validate(&text.as_bytes()[..end]).is_err(), "{}", &text[..end]);
@@ -253,11 +251,11 @@ proptest! {
     }
 }
 
-/// Python's `json`, which is asked line by line.
+/// A process of Python that validates documents with `json`, one a line.
 struct Python {
     child: Child,
-    questions: ChildStdin,
-    answers: BufReader<ChildStdout>,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
 }
 
 const PROGRAM: &str = r#"
@@ -271,7 +269,7 @@ for line in sys.stdin:
 "#;
 
 impl Python {
-    /// Starts it, where there is one.
+    /// Starts the process, or returns `None` if Python is not installed.
     fn start() -> Option<Self> {
         let mut python = Command::new("python3");
         python.args(["-I", "-c", PROGRAM]);
@@ -281,28 +279,28 @@ impl Python {
             python => python.expect("python3 starts"),
         };
         Some(Self {
-            questions: child.stdin.take().expect("it is a pipe"),
-            answers: BufReader::new(child.stdout.take().expect("it is a pipe")),
+            stdin: child.stdin.take().expect("a pipe"),
+            stdout: BufReader::new(child.stdout.take().expect("a pipe")),
             child,
         })
     }
 
-    /// Whether `bytes` are an object to it.
+    /// Returns whether `json.loads` reads `bytes` as an object.
     fn reads(&mut self, bytes: &[u8]) -> bool {
         let mut line = String::with_capacity(2 * bytes.len() + 1);
         for byte in bytes {
-            write!(line, "{byte:02x}").expect("it is a string");
+            write!(line, "{byte:02x}").expect("a string can be written to");
         }
         line.push('\n');
-        self.questions
+        self.stdin
             .write_all(line.as_bytes())
-            .expect("it listens");
+            .expect("python3 reads");
         line.clear();
-        self.answers.read_line(&mut line).expect("it answers");
+        self.stdout.read_line(&mut line).expect("python3 responds");
         match line.trim_end() {
             "True" => true,
             "False" => false,
-            other => panic!("it says {other:?}"),
+            other => panic!("unexpected response of python3: {other:?}"),
         }
     }
 }
@@ -315,10 +313,9 @@ impl Drop for Python {
 }
 
 #[test]
-fn documents_pass_where_python_reads_them_and_nowhere_else() {
+fn exactly_the_documents_that_python_reads_are_valid() {
     let Some(python) = Python::start() else {
-        println!("skipped: there is no python3 to compare with");
-        return;
+        return skip_or_fail("python3, to compare with, is not installed");
     };
     let python = Mutex::new(python);
     let documents = (json_texts(), edits());

@@ -1,5 +1,4 @@
-//! What the function says: one line for each save, one record of metrics for each
-//! invocation, and nothing that is nobody's business.
+//! Log lines and metrics: one line for each save, and one record of metrics for each invocation.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
@@ -7,27 +6,15 @@ use std::time::{Duration, SystemTime};
 use save_draft::telemetry::{DIMENSION, METRICS, NAMESPACE};
 use serde_json::{Value, json};
 use test_support::fixtures::{
-    BUCKET, DRAFT_ID, DRAFT_URL, draft_key, draft_of_size, event, post, post_url, sample_draft,
+    DRAFT_ID, DRAFT_URL, draft_key, draft_of_size, event, post_url, sample_draft,
 };
-use test_support::runtime::{FUNCTION_NAME, Outcome};
+use test_support::runtime::FUNCTION_NAME;
 use test_support::s3::{Fault, Op, When};
 
 use crate::common::TestEnv;
 
-impl TestEnv {
-    /// Invokes the function; returns what became of it, what was logged, and the metrics.
-    async fn tell(&self, event: &Value) -> (Outcome, Vec<Value>, Value) {
-        let pending = self.function.begin(event);
-        let request_id = pending.request_id.clone();
-        let outcome = pending.outcome().await;
-        let mut lines = self.function.logs_for(&request_id).await;
-        let metrics = lines.pop().expect("the metrics are the last");
-        (outcome, lines, metrics)
-    }
-}
-
-/// Checks a line of the log that has these fields and no others, beside those that all have,
-/// where a number stands for any number, and an empty text for any text.
+/// Checks that a line of the log has exactly these fields and those of all lines. In `fields`, 0
+/// stands for any number, and an empty text for any text.
 #[track_caller]
 fn assert_line(line: &Value, level: &str, message: &str, fields: &Value) {
     let mut expected = json!({
@@ -50,16 +37,19 @@ fn assert_line(line: &Value, level: &str, message: &str, fields: &Value) {
     assert_eq!(actual, expected, "{line}");
 }
 
-/// Checks a record of metrics against "Specification: Embedded metric format" (Amazon
-/// CloudWatch User Guide): these counts and no others, and a value for each metric.
+/// Checks that a record has the form of the "Specification: Embedded metric format" (Amazon
+/// CloudWatch User Guide) and these counts, with 0 for all others.
 #[track_caller]
 fn assert_metrics(record: &Value, counts: &[(&str, u64)]) {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let now = now.expect("it is after 1970");
+    let now = now.expect("a time after 1970");
     let written = record["_aws"]["Timestamp"].as_u64().expect("milliseconds");
     let age = now.checked_sub(Duration::from_millis(written));
     let minute = Duration::from_mins(1);
-    assert!(age.is_some_and(|age| age < minute), "{written} is not now");
+    assert!(
+        age.is_some_and(|age| age < minute),
+        "the timestamp is now, got {written}"
+    );
 
     let directives = record["_aws"]["CloudWatchMetrics"]
         .as_array()
@@ -80,7 +70,7 @@ fn assert_metrics(record: &Value, counts: &[(&str, u64)]) {
         assert_eq!(metric["Unit"], unit, "{name}");
         let value = &record[name];
         if !value.is_number() {
-            // Several of them, each with how often it was there: as AWS's own library has it.
+            // Several values, each with its count.
             let [values, counts] = ["Values", "Counts"].map(|list| value[list].as_array());
             let (values, counts) = (values.expect("a list"), counts.expect("a list"));
             assert!(
@@ -93,11 +83,11 @@ fn assert_metrics(record: &Value, counts: &[(&str, u64)]) {
             assert!(counts.iter().all(Value::is_u64), "{name}: {counts:?}");
         }
     }
-    let told: BTreeSet<_> = metrics
+    let names: BTreeSet<_> = metrics
         .iter()
         .map(|metric| metric["Name"].to_string())
         .collect();
-    assert_eq!(told.len(), metrics.len(), "each once");
+    assert_eq!(names.len(), metrics.len(), "each metric is listed once");
 
     for name in [
         "Created",
@@ -118,11 +108,11 @@ fn assert_metrics(record: &Value, counts: &[(&str, u64)]) {
 }
 
 #[tokio::test]
-async fn each_save_is_one_line_and_each_invocation_one_record() {
+async fn a_save_is_logged_in_one_line_with_one_record_of_metrics() {
     let test_env = TestEnv::start().await;
     let bytes = sample_draft().len();
     for (outcome, cold) in [("created", 1), ("unchanged", 0)] {
-        let (response, lines, metrics) = test_env.tell(&post_url(DRAFT_URL)).await;
+        let (response, lines, metrics) = test_env.invoke_logged(&post_url(DRAFT_URL)).await;
         let version = response.response()["headers"]["draft-version"].clone();
         assert_eq!(lines.len(), 1, "{lines:#?}");
         let fields = json!({"draft_id": DRAFT_ID, "version": version, "outcome": outcome,
@@ -145,7 +135,7 @@ async fn each_save_is_one_line_and_each_invocation_one_record() {
 }
 
 #[tokio::test]
-async fn each_failure_is_one_line_with_its_cause() {
+async fn a_failed_save_is_logged_in_one_line_with_its_cause() {
     let test_env = TestEnv::start().await;
     test_env
         .function
@@ -155,16 +145,16 @@ async fn each_failure_is_one_line_with_its_cause() {
     test_env.put_draft("broken", b"{\"a\": ");
     let save = |id: &str| json!({"draft_id": id});
 
-    let (_, lines, metrics) = test_env.tell(&save("missing")).await;
+    let (_, lines, metrics) = test_env.invoke_logged(&save("missing")).await;
     let fields = json!({"draft_id": "missing", "outcome": "DraftNotFound", "retryable": false,
         "error": "", "ms": 0, "read_ms": 0});
-    assert_line(&lines[0], "ERROR", "not saved", &fields);
+    assert_line(&lines[0], "WARN", "not saved", &fields);
     assert_metrics(&metrics, &[("NotFound", 1)]);
     assert_eq!(lines.len(), 1);
 
-    let (_, lines, metrics) = test_env.tell(&save("broken")).await;
+    let (_, lines, metrics) = test_env.invoke_logged(&save("broken")).await;
     let fields = json!({"draft_id": "broken", "outcome": "SaveFailed", "retryable": false,
-        "error": "the document is not JSON: it is cut short", "bytes": 6, "ms": 0, "read_ms": 0});
+        "error": "the document is not valid JSON: incomplete JSON at line 1, column 6", "bytes": 6, "ms": 0, "read_ms": 0});
     assert_line(&lines[0], "ERROR", "not saved", &fields);
     assert_metrics(&metrics, &[("Failed", 1)]);
     assert_eq!(lines.len(), 1);
@@ -186,7 +176,7 @@ async fn each_failure_is_one_line_with_its_cause() {
         ),
     ] {
         let fault = test_env.s3.fault(When::op(Op::PutObject), fault);
-        let (_, lines, metrics) = test_env.tell(&save(DRAFT_ID)).await;
+        let (_, lines, metrics) = test_env.invoke_logged(&save(DRAFT_ID)).await;
         let fields = json!({"draft_id": DRAFT_ID, "outcome": kind, "retryable": retryable,
             "error": "", "bytes": sample_draft().len(), "ms": 0, "read_ms": 0, "write_ms": 0});
         assert_line(&lines[0], "ERROR", "not saved", &fields);
@@ -200,18 +190,18 @@ async fn each_failure_is_one_line_with_its_cause() {
         fault.clear();
     }
 
-    let (_, lines, metrics) = test_env.tell(&post_url("no URL")).await;
+    let (_, lines, metrics) = test_env.invoke_logged(&post_url("not a URL")).await;
     let fields = json!({"outcome": "InvalidRequest", "detail": "Invalid draft_url format",
         "retryable": false, "error": ""});
-    assert_line(&lines[0], "WARN", "refused", &fields);
+    assert_line(&lines[0], "WARN", "invalid request", &fields);
     assert_metrics(&metrics, &[("Invalid", 1)]);
     assert_eq!(lines.len(), 1);
 }
 
 #[tokio::test]
-async fn a_batch_is_a_line_for_each_save_and_one_record() {
+async fn a_batch_has_a_line_for_each_save_and_one_record_of_metrics() {
     let test_env = TestEnv::start().await;
-    // More than the hundred values that a metric may have in one record.
+    // A metric may have at most 100 values in one record.
     let ids: Vec<_> = (0..150).map(|number| format!("draft-{number}")).collect();
     for (id, seed) in ids.iter().zip(0..) {
         test_env.put_draft(id, draft_of_size(2000 + id.len(), seed));
@@ -229,16 +219,16 @@ async fn a_batch_is_a_line_for_each_save_and_one_record() {
         record
     });
     records["Records"] = keys.collect();
-    let (outcome, lines, metrics) = test_env.tell(&records).await;
+    let (outcome, lines, metrics) = test_env.invoke_logged(&records).await;
     assert_eq!(outcome.error().0, "SaveFailed");
-    let of = |outcome: &str| {
+    let count = |outcome: &str| {
         lines
             .iter()
             .filter(|line| line["outcome"] == outcome)
             .count()
     };
     assert_eq!(
-        (of("created"), of("SaveFailed"), of("skipped")),
+        (count("created"), count("SaveFailed"), count("skipped")),
         (149, 1, 1)
     );
     assert_eq!(lines.len(), 151);
@@ -252,198 +242,15 @@ async fn a_batch_is_a_line_for_each_save_and_one_record() {
     );
 }
 
-/// What must not come out again.
-const SECRETS: [&str; 6] = [
-    "local-secret",
-    "the-secret-key",
-    "the-session-token",
-    "marked-content",
-    "marked.url",
-    "marked-body",
-];
-
 #[tokio::test]
-async fn no_content_and_no_url_and_no_credential_comes_out() {
-    let env = [
-        ("AWS_SECRET_ACCESS_KEY", "the-secret-key"),
-        ("AWS_SESSION_TOKEN", "the-session-token"),
-        ("AWS_LAMBDA_LOG_LEVEL", "TRACE"),
-    ];
-    // The S3 refuses this one, and says what it was sent.
-    let stranger = TestEnv::with(&env).await;
-    let test_env = TestEnv::with(&[("AWS_LAMBDA_LOG_LEVEL", "TRACE")]).await;
-    let url = format!("https://marked.url.example/?draft_id={DRAFT_ID}&marked.url#marked.url");
-    let bad_urls = [
-        "marked.url",
-        "https://marked.url.example/?draft_id=",
-        "https://marked.url.example:marked.url/?draft_id=1",
-        "https://marked.url.example/?draft_id=marked.url.",
-        "https://user:marked.url@example/?draft_id=1&draft_id=marked.url",
-    ];
-    let mut events = vec![post_url(url.as_str()), json!({"draft_url": url})];
-    for bad in bad_urls {
-        events.push(post_url(bad));
-        events.push(json!({"draft_url": bad}));
-        events.push(json!({"draft_id": bad}));
-    }
-    for bad in [
-        json!(["marked.url"]),
-        json!({"marked.url": "marked.url"}),
-        json!("marked.url"),
-    ] {
-        events.push(post_url(bad.clone()));
-        events.push(post(bad.to_string()));
-        events.push(json!({"draft_url": bad}));
-        events.push(json!({"draft_id": bad}));
-        events.push(json!({"Records": bad}));
-        events.push(json!({"Message": bad}));
-        events.push(json!({"Event": bad}));
-        events.push(json!({"detail-type": "x", "source": "y", "detail": bad}));
-        events.push(json!({"detail-type": "x", "source": bad, "detail": {}}));
-        events
-            .push(json!({"Records": [{"eventSource": "aws:sqs", "messageId": "1", "body": bad}]}));
-        events.push(json!({"Records": [{"eventSource": "aws:sqs", "messageId": "1", "body": bad.to_string()}]}));
-        events.push(json!({"Records": [{"eventSource": "aws:sns", "Sns": bad}]}));
-        events.push(json!({"Records": [{"eventSource": "aws:s3", "s3": bad}]}));
-        events.push(bad);
-    }
-    for body in [
-        "marked-body",
-        "{\"marked-body\"",
-        "[\"marked-body\"]",
-        "{\"draft_url\": marked-body}",
-    ] {
-        events.push(post(body));
-    }
-    let content = "{\"text\": \"marked-content\"";
-    for document in [
-        format!("{content}}}"),
-        content.to_owned(),
-        format!("{content}, marked-content"),
-    ] {
-        test_env.put_draft(DRAFT_ID, &document);
-        stranger.put_draft(DRAFT_ID, &document);
-        for event in &events {
-            test_env.function.invoke(event).await;
-        }
-        stranger.function.invoke(&events[0]).await;
-        let cut = test_env
-            .s3
-            .fault(When::op(Op::GetObject), Fault::CutBody(20));
-        test_env.function.invoke(&events[0]).await;
-        cut.clear();
-    }
-    for test_env in [&test_env, &stranger] {
-        // All that was said by now is read once the process is gone.
-        test_env.function.kill().await;
-        let lines = test_env.function.lines();
-        assert!(lines.len() >= 6, "{lines:#?}");
-        for line in lines {
-            for secret in SECRETS {
-                assert!(!line.contains(secret), "{line}");
-            }
-        }
-    }
-}
-
-#[tokio::test]
-async fn causes_are_in_the_log_and_nowhere_else() {
-    let test_env = TestEnv::start().await;
-    let denied = test_env.s3.fault(When::any(), Fault::ACCESS_DENIED);
-    for event in [
-        post_url(DRAFT_URL),
-        event("direct-url"),
-        event("s3"),
-        event("sqs"),
-    ] {
-        let (outcome, lines, _) = test_env.tell(&event).await;
-        let error = lines[0]["error"].as_str().expect("a text");
-        assert!(error.contains("AccessDenied"), "{error}");
-        let outcome = format!("{outcome:?}");
-        for cause in ["AccessDenied", "GetObject", "S3 ", BUCKET] {
-            // The bucket's name is in no URL of the example.
-            assert!(!outcome.contains(cause), "{outcome}");
-        }
-    }
-    denied.clear();
-}
-
-#[tokio::test]
-async fn a_line_break_begins_no_line() {
-    let test_env = TestEnv::start().await;
-    test_env
-        .function
-        .invoke(&event("direct-id"))
-        .await
-        .response();
-    let before = test_env.function.lines().len();
-    let forged = "\n{\"forged\": true}\r\n{\"forged\": true}\u{2028}\u{85}\u{1b}[31m";
-    let mut path = event("api-gateway-http");
-    path["rawPath"] = json!(format!("/{forged}/save_draft"));
-    path["requestContext"]["http"]["userAgent"] = json!(forged);
-    path["headers"]["user-agent"] = json!(forged);
-    let (mut key, mut name, mut source) = (event("s3"), event("eventbridge-s3"), event("s3"));
-    key["Records"][0]["s3"]["object"]["key"] = json!("drafts/%0A%7B%22forged%22:true%7D%0D%0A");
-    name["detail"]["object"]["key"] = json!(forged);
-    source["Records"][0]["eventSource"] = json!(forged);
-    let events = [
-        post_url(format!("https://example.com/?draft_id=1{forged}")),
-        post_url(format!(
-            "https://example.com/?draft_id={}",
-            "1%0A%7B%22forged%22:true%7D"
-        )),
-        post(forged),
-        json!({"draft_id": forged}),
-        json!({"draft_url": forged}),
-        path,
-        key,
-        name,
-        source,
-    ];
-    let count = events.len();
-    for event in events {
-        let (outcome, lines, _) = test_env.tell(&event).await;
-        assert_eq!(lines.len(), 1, "{outcome:?} {lines:#?}");
-    }
-    test_env.function.kill().await;
-    let lines = test_env.function.lines();
-    assert_eq!(lines.len(), before + 2 * count, "{lines:#?}");
-    for line in lines {
-        let line: Value = serde_json::from_str(&line).expect("each line is JSON");
-        assert_eq!(line.get("forged"), None, "{line}");
-    }
-}
-
-#[tokio::test]
-async fn the_level_of_the_log_is_the_one_that_is_set() {
-    for (level, saved, refused) in [("DEBUG", 1, 1), ("WARN", 0, 1), ("ERROR", 0, 0)] {
+async fn the_log_level_is_configurable() {
+    for (level, saved, invalid) in [("DEBUG", 1, 1), ("WARN", 0, 1), ("ERROR", 0, 0)] {
         let test_env = TestEnv::with(&[("AWS_LAMBDA_LOG_LEVEL", level)]).await;
-        let (_, lines, metrics) = test_env.tell(&event("direct-id")).await;
+        let (_, lines, metrics) = test_env.invoke_logged(&event("direct-id")).await;
         assert_eq!(lines.len(), saved, "{level}: {lines:#?}");
-        // The metrics are not a part of the log.
+        // Metrics are written at every level.
         assert_metrics(&metrics, &[("Created", 1), ("ColdStart", 1)]);
-        let (_, lines, _) = test_env.tell(&json!({"draft_id": ""})).await;
-        assert_eq!(lines.len(), refused, "{level}: {lines:#?}");
+        let (_, lines, _) = test_env.invoke_logged(&json!({"draft_id": ""})).await;
+        assert_eq!(lines.len(), invalid, "{level}: {lines:#?}");
     }
-}
-
-#[tokio::test]
-async fn a_panic_is_logged_as_json() {
-    // The Lambda runtime panics where Lambda does not set what it always sets.
-    let test_env = TestEnv::with(&[("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "much")]).await;
-    let status = test_env.function.wait_for_exit().await;
-    assert_eq!(status.code(), Some(101));
-    let lines = test_env.function.lines();
-    assert_eq!(lines.len(), 1, "{lines:#?}");
-    let line: Value = serde_json::from_str(&lines[0]).expect("it is JSON");
-    assert_eq!(
-        (&line["level"], &line["message"]),
-        (&json!("ERROR"), &json!("panicked"))
-    );
-    let reason = line["reason"].as_str().expect("a text");
-    assert!(
-        reason.contains("AWS_LAMBDA_FUNCTION_MEMORY_SIZE"),
-        "{reason}"
-    );
-    assert!(line["place"].is_string());
 }

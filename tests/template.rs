@@ -1,6 +1,7 @@
-//! `template.yaml` and `docs/openapi.yaml`, held against the code.
+//! Checks the names and texts that `template.yaml` and `docs/openapi.yaml` share with the code.
+//! `tests/deployed` checks how the deployed stack behaves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 
 use save_draft::config::{
@@ -10,10 +11,10 @@ use save_draft::error::Error;
 use save_draft::telemetry::{DIMENSION, METRICS, NAMESPACE};
 use serde_json::{Value, json};
 
-/// The path of the documented URL.
+/// Path of the documented URL.
 const PATH: &str = "/openapi/capcut-mate/v1/save_draft";
 
-/// A YAML file of the repository. Tags are dropped: `!Ref X` is "X", `!If [C, A, B]` a list.
+/// Reads a YAML file of the repository without its tags: `!Ref X` is `"X"`, `!If [C, A, B]` is a list.
 fn yaml(path: &str) -> Value {
     let text = fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
     serde_saphyr::from_str(&text).unwrap()
@@ -23,62 +24,38 @@ fn template() -> Value {
     yaml("template.yaml")
 }
 
+/// Returns the properties of a resource, which must exist.
 fn properties<'a>(template: &'a Value, resource: &str) -> &'a Value {
     let properties = &template["Resources"][resource]["Properties"];
-    assert!(properties.is_object(), "there is a {resource}");
+    assert!(
+        properties.is_object(),
+        "template.yaml has no resource {resource}"
+    );
     properties
 }
 
-fn resources<'a>(template: &'a Value, kind: &str) -> Vec<(&'a str, &'a Value)> {
-    let all = template["Resources"].as_object().unwrap().iter();
-    all.filter(|(_, resource)| resource["Type"] == kind)
-        .map(|(name, resource)| (name.as_str(), &resource["Properties"]))
-        .collect()
-}
-
 fn keys(object: &Value) -> BTreeSet<&str> {
-    object
-        .as_object()
-        .unwrap()
-        .keys()
-        .map(String::as_str)
-        .collect()
+    let object = object.as_object().unwrap();
+    object.keys().map(String::as_str).collect()
 }
 
-/// The text or the texts that a policy has at one place.
-fn texts(value: &Value) -> Vec<&str> {
-    match value {
-        Value::String(text) => vec![text],
-        Value::Array(texts) => texts.iter().filter_map(Value::as_str).collect(),
-        _ => panic!("{value} is neither a text nor a list"),
-    }
+/// Returns the first resource ARN of the policy statement with the given `Sid`.
+fn resource_of(statements: &Value, sid: &str) -> String {
+    let statements = statements.as_array().unwrap();
+    let statement = statements.iter().find(|statement| statement["Sid"] == sid);
+    let resource = &statement.unwrap_or_else(|| panic!("no statement {sid}"))["Resource"];
+    // A list of ARNs, or of the text and the variables of `!Sub`.
+    let text = resource[0].as_str();
+    let text = text.unwrap_or_else(|| panic!("{sid} has no resource: {resource}"));
+    text.to_owned()
 }
 
-/// The statements of the function's role, those of a condition along with the others.
-fn statements(template: &Value) -> Vec<&Value> {
-    let policies = properties(template, "Role")["Policies"].as_array().unwrap();
-    assert_eq!(policies.len(), 1);
-    let statements = policies[0]["PolicyDocument"]["Statement"]
-        .as_array()
-        .unwrap();
-    statements
-        .iter()
-        .map(|statement| match statement {
-            Value::Array(choice) => {
-                assert_eq!(choice[2], "AWS::NoValue", "{statement}");
-                &choice[1]
-            }
-            _ => statement,
-        })
-        .collect()
-}
-
-/// A key's template as the pattern of a policy or an event rule.
+/// Converts a key template to the pattern of a policy or an event rule.
 fn pattern(key: &str) -> String {
     key.replace("{draft_id}", "*").replace("{version}", "*")
 }
 
-/// What all keys of a template begin with.
+/// Returns the common prefix of the keys of a template.
 fn prefix(key: &str) -> &str {
     key.split('{').next().unwrap()
 }
@@ -86,232 +63,105 @@ fn prefix(key: &str) -> &str {
 #[test]
 fn the_function_gets_the_variables_that_it_reads() {
     let template = template();
-    let function = properties(&template, "SaveDraft");
-    let given = keys(&function["Environment"]["Variables"]);
+    let given = keys(&properties(&template, "SaveDraft")["Environment"]["Variables"]);
 
-    let mut read = VARIABLES.iter().copied().collect::<BTreeSet<_>>();
-    // The SDK reads it.
-    read.insert("AWS_ENDPOINT_URL_S3");
-    // The policies are made for their defaults.
-    for fixed in ["DRAFT_KEY", "SAVED_KEY", "SAVED_BUCKET"] {
-        assert!(read.remove(fixed), "{fixed} is read");
+    let mut read: BTreeSet<_> = VARIABLES.iter().copied().collect();
+    // The AWS SDK and the function's TLS setup read these.
+    read.extend(["AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE"]);
+    // The template's policies have their defaults.
+    for fixed in ["DRAFT_KEY", "SAVED_KEY", "SAVED_BUCKET", "FILES_KEY"] {
+        assert!(read.remove(fixed), "the function no longer reads {fixed}");
     }
     assert_eq!(given, read);
 
-    // `sam local` passes on no other.
+    // SAM CLI ignores variables that the template does not define.
     let local = yaml("events/env.json");
     assert!(keys(&local["SaveDraft"]).is_subset(&given));
 
-    let most = &template["Parameters"]["MaxDraftBytes"]["Default"];
-    assert_eq!(most, DEFAULT_MAX_DRAFT_BYTES);
+    let maximum = &template["Parameters"]["MaxDraftBytes"]["Default"];
+    assert_eq!(maximum, DEFAULT_MAX_DRAFT_BYTES);
 }
 
 #[test]
-fn the_role_allows_what_a_save_needs_and_no_more() {
+fn policies_and_rules_have_the_functions_keys() {
     let template = template();
-    let mut s3 = BTreeMap::new();
-    for statement in statements(&template) {
-        assert_eq!(statement["Effect"], "Allow");
-        for action in texts(&statement["Action"]) {
-            assert!(!action.contains('*'), "{action}");
-            let (service, name) = action.split_once(':').unwrap();
-            if service == "s3" {
-                s3.insert(name, statement);
-            } else {
-                assert!(!name.starts_with("Delete") || service == "sqs", "{action}");
-            }
-            if statement["Resource"] == "*" {
-                assert_eq!(service, "xray", "{action} is for one resource");
-            }
-        }
-    }
+    let role = &properties(&template, "Role")["Policies"][0]["PolicyDocument"]["Statement"];
+    let read = resource_of(role, "ReadDrafts");
+    assert!(read.ends_with(&format!("/{}", pattern(DEFAULT_DRAFT_KEY))));
+    let create = resource_of(role, "CreateVersions");
+    assert!(create.ends_with(&format!("/{}", pattern(DEFAULT_SAVED_KEY))));
 
-    let bucket = json!({"Name": ["MakeBucket", "Bucket", "ExistingBucket"]});
-    let in_bucket = |path: &str| {
-        json!([
-            format!("arn:${{AWS::Partition}}:s3:::${{Name}}{path}"),
-            bucket
-        ])
-    };
-    assert_eq!(
-        keys(&json!(s3)),
-        BTreeSet::from(["GetObject", "ListBucket", "PutObject"])
-    );
-    let read = in_bucket(&format!("/{}", pattern(DEFAULT_DRAFT_KEY)));
-    assert_eq!(s3["GetObject"]["Resource"], read);
-    let write = in_bucket(&format!("/{}", pattern(DEFAULT_SAVED_KEY)));
-    assert_eq!(s3["PutObject"]["Resource"], write);
-    assert_eq!(s3["ListBucket"]["Resource"], in_bucket(""));
-    let drafts = format!("{}*", prefix(DEFAULT_DRAFT_KEY));
-    let condition = json!({"StringLike": {"s3:prefix": drafts}});
-    assert_eq!(s3["ListBucket"]["Condition"], condition);
-}
-
-#[test]
-fn the_bucket_refuses_unconditional_writes_of_versions_and_plain_http() {
-    let template = template();
     let policy = &properties(&template, "BucketPolicy")["PolicyDocument"]["Statement"];
-    let saved = format!("${{Bucket.Arn}}/{}*", prefix(DEFAULT_SAVED_KEY));
-    assert_eq!(
-        *policy,
-        json!([
-            {
-                "Sid": "DenyInsecureTransport",
-                "Effect": "Deny",
-                "Principal": "*",
-                "Action": "s3:*",
-                "Resource": ["Bucket.Arn", "${Bucket.Arn}/*"],
-                "Condition": {"Bool": {"aws:SecureTransport": "false"}}
-            },
-            {
-                "Sid": "DenyUnconditionalWritesOfVersions",
-                "Effect": "Deny",
-                "Principal": "*",
-                "Action": "s3:PutObject",
-                "Resource": saved,
-                "Condition": {"Null": {"s3:if-none-match": "true"}}
-            }
-        ])
-    );
-    for kept in ["Bucket", "BucketPolicy"] {
-        let resource = &template["Resources"][kept];
-        assert_eq!(resource["DeletionPolicy"], "Retain");
-        assert_eq!(resource["UpdateReplacePolicy"], "Retain");
+    for sid in ["DenyOverwritesOfVersions", "DenyDeletesOfVersions"] {
+        let resource = resource_of(policy, sid);
+        assert!(resource.ends_with(&format!("/{}*", prefix(DEFAULT_SAVED_KEY))));
     }
+
+    let rule = &properties(&template, "AutosaveRule")["EventPattern"]["detail"]["object"]["key"];
+    assert_eq!(*rule, json!([{"wildcard": pattern(DEFAULT_DRAFT_KEY)}]));
 }
 
 #[test]
-fn autosave_reports_what_failed_and_waits_for_what_is_under_way() {
+fn the_api_has_the_documented_path_and_texts() {
     let template = template();
-    let sources = resources(&template, "AWS::Lambda::EventSourceMapping");
-    assert_eq!(sources.len(), 1);
-    let (_, source) = sources[0];
-    assert_eq!(
-        source["FunctionResponseTypes"],
-        json!(["ReportBatchItemFailures"])
-    );
-
-    // "Using Lambda with Amazon SQS" (AWS Lambda Developer Guide): at least six times the
-    // function's timeout, and the batching window.
-    let queue = properties(&template, "AutosaveQueue");
-    let timeout = template["Parameters"]["Timeout"]["MaxValue"]
-        .as_u64()
-        .unwrap();
-    let window = source["MaximumBatchingWindowInSeconds"].as_u64().unwrap();
-    let visibility = queue["VisibilityTimeout"].as_u64().unwrap();
-    assert!(visibility >= 6 * timeout + window, "{visibility} s");
-    assert_eq!(
-        queue["RedrivePolicy"]["deadLetterTargetArn"],
-        "AutosaveDeadLetters.Arn"
-    );
-
-    let rule = &properties(&template, "AutosaveRule")["EventPattern"]["detail"];
-    let key = json!([{"wildcard": pattern(DEFAULT_DRAFT_KEY)}]);
-    assert_eq!(rule["object"]["key"], key);
-}
-
-#[test]
-fn the_gateway_answers_as_the_function_does() {
-    let template = template();
-    let api = properties(&template, "Api");
-    let answers = api["GatewayResponses"].as_object().unwrap();
-    let detail = |kind: &str| -> String {
-        let body = answers[kind]["ResponseTemplates"]["application/json"]
-            .as_str()
-            .unwrap();
-        let body: BTreeMap<String, String> = serde_json::from_str(body).unwrap();
-        assert_eq!(body.keys().collect::<Vec<_>>(), ["detail"], "{kind}");
-        body["detail"].clone()
-    };
-    for kind in answers.keys() {
-        assert!(!detail(kind).is_empty(), "{kind}");
-    }
+    let document = yaml("docs/openapi.yaml");
+    assert_eq!(keys(&document["paths"]), BTreeSet::from([PATH]));
+    let documented = &document["paths"][PATH]["post"]["responses"];
+    let content = |status: &str| &documented[status]["content"]["application/json"];
 
     let unavailable = Error::unavailable("");
+    let missing = Error::draft_not_found("");
     let failed = Error::save_failed("");
-    for (kind, status, text, retry) in [
-        ("MISSING_AUTHENTICATION_TOKEN", 404, "Not Found", false),
-        ("RESOURCE_NOT_FOUND", 404, "Not Found", false),
-        ("REQUEST_TOO_LARGE", 413, "Request Too Long", false),
-        ("THROTTLED", 429, "Too Many Requests", true),
-        ("QUOTA_EXCEEDED", 429, "Too Many Requests", false),
-        ("API_CONFIGURATION_ERROR", 500, failed.detail(), false),
-        ("INTEGRATION_FAILURE", 503, unavailable.detail(), true),
-        ("INTEGRATION_TIMEOUT", 503, unavailable.detail(), true),
-        ("DEFAULT_5XX", 503, unavailable.detail(), true),
-    ] {
-        assert_eq!(answers[kind]["StatusCode"], status, "{kind}");
-        assert_eq!(detail(kind), text, "{kind}");
-        let after = &answers[kind]["ResponseParameters"]["Headers"]["Retry-After"];
-        let wanted = if retry { json!("'1'") } else { Value::Null };
-        assert_eq!(*after, wanted, "{kind}");
-    }
-    // They would set the status of every type that has none of its own.
-    assert_eq!(answers["DEFAULT_4XX"]["StatusCode"], Value::Null);
+    let unknown_path = &content("404")["examples"]["path"]["value"];
+    let examples = &content("404")["examples"];
+    assert_eq!(examples["draft"]["value"]["detail"], missing.detail());
+    assert_eq!(content("500")["example"]["detail"], failed.detail());
+    assert_eq!(content("503")["example"]["detail"], unavailable.detail());
 
-    let paths = api["DefinitionBody"]["paths"].as_object().unwrap();
+    let api = properties(&template, "Api");
     let stage = api["StageName"].as_str().unwrap();
-    let urls: Vec<_> = paths.keys().map(|path| format!("/{stage}{path}")).collect();
-    assert_eq!(urls, [PATH]);
-    // Lambda has to be done first.
-    let wait = &paths.values().next().unwrap()["x-amazon-apigateway-any-method"];
-    let wait = &wait["x-amazon-apigateway-integration"]["timeoutInMillis"];
-    let timeout = template["Parameters"]["Timeout"]["MaxValue"]
-        .as_u64()
-        .unwrap();
-    assert!(wait.as_u64().unwrap() > timeout * 1000);
+    for path in keys(&api["DefinitionBody"]["paths"]) {
+        assert_eq!(format!("/{stage}{path}"), PATH);
+    }
+    let responses = &api["DefinitionBody"]["x-amazon-apigateway-gateway-responses"];
+    let body = |response: &Value| -> Value {
+        let text = response["responseTemplates"]["application/json"].as_str();
+        serde_json::from_str(text.unwrap()).unwrap()
+    };
+    assert_eq!(
+        body(&responses["DEFAULT_5XX"]),
+        content("503")["example"],
+        "DEFAULT_5XX"
+    );
+    // `!If [RequiresIam, NoValue, …]`
+    assert_eq!(
+        body(&responses["MISSING_AUTHENTICATION_TOKEN"][2]),
+        *unknown_path
+    );
 }
 
 #[test]
 fn alarms_and_dashboard_show_the_metrics_that_are_written() {
     let template = template();
-    let metrics = METRICS.iter().copied().collect::<BTreeSet<_>>();
-    for (name, alarm) in resources(&template, "AWS::CloudWatch::Alarm") {
-        if alarm["Namespace"] == NAMESPACE {
-            assert!(
-                metrics.contains(alarm["MetricName"].as_str().unwrap()),
-                "{name}"
-            );
-            let dimensions = json!([{"Name": DIMENSION, "Value": "SaveDraft"}]);
-            assert_eq!(alarm["Dimensions"], dimensions, "{name}");
-        }
-        for actions in ["AlarmActions", "OKActions"] {
-            let topic = json!(["HasAlarmTopic", ["AlarmTopicArn"], "AWS::NoValue"]);
-            assert_eq!(alarm[actions], topic, "{name}");
+    let written: BTreeSet<_> = METRICS.iter().copied().collect();
+    let resources = template["Resources"].as_object().unwrap();
+    for (name, resource) in resources {
+        let alarm = &resource["Properties"];
+        if resource["Type"] == "AWS::CloudWatch::Alarm" && alarm["Namespace"] == NAMESPACE {
+            let metric = alarm["MetricName"].as_str().unwrap();
+            assert!(written.contains(metric), "{name} watches {metric}");
+            assert_eq!(alarm["Dimensions"][0]["Name"], DIMENSION, "{name}");
         }
     }
 
-    let body = properties(&template, "Dashboard")["DashboardBody"]
-        .as_str()
-        .unwrap();
-    let body: Value = serde_json::from_str(body).unwrap();
+    let body = properties(&template, "Dashboard")["DashboardBody"].as_str();
+    let body: Value = serde_json::from_str(body.unwrap()).unwrap();
     let widgets = body["widgets"].as_array().unwrap().iter();
     let lines = widgets.flat_map(|widget| widget["properties"]["metrics"].as_array().unwrap());
     let mut shown = BTreeSet::new();
     for line in lines.filter(|line| line[0] == NAMESPACE) {
-        assert_eq!(
-            (&line[2], &line[3]),
-            (&json!(DIMENSION), &json!("${SaveDraft}"))
-        );
+        assert_eq!(line[2], DIMENSION, "{line}");
         shown.insert(line[1].as_str().unwrap());
     }
-    assert_eq!(shown, metrics);
-}
-
-#[test]
-fn the_openapi_document_has_the_path_and_the_texts() {
-    let document = yaml("docs/openapi.yaml");
-    assert_eq!(keys(&document["paths"]), BTreeSet::from([PATH]));
-    let answers = &document["paths"][PATH]["post"]["responses"];
-    let detail = |status: &str| {
-        let content = &answers[status]["content"]["application/json"];
-        content["example"]["detail"].as_str().unwrap().to_owned()
-    };
-    assert_eq!(detail("500"), Error::save_failed("").detail());
-    assert_eq!(detail("503"), Error::unavailable("").detail());
-    let missing = &answers["404"]["content"]["application/json"]["examples"]["draft"];
-    assert_eq!(
-        missing["value"]["detail"],
-        Error::draft_not_found("").detail()
-    );
+    assert_eq!(shown, written);
 }

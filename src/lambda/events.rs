@@ -131,12 +131,12 @@ fn saved_json(field: &str, draft: &str, saved: &Saved) -> Value {
     })
 }
 
-/// Logs the records that were skipped or could not be parsed.
+/// Logs the records that were skipped, and the first that could not be parsed.
 fn log_content(content: &EventContent, metrics: &mut InvocationMetrics) {
     for skipped in &content.skipped {
         metrics.log_skipped(skipped.reason, skipped.key.as_deref());
     }
-    for error in &content.errors {
+    if let Some(error) = &content.error {
         metrics.record_invalid(error);
     }
 }
@@ -168,7 +168,7 @@ impl Saves {
         let reports = content.ids.iter().filter_map(|id| self.0.get(id));
         reports
             .filter_map(|report| report.result.as_ref().err())
-            .chain(&content.errors)
+            .chain(&content.error)
             .max_by_key(|error| error.kind())
             .map(InvocationError::from)
     }

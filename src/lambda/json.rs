@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer as _, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{
+    DeserializeSeed, Deserializer as _, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::Deserializer;
 use serde_json::value::RawValue;
 
@@ -22,9 +24,44 @@ pub(super) fn read_fields<'a, const N: usize>(
     Ok(fields)
 }
 
+/// Reads the entries of the JSON list in `value`.
+///
+/// # Errors
+///
+/// Returns an error if `value` is not a list, or has more than `max_entries` entries.
+pub(super) fn read_list(
+    value: &RawValue,
+    max_entries: usize,
+) -> Result<Vec<&RawValue>, serde_json::Error> {
+    Deserializer::from_str(value.get()).deserialize_seq(Entries { max_entries })
+}
+
 /// Returns the string in `value`, or `None` if it is missing, of another type, or not valid Unicode.
 pub(super) fn as_string(value: Option<&RawValue>) -> Option<String> {
     serde_json::from_str(value?.get()).ok()
+}
+
+struct Entries {
+    max_entries: usize,
+}
+
+impl<'de> Visitor<'de> for Entries {
+    type Value = Vec<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of at most {} entries", self.max_entries)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = list.next_element()? {
+            if entries.len() == self.max_entries {
+                return Err(A::Error::invalid_length(entries.len() + 1, &self));
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
 }
 
 struct Fields<'n, const N: usize>([&'n str; N]);
@@ -103,6 +140,18 @@ mod tests {
             Some([Some("2".to_owned()), None])
         );
         assert_eq!(read(r#"{"a": 1, "a": null}"#), Some([None, None]));
+    }
+
+    #[test]
+    fn reads_lists_up_to_their_maximum() {
+        let length = |text: &str| {
+            let value: &RawValue = serde_json::from_str(text).ok()?;
+            read_list(value, 2).ok().map(|entries| entries.len())
+        };
+        assert_eq!(length("[]"), Some(0));
+        assert_eq!(length("[1, {}]"), Some(2));
+        assert_eq!(length("[1, 2, 3]"), None);
+        assert_eq!(length("{}"), None);
     }
 
     #[test]

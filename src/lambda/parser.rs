@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 
-use super::json::{as_string, read_fields};
+use super::json::{as_string, read_fields, read_list};
 use crate::config::Config;
 use crate::draft::{DraftId, DraftUrl};
 use crate::error::{BoxError, Error, redact_json_error};
@@ -57,8 +57,9 @@ pub(super) struct EventContent {
     pub ids: BTreeSet<DraftId>,
     /// Records that do not require a save.
     pub skipped: Vec<SkippedRecord>,
-    /// Records that could not be parsed.
-    pub errors: Vec<Error>,
+    /// The first record that could not be parsed. Others are not kept: a payload of 6 MB may have
+    /// millions of them.
+    pub error: Option<Error>,
 }
 
 /// A record that does not require a save.
@@ -72,6 +73,10 @@ pub(super) struct SkippedRecord {
 
 /// Maximum nesting of messages: SQS may deliver a message of SNS that contains a notification.
 const MAX_ENVELOPES: u8 = 2;
+
+/// Maximum number of records of an event: the largest batch of SQS ("Using Lambda with Amazon SQS",
+/// AWS Lambda Developer Guide).
+const MAX_RECORDS: usize = 10_000;
 
 /// Creates the error for an event, record or message that could not be parsed.
 pub(super) fn invalid_event(cause: impl Into<BoxError>) -> Error {
@@ -145,7 +150,11 @@ impl<'a> Envelope<'a> {
         let Some(records) = self.records else {
             return Ok(Vec::new());
         };
-        serde_json::from_str(records.get()).map_err(|_| invalid_event("Records must be a list"))
+        read_list(records, MAX_RECORDS).map_err(|_| {
+            invalid_event(format!(
+                "Records must be a list of at most {MAX_RECORDS} records"
+            ))
+        })
     }
 }
 
@@ -386,7 +395,7 @@ impl EventContent {
 
     fn error(error: Error) -> Self {
         Self {
-            errors: vec![error],
+            error: Some(error),
             ..Self::default()
         }
     }
@@ -394,6 +403,6 @@ impl EventContent {
     fn append(&mut self, mut other: Self) {
         self.ids.append(&mut other.ids);
         self.skipped.append(&mut other.skipped);
-        self.errors.append(&mut other.errors);
+        self.error = self.error.take().or(other.error);
     }
 }

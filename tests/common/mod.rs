@@ -1,17 +1,24 @@
-//! The function and its parts over the S3 server of `test_support`.
+//! The function over the S3 server of `test_support`: as a process, and in this process.
 
 use std::env;
+use std::io;
+use std::time::{Duration, SystemTime};
 
 use aws_config::{Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
+use lambda_http::lambda_runtime::{Context, Diagnostic, LambdaEvent, Service};
+use lambda_http::tower::ServiceExt as _;
 use save_draft::aws;
 use save_draft::config::Config;
+use save_draft::lambda::{Function, InvocationError, SanitizedRequest};
 use save_draft::save::Saver;
 use save_draft::store::Store;
-
+use save_draft::telemetry::Telemetry;
+use serde::Serialize;
+use serde_json::Value;
 use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, sample_draft};
-use test_support::runtime::Bootstrap;
+use test_support::runtime::{Bootstrap, Outcome};
 use test_support::s3::{Op, S3};
 
 /// Path of the function's executable.
@@ -27,19 +34,19 @@ pub fn skip_or_fail(reason: &str) {
     println!("skipped: {reason}");
 }
 
-/// A store that speaks S3, and who we are to it.
+/// An S3 endpoint and the credentials for it.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// Its URL.
+    /// URL of the endpoint.
     pub url: String,
-    /// The access key.
+    /// Access key id.
     pub access_key: String,
-    /// The secret key.
+    /// Secret access key.
     pub secret_key: String,
 }
 
 impl Endpoint {
-    /// The one in this process.
+    /// Returns the endpoint of the server in this process.
     pub fn of(s3: &S3) -> Self {
         Self {
             url: s3.endpoint(),
@@ -48,8 +55,8 @@ impl Endpoint {
         }
     }
 
-    /// The one at `S3_TEST_ENDPOINT`, where that is set, with the credentials that the
-    /// environment has.
+    /// Returns the endpoint in `S3_TEST_ENDPOINT`, if it is set, with the credentials of the
+    /// environment.
     pub fn external() -> Option<Self> {
         let variable = |name: &str, default: &str| env::var(name).unwrap_or(default.to_owned());
         Some(Self {
@@ -59,11 +66,11 @@ impl Endpoint {
         })
     }
 
-    /// The SDK as the function has it.
+    /// Returns the SDK configuration of the function for this endpoint.
     pub fn sdk(&self) -> SdkConfig {
         let credentials = Credentials::new(&self.access_key, &self.secret_key, None, None, "test");
         aws::config_from_env()
-            .expect("the environment is right")
+            .expect("a valid environment")
             .into_builder()
             .endpoint_url(&self.url)
             .credentials_provider(SharedCredentialsProvider::new(credentials))
@@ -72,87 +79,158 @@ impl Endpoint {
     }
 }
 
-/// A client for the test itself.
+/// Returns an S3 client for the test itself.
 pub fn client(sdk: &SdkConfig) -> aws_sdk_s3::Client {
     let config = aws_sdk_s3::config::Builder::from(sdk).force_path_style(true);
     aws_sdk_s3::Client::from_conf(config.build())
 }
 
-/// The configuration of a function whose drafts and versions are in `bucket`; with these
-/// variables beside it.
+/// Returns a configuration with `bucket` for drafts and versions, and these variables.
 pub fn config(bucket: &str, variables: &[(&str, &str)]) -> Config {
     let config = Config::from_lookup(|name| {
         let set = variables.iter().find(|(variable, _)| *variable == name);
         let bucket = (name == "DRAFT_BUCKET").then_some(bucket);
         set.map(|(_, value)| *value).or(bucket).map(Into::into)
     });
-    config.expect("the configuration is valid")
+    config.expect("a valid configuration")
 }
 
-/// What saves drafts, over a store of its own.
+/// Returns a saver with a store of its own.
 pub fn saver(sdk: &SdkConfig, bucket: &str) -> Saver {
     let config = config(bucket, &[]);
     Saver::new(Store::new(sdk, &config), &config)
 }
 
-/// An S3, and a function that uses it.
+/// Returns the service that the Lambda runtime library calls, with its metrics in `metrics`.
+pub fn service(
+    s3: &S3,
+    metrics: impl io::Write + Send + 'static,
+) -> impl Service<
+    LambdaEvent<SanitizedRequest>,
+    Response: Serialize + Send,
+    Error = InvocationError,
+    Future: Send,
+> + Clone
++ Send {
+    let config = config(BUCKET, &[]);
+    let store = Store::new(&Endpoint::of(s3).sdk(), &config);
+    let telemetry = Telemetry::with_output("save-draft".to_owned(), metrics);
+    Function::new(&config, store, telemetry).into_service()
+}
+
+/// Invokes `service` with `payload`, or returns `None` if it is not JSON.
+pub async fn invoke<S>(service: &S, payload: &[u8]) -> Option<Outcome>
+where
+    S: Service<LambdaEvent<SanitizedRequest>, Response: Serialize, Error = InvocationError> + Clone,
+{
+    let end = SystemTime::now() + Duration::from_secs(20);
+    let end = end.duration_since(SystemTime::UNIX_EPOCH);
+    let end_ms = end.expect("a time after 1970").as_secs() * 1000;
+    invoke_until(service, payload, end_ms).await
+}
+
+/// Invokes `service` like [`invoke`], with this deadline in milliseconds.
+pub async fn invoke_until<S>(service: &S, payload: &[u8], deadline_ms: u64) -> Option<Outcome>
+where
+    S: Service<LambdaEvent<SanitizedRequest>, Response: Serialize, Error = InvocationError> + Clone,
+{
+    let payload = serde_json::from_slice(payload).ok()?;
+    let mut context = Context::default();
+    "8476a536-e9f4-11e8-9739-2dfe598c3fcd".clone_into(&mut context.request_id);
+    context.deadline = deadline_ms;
+    let result = service.clone().oneshot(LambdaEvent::new(payload, context));
+    Some(match result.await {
+        Ok(response) => {
+            Outcome::Response(serde_json::to_value(response).expect("a response is JSON"))
+        }
+        Err(error) => {
+            let error = Diagnostic::from(error);
+            Outcome::Error {
+                error_type: error.error_type,
+                error_message: error.error_message,
+            }
+        }
+    })
+}
+
+/// An S3 server, and a process of the function that uses it.
 pub struct TestEnv {
-    /// The S3.
+    /// The S3 server.
     pub s3: S3,
     /// The function.
     pub function: Bootstrap,
 }
 
 impl TestEnv {
-    /// Starts both. The example draft is there.
+    /// Starts both. The example draft exists.
     pub async fn start() -> Self {
         Self::with(&[]).await
     }
 
-    /// Starts both, the function with these variables beside what it needs.
+    /// Starts both, the function with these environment variables beside the required ones.
     pub async fn with(env: &[(&str, &str)]) -> Self {
-        let s3 = S3::start_empty().await.expect("the S3 starts");
+        let s3 = S3::start_empty().await.expect("the S3 server starts");
         s3.put(BUCKET, &draft_key(DRAFT_ID), sample_draft());
         let function = start_function(&s3, env).await;
         Self { s3, function }
     }
 
-    /// Puts the document of a draft.
+    /// Puts the document of the draft `id`.
     pub fn put_draft(&self, id: &str, document: impl AsRef<[u8]>) {
         self.s3.put(BUCKET, &draft_key(id), document);
     }
 
-    /// The keys of all versions of a draft.
+    /// Returns the keys of all versions of the draft `id`.
     pub fn versions(&self, id: &str) -> Vec<String> {
         self.s3.keys(BUCKET, &format!("saved/{id}/"))
     }
 
-    /// How many GETs and PUTs there were since the last time, and no other requests.
+    /// Invokes the function; returns the outcome, the log lines of the invocation and its metrics.
+    pub async fn invoke_logged(&self, event: &Value) -> (Outcome, Vec<Value>, Value) {
+        let pending = self.function.begin(event);
+        let request_id = pending.request_id.clone();
+        let outcome = pending.outcome().await;
+        let mut lines = self.function.logs_for(&request_id).await;
+        let metrics = lines.pop().expect("the metrics are the last line");
+        (outcome, lines, metrics)
+    }
+
+    /// Returns the number of GETs and PUTs since the last call.
     ///
     /// # Panics
     ///
-    /// If there was another.
+    /// If there was any other request.
     #[track_caller]
     pub fn gets_and_puts(&self) -> (usize, usize) {
-        let (gets, puts) = (self.s3.count(Op::GetObject), self.s3.count(Op::PutObject));
-        assert_eq!(
-            self.s3.requests().len(),
-            gets + puts,
-            "there was another request"
-        );
-        self.s3.clear_requests();
-        (gets, puts)
+        gets_and_puts(&self.s3)
     }
 }
 
-/// Starts a function that uses `s3`, with these variables beside what it needs.
+/// Returns the number of GETs and PUTs since the last call.
+///
+/// # Panics
+///
+/// If there was any other request.
+#[track_caller]
+pub fn gets_and_puts(s3: &S3) -> (usize, usize) {
+    let (gets, puts) = (s3.count(Op::GetObject), s3.count(Op::PutObject));
+    assert_eq!(
+        s3.requests().len(),
+        gets + puts,
+        "a save makes no requests but GET and PUT"
+    );
+    s3.clear_requests();
+    (gets, puts)
+}
+
+/// Starts a function that uses `s3`, with these environment variables beside the required ones.
 pub async fn start_function(s3: &S3, env: &[(&str, &str)]) -> Bootstrap {
     let endpoint = s3.endpoint();
-    let needed = [
+    let required = [
         ("AWS_ENDPOINT_URL_S3", endpoint.as_str()),
         ("AWS_ACCESS_KEY_ID", &s3.options().access_key),
         ("AWS_SECRET_ACCESS_KEY", &s3.options().secret_key),
         ("DRAFT_BUCKET", BUCKET),
     ];
-    Bootstrap::start(BOOTSTRAP, needed.iter().chain(env).copied()).await
+    Bootstrap::start(BOOTSTRAP, required.iter().chain(env).copied()).await
 }

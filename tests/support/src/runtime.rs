@@ -190,7 +190,12 @@ impl Bootstrap {
     /// Queues an invocation with the payload `event`, whatever that is, which has `left`
     /// from now until its deadline. Here nobody enforces it.
     pub fn begin_within(&self, event: String, left: Duration) -> Pending {
-        self.api.queue(event, left)
+        self.api.queue(event, left, &[])
+    }
+
+    /// Queues an invocation with these headers beside those that Lambda always sets.
+    pub fn begin_with_headers(&self, event: &Value, headers: &[(&'static str, &str)]) -> Pending {
+        self.api.queue(event.to_string(), TIMEOUT, headers)
     }
 
     /// The lines that the process has written so far, to either stream.
@@ -305,6 +310,7 @@ struct Event {
     request_id: String,
     payload: String,
     deadline_ms: u128,
+    headers: Vec<(&'static str, String)>,
 }
 
 impl Api {
@@ -312,7 +318,7 @@ impl Api {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn queue(&self, payload: String, left: Duration) -> Pending {
+    fn queue(&self, payload: String, left: Duration, headers: &[(&'static str, &str)]) -> Pending {
         let deadline = SystemTime::now() + left;
         let deadline = deadline.duration_since(SystemTime::UNIX_EPOCH);
         let (sender, outcome) = oneshot::channel();
@@ -325,6 +331,10 @@ impl Api {
                 request_id: request_id.clone(),
                 payload,
                 deadline_ms: deadline.expect("it is after 1970").as_millis(),
+                headers: headers
+                    .iter()
+                    .map(|&(name, value)| (name, value.to_owned()))
+                    .collect(),
             });
         }
         drop(state);
@@ -420,7 +430,13 @@ impl Api {
             queued.await;
         };
         let arn = format!("arn:aws:lambda:us-east-1:123456789012:function:{FUNCTION_NAME}");
-        Response::builder()
+        let response = event
+            .headers
+            .into_iter()
+            .fold(Response::builder(), |response, (name, value)| {
+                response.header(name, value)
+            });
+        response
             .header("Lambda-Runtime-Aws-Request-Id", event.request_id)
             .header("Lambda-Runtime-Deadline-Ms", event.deadline_ms.to_string())
             .header("Lambda-Runtime-Invoked-Function-Arn", arn)

@@ -161,16 +161,19 @@ impl S3 {
 
     /// Puts an object, without a request; returns its `ETag`, without quotes.
     pub fn put(&self, bucket: &str, key: &str, bytes: impl AsRef<[u8]>) -> String {
-        let content_type = ("content-type".to_owned(), "binary/octet-stream".to_owned());
-        let written = self.server.objects.write(
-            (bucket, key),
-            &mut bytes.as_ref(),
-            None,
-            Headers::from([content_type]),
-            &Precondition::Always,
-        );
-        let info = written.expect("the object is written");
-        info.expect("there is no precondition").etag
+        self.writer()(bucket, key, bytes.as_ref())
+    }
+
+    /// Returns [`S3::put`] as a function, for [`Fault::Run`].
+    pub fn writer(&self) -> impl Fn(&str, &str, &[u8]) -> String + Send + Sync + 'static {
+        let objects = Arc::clone(&self.server.objects);
+        move |bucket, key, mut bytes| {
+            let headers = Headers::from([("content-type".into(), "binary/octet-stream".into())]);
+            let always = &Precondition::Always;
+            let written = objects.write((bucket, key), &mut bytes, None, headers, always);
+            let info = written.expect("the object is written");
+            info.expect("there is no precondition").etag
+        }
     }
 
     /// Returns the bytes of an object, without a request.
@@ -458,8 +461,7 @@ impl Server {
             }
             Fault::WrongChecksum => {
                 for (name, value) in &mut head.headers {
-                    let algorithm = name.as_str().strip_prefix(checksum::PREFIX);
-                    if algorithm.is_some_and(|name| checksum::ALGORITHMS.contains(&name)) {
+                    if checksum::NAMES.contains(&name.as_str()) {
                         let wrong = checksum::of(name.as_str(), b"another body");
                         *value = HeaderValue::try_from(wrong).expect("Base64 is valid");
                     }

@@ -17,19 +17,18 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use s3s::crypto::{Checksum as _, Crc64Nvme, Md5};
 use tempfile::NamedTempFile;
 
-use super::checksum;
+use super::checksum::{self, CRC64NVME};
 use crate::fixtures::{hex, sha256_hex};
 
 /// Maximum length of a key in bytes ("Naming Amazon S3 objects").
 const MAX_KEY_BYTES: usize = 1024;
 /// A file that was modified more recently may change again without a change of its modification time.
 const SETTLED: Duration = Duration::from_secs(2);
-const CRC64NVME: &str = "x-amz-checksum-crc64nvme";
 const CHANGED: &str = "the file changed while it was read";
 
 /// Headers that are stored with an object: content type, user metadata, checksums.
@@ -168,7 +167,13 @@ impl Objects {
         self.find_locked(bucket, key)
     }
 
-    fn find_locked(&self, bucket: &str, key: &str) -> io::Result<Option<(ObjectInfo, File)>> {
+    /// Prevents changes while the guard exists, so that several calls of [`Objects::find_locked`] show one moment.
+    pub fn lock(&self) -> RwLockReadGuard<'_, SystemTime> {
+        self.last_change.read()
+    }
+
+    /// Opens an object while the caller has the [lock](Objects::lock).
+    pub fn find_locked(&self, bucket: &str, key: &str) -> io::Result<Option<(ObjectInfo, File)>> {
         let plain = self.plain_path(bucket, key);
         for path in plain.into_iter().chain([self.escaped_path(bucket, key)]) {
             let opened = File::open(&path).and_then(|file| Ok((file.metadata()?.is_file(), file)));

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use s3s::crypto::{Checksum as _, Md5};
 #[allow(clippy::wildcard_imports, reason = "three types for each operation")]
@@ -28,25 +28,23 @@ const MAX_KEYS: i32 = 1000;
 /// Minimum size of a part that is not the last ("Amazon S3 multipart upload limits").
 const MIN_PART_BYTES: u64 = 5 << 20;
 /// Headers that are stored with an object, besides `x-amz-meta-…`.
-const STORED: [&str; 6] = [
+const STORED: [&str; 4] = [
     "cache-control",
     "content-disposition",
     "content-encoding",
-    "content-language",
     "content-type",
-    "expires",
 ];
 /// Characters that are not escaped in a listing with `encoding-type=url`.
 const URL: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
     .remove(b'.')
-    .remove(b'~')
     .remove(b'/');
 
+type Request<T> = S3Request<T>;
 type Response<T> = S3Result<S3Response<T>>;
 
-/// S3 over a folder.
+/// S3 over a folder. Its operations block on files, as they are short.
 pub struct Service {
     objects: Arc<Objects>,
     /// Objects with this prefix are created with `If-None-Match: *`, and never written otherwise.
@@ -77,23 +75,8 @@ impl Service {
         }
     }
 
-    /// Runs a function that blocks. It runs to its end, also if the client disconnects.
-    async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Objects) -> io::Result<T> + Send + 'static,
-    ) -> S3Result<T> {
-        let objects = Arc::clone(&self.objects);
-        let result = tokio::task::spawn_blocking(move || work(&objects)).await;
-        let result = result.map_err(S3Error::internal_error)?;
-        result.map_err(|error| {
-            tracing::error!(%error, "the S3 server cannot read or write its files");
-            S3Error::internal_error(error)
-        })
-    }
-
-    async fn require_bucket(&self, bucket: &str) -> S3Result {
-        let bucket = bucket.to_owned();
-        if self.run(move |objects| objects.has_bucket(&bucket)).await? {
+    fn require_bucket(&self, bucket: &str) -> S3Result {
+        if io_result(self.objects.has_bucket(bucket))? {
             return Ok(());
         }
         Err(s3_error!(
@@ -102,105 +85,90 @@ impl Service {
         ))
     }
 
-    async fn find(&self, bucket: &str, key: &str) -> S3Result<(ObjectInfo, File)> {
-        self.require_bucket(bucket).await?;
-        let (bucket, key) = (bucket.to_owned(), key.to_owned());
-        let found = self.run(move |objects| objects.find(&bucket, &key)).await?;
-        found.ok_or_else(no_such_key)
-    }
-
-    /// Returns the object that a copy reads, if the conditions of the request hold for it.
-    async fn find_source(
-        &self,
-        source: CopySource,
-        if_match: Option<ETagCondition>,
-        if_none_match: Option<ETagCondition>,
-    ) -> S3Result<(ObjectInfo, File)> {
-        let CopySource::Bucket {
-            bucket,
-            key,
-            version_id: None,
-        } = source
-        else {
-            return Err(s3_error!(
-                NotImplemented,
-                "There are no versions and no access points"
-            ));
-        };
-        let (info, file) = self.find(&bucket, &key).await?;
-        if !matches(&info, if_match, true) || matches(&info, if_none_match, false) {
-            return Err(precondition_failed());
-        }
-        Ok((info, file))
-    }
-
-    /// Returns the condition of a write, if the bucket and its policy allow the write.
-    async fn check_write(
+    /// Opens an object that has the given `ETag`.
+    fn find(
         &self,
         bucket: &str,
         key: &str,
-        headers: &HeaderMap,
-    ) -> S3Result<Precondition> {
-        self.require_bucket(bucket).await?;
+        etag: Option<ETagCondition>,
+    ) -> S3Result<(ObjectInfo, File)> {
+        self.require_bucket(bucket)?;
+        let found = io_result(self.objects.find(bucket, key))?;
+        let (info, file) = found.ok_or_else(no_such_key)?;
+        match etag {
+            Some(ETagCondition::ETag(etag)) if etag.value() != info.etag => {
+                Err(precondition_failed())
+            }
+            _ => Ok((info, file)),
+        }
+    }
+
+    /// Opens the source of a copy.
+    fn find_source(
+        &self,
+        source: &CopySource,
+        etag: Option<ETagCondition>,
+    ) -> S3Result<(ObjectInfo, File)> {
+        match source {
+            CopySource::Bucket {
+                bucket,
+                key,
+                version_id: None,
+            } => self.find(bucket, key, etag),
+            _ => Err(s3_error!(
+                NotImplemented,
+                "There are no versions and no access points"
+            )),
+        }
+    }
+
+    /// Returns the condition of a write, if the bucket and its policy allow the write.
+    fn check_write(&self, bucket: &str, key: &str, headers: &HeaderMap) -> S3Result<Precondition> {
+        self.require_bucket(bucket)?;
         let precondition = precondition(headers)?;
         let create_only = self.create_only.as_ref();
-        if create_only.is_some_and(|prefix| key.starts_with(prefix))
-            && precondition != Precondition::Absent
-        {
+        let create_only = create_only.is_some_and(|prefix| key.starts_with(prefix));
+        if create_only && precondition != Precondition::Absent {
             return Err(s3_error!(AccessDenied, "Access Denied"));
         }
         Ok(precondition)
     }
 
-    async fn write(
+    fn write(
         &self,
-        (bucket, key): (String, String),
-        mut content: impl io::Read + Send + 'static,
+        name: (&str, &str),
+        content: &mut dyn io::Read,
         etag: Option<String>,
         headers: Headers,
-        precondition: Precondition,
+        precondition: &Precondition,
     ) -> S3Result<ObjectInfo> {
-        let written = self.run(move |objects| {
-            objects.write((&bucket, &key), &mut content, etag, headers, &precondition)
-        });
-        written.await?.map_err(|refused| match refused {
+        let written = self
+            .objects
+            .write(name, content, etag, headers, precondition);
+        io_result(written)?.map_err(|refused| match refused {
             Refused::PreconditionFailed => precondition_failed(),
             Refused::NoSuchKey => no_such_key(),
         })
     }
 
-    async fn delete(&self, bucket: &str, key: &str) -> S3Result {
-        let (bucket, key) = (bucket.to_owned(), key.to_owned());
-        self.run(move |objects| objects.delete(&bucket, &key)).await
-    }
-
-    fn uploads(&self) -> MutexGuard<'_, HashMap<String, Upload>> {
-        self.uploads.lock()
-    }
-
     /// Stores a part of a multipart upload.
-    async fn add_part(&self, upload: &str, number: i32, bytes: Bytes) -> S3Result<ETag> {
-        let part = self.run(move |objects| {
-            let mut file = objects.temporary_file()?;
-            let (md5, _) = objects::copy(&mut &*bytes, file.as_file_mut())?;
-            let size = bytes.len() as u64;
-            Ok(Part { md5, size, file })
-        });
-        let part = part.await?;
-        let etag = ETag::Strong(part.md5.clone());
-        let mut uploads = self.uploads();
+    fn add_part(&self, upload: &str, number: i32, bytes: &[u8]) -> S3Result<ETag> {
+        let mut file = io_result(self.objects.temporary_file())?;
+        let (md5, _) = io_result(objects::copy(&mut &*bytes, file.as_file_mut()))?;
+        let etag = ETag::Strong(md5.clone());
+        let size = bytes.len() as u64;
+        let mut uploads = self.uploads.lock();
         let upload = uploads.get_mut(upload).ok_or_else(no_such_upload)?;
-        upload.parts.insert(number, part);
+        upload.parts.insert(number, Part { md5, size, file });
         Ok(etag)
     }
 }
 
 #[async_trait::async_trait]
 impl S3 for Service {
-    async fn get_object(&self, request: S3Request<GetObjectInput>) -> Response<GetObjectOutput> {
+    async fn get_object(&self, request: Request<GetObjectInput>) -> Response<GetObjectOutput> {
         let input = request.input;
-        let (info, file) = self.find(&input.bucket, &input.key).await?;
-        check_read(&info, input.if_match, input.if_none_match)?;
+        let (info, file) = self.find(&input.bucket, &input.key, input.if_match)?;
         let part = input
             .range
             .map(|range| range.check(info.size))
@@ -210,76 +178,58 @@ impl S3 for Service {
             format!("bytes {}-{last}/{}", part.start, info.size)
         });
         let checksums = input.checksum_mode.is_some() && part.is_none();
-        let headers = response_headers(&info, checksums)?;
-        let range = part.unwrap_or(0..info.size);
-        let bytes = self
-            .run(move |_| objects::read(&info, &file, range))
-            .await?;
+        let bytes = io_result(objects::read(&info, &file, part.unwrap_or(0..info.size)))?;
         let output = GetObjectOutput {
             content_length: i64::try_from(bytes.len()).ok(),
             content_range,
             body: Some(Body::from(bytes).into()),
             ..GetObjectOutput::default()
         };
-        Ok(S3Response::with_headers(output, headers))
+        Ok(S3Response::with_headers(
+            output,
+            response_headers(&info, checksums)?,
+        ))
     }
 
-    async fn head_object(&self, request: S3Request<HeadObjectInput>) -> Response<HeadObjectOutput> {
+    async fn head_object(&self, request: Request<HeadObjectInput>) -> Response<HeadObjectOutput> {
         let input = request.input;
-        let (info, _) = self.find(&input.bucket, &input.key).await?;
-        check_read(&info, input.if_match, input.if_none_match)?;
-        let headers = response_headers(&info, input.checksum_mode.is_some())?;
+        let (info, _) = self.find(&input.bucket, &input.key, input.if_match)?;
         let output = HeadObjectOutput {
             content_length: i64::try_from(info.size).ok(),
             ..HeadObjectOutput::default()
         };
+        let headers = response_headers(&info, input.checksum_mode.is_some())?;
         Ok(S3Response::with_headers(output, headers))
     }
 
-    async fn put_object(&self, request: S3Request<PutObjectInput>) -> Response<PutObjectOutput> {
-        let S3Request {
-            input,
-            mut headers,
-            trailing_headers,
-            ..
-        } = request;
-        let precondition = self
-            .check_write(&input.bucket, &input.key, &headers)
-            .await?;
-        let bytes = read_body(input.body, &mut headers, trailing_headers).await?;
-        let checksums = verify(&headers, &bytes)?;
-        let mut stored = stored_headers(&headers);
-        stored.extend(checksums);
-        let name = (input.bucket, input.key);
-        let content = io::Cursor::new(bytes);
-        let info = self
-            .write(name, content, None, stored, precondition)
-            .await?;
+    async fn put_object(&self, mut request: Request<PutObjectInput>) -> Response<PutObjectOutput> {
+        let name = (&*request.input.bucket.clone(), &*request.input.key.clone());
+        let precondition = self.check_write(name.0, name.1, &request.headers)?;
+        let body = request.input.body.take();
+        let (bytes, checksums) = read_body(body, &mut request).await?;
+        let mut headers = stored_headers(&request.headers);
+        headers.extend(checksums);
+        let info = self.write(name, &mut &*bytes, None, headers, &precondition)?;
         let output = PutObjectOutput {
-            e_tag: Some(ETag::Strong(info.etag.clone())),
+            e_tag: Some(ETag::Strong(info.etag)),
             ..PutObjectOutput::default()
         };
-        let checksums = info.headers.into_iter();
-        let checksums = checksums.filter(|(name, _)| name.starts_with(checksum::PREFIX));
-        let headers = header_map(&checksums.collect());
-        Ok(S3Response::with_headers(output, headers))
+        let mut headers = info.headers;
+        headers.retain(|name, _| name.starts_with(checksum::PREFIX));
+        Ok(S3Response::with_headers(output, header_map(&headers)))
     }
 
-    async fn copy_object(&self, request: S3Request<CopyObjectInput>) -> Response<CopyObjectOutput> {
-        let S3Request { input, headers, .. } = request;
-        let precondition = self
-            .check_write(&input.bucket, &input.key, &headers)
-            .await?;
+    async fn copy_object(&self, request: Request<CopyObjectInput>) -> Response<CopyObjectOutput> {
+        let input = request.input;
+        let precondition = self.check_write(&input.bucket, &input.key, &request.headers)?;
         let directive = input.metadata_directive;
         if directive.is_some_and(|directive| directive.as_str() != MetadataDirective::COPY) {
             return Err(s3_error!(NotImplemented, "Metadata can only be copied"));
         }
-        let conditions = (input.copy_source_if_match, input.copy_source_if_none_match);
-        let source = self.find_source(input.copy_source, conditions.0, conditions.1);
-        let (source, file) = source.await?;
-        let name = (input.bucket, input.key);
-        let info = self.write(name, file, None, source.headers, precondition);
-        let info = info.await?;
+        let source = self.find_source(&input.copy_source, input.copy_source_if_match);
+        let (source, mut file) = source?;
+        let name = (&*input.bucket, &*input.key);
+        let info = self.write(name, &mut file, None, source.headers, &precondition)?;
         let result = CopyObjectResult {
             e_tag: Some(ETag::Strong(info.etag)),
             last_modified: Some(whole_seconds(info.modified)),
@@ -293,25 +243,26 @@ impl S3 for Service {
 
     async fn delete_object(
         &self,
-        request: S3Request<DeleteObjectInput>,
+        request: Request<DeleteObjectInput>,
     ) -> Response<DeleteObjectOutput> {
         let input = request.input;
-        self.require_bucket(&input.bucket).await?;
-        self.delete(&input.bucket, &input.key).await?;
+        self.require_bucket(&input.bucket)?;
+        io_result(self.objects.delete(&input.bucket, &input.key))?;
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
 
     async fn delete_objects(
         &self,
-        request: S3Request<DeleteObjectsInput>,
+        request: Request<DeleteObjectsInput>,
     ) -> Response<DeleteObjectsOutput> {
         let input = request.input;
-        self.require_bucket(&input.bucket).await?;
+        self.require_bucket(&input.bucket)?;
         let mut deleted = Vec::new();
         for object in input.delete.objects {
-            self.delete(&input.bucket, &object.key).await?;
+            io_result(self.objects.delete(&input.bucket, &object.key))?;
+            let key = Some(object.key);
             deleted.push(DeletedObject {
-                key: Some(object.key),
+                key,
                 ..DeletedObject::default()
             });
         }
@@ -324,27 +275,28 @@ impl S3 for Service {
 
     async fn list_objects_v2(
         &self,
-        request: S3Request<ListObjectsV2Input>,
+        request: Request<ListObjectsV2Input>,
     ) -> Response<ListObjectsV2Output> {
-        let input = request.input;
-        self.require_bucket(&input.bucket).await?;
-        let page = self.run(move |objects| list_page(objects, input)).await?;
-        Ok(S3Response::new(page))
+        self.require_bucket(&request.input.bucket)?;
+        let page = list_page(&self.objects, request.input);
+        Ok(S3Response::new(io_result(page)?))
     }
 
     async fn create_multipart_upload(
         &self,
-        request: S3Request<CreateMultipartUploadInput>,
+        request: Request<CreateMultipartUploadInput>,
     ) -> Response<CreateMultipartUploadOutput> {
         let input = request.input;
-        self.require_bucket(&input.bucket).await?;
-        let number = self.upload_count.fetch_add(1, Ordering::Relaxed);
-        let id = format!("upload-{number}");
+        self.require_bucket(&input.bucket)?;
+        let id = self
+            .upload_count
+            .fetch_add(1, Ordering::Relaxed)
+            .to_string();
         let upload = Upload {
             headers: stored_headers(&request.headers),
             parts: BTreeMap::new(),
         };
-        self.uploads().insert(id.clone(), upload);
+        self.uploads.lock().insert(id.clone(), upload);
         Ok(S3Response::new(CreateMultipartUploadOutput {
             bucket: Some(input.bucket),
             key: Some(input.key),
@@ -353,43 +305,41 @@ impl S3 for Service {
         }))
     }
 
-    async fn upload_part(&self, request: S3Request<UploadPartInput>) -> Response<UploadPartOutput> {
-        let S3Request {
-            input,
-            mut headers,
-            trailing_headers,
-            ..
-        } = request;
-        let bytes = read_body(input.body, &mut headers, trailing_headers).await?;
-        let checksums = header_map(&verify(&headers, &bytes)?);
-        let etag = self.add_part(&input.upload_id, input.part_number, bytes);
+    async fn upload_part(
+        &self,
+        mut request: Request<UploadPartInput>,
+    ) -> Response<UploadPartOutput> {
+        let body = request.input.body.take();
+        let (bytes, checksums) = read_body(body, &mut request).await?;
+        let input = request.input;
+        let etag = self.add_part(&input.upload_id, input.part_number, &bytes)?;
         let output = UploadPartOutput {
-            e_tag: Some(etag.await?),
+            e_tag: Some(etag),
             ..UploadPartOutput::default()
         };
-        Ok(S3Response::with_headers(output, checksums))
+        Ok(S3Response::with_headers(output, header_map(&checksums)))
     }
 
     async fn upload_part_copy(
         &self,
-        request: S3Request<UploadPartCopyInput>,
+        request: Request<UploadPartCopyInput>,
     ) -> Response<UploadPartCopyOutput> {
         let input = request.input;
-        let conditions = (input.copy_source_if_match, input.copy_source_if_none_match);
-        let source = self.find_source(input.copy_source, conditions.0, conditions.1);
-        let (source, file) = source.await?;
-        let range = match input.copy_source_range {
-            None => 0..source.size,
-            Some(range) => {
-                let range = Range::parse(&range).map_err(|_| S3ErrorCode::InvalidArgument)?;
-                range.check(source.size)?
-            }
-        };
-        let bytes = self.run(move |_| objects::read(&source, &file, range));
-        let bytes = Bytes::from(bytes.await?);
-        let etag = self.add_part(&input.upload_id, input.part_number, bytes);
+        let source = self.find_source(&input.copy_source, input.copy_source_if_match);
+        let (source, file) = source?;
+        let range = input.copy_source_range.map(|range| Range::parse(&range));
+        let range = range
+            .transpose()
+            .map_err(|_| S3ErrorCode::InvalidArgument)?;
+        let range = range.map(|range| range.check(source.size)).transpose()?;
+        let bytes = io_result(objects::read(
+            &source,
+            &file,
+            range.unwrap_or(0..source.size),
+        ))?;
+        let etag = self.add_part(&input.upload_id, input.part_number, &bytes)?;
         let result = CopyPartResult {
-            e_tag: Some(etag.await?),
+            e_tag: Some(etag),
             last_modified: Some(whole_seconds(SystemTime::now())),
             ..CopyPartResult::default()
         };
@@ -401,44 +351,34 @@ impl S3 for Service {
 
     async fn complete_multipart_upload(
         &self,
-        request: S3Request<CompleteMultipartUploadInput>,
+        request: Request<CompleteMultipartUploadInput>,
     ) -> Response<CompleteMultipartUploadOutput> {
-        let S3Request { input, headers, .. } = request;
-        let precondition = self
-            .check_write(&input.bucket, &input.key, &headers)
-            .await?;
+        let input = request.input;
+        let precondition = self.check_write(&input.bucket, &input.key, &request.headers)?;
         let listed = input.multipart_upload.and_then(|upload| upload.parts);
-        let listed = listed.unwrap_or_default();
         let upload = {
-            let mut uploads = self.uploads();
+            let mut uploads = self.uploads.lock();
             let upload = uploads.get(&input.upload_id).ok_or_else(no_such_upload)?;
-            check_parts(&upload.parts, &listed)?;
+            check_parts(&upload.parts, &listed.unwrap_or_default())?;
             uploads
                 .remove(&input.upload_id)
                 .ok_or_else(no_such_upload)?
         };
         let mut md5 = Md5::new();
-        let mut files = Vec::new();
-        for (_, part) in upload.parts {
+        let mut whole = io_result(self.objects.temporary_file())?;
+        let count = upload.parts.len();
+        for (_, mut part) in upload.parts {
             let digest = u128::from_str_radix(&part.md5, 16).unwrap_or_default();
             md5.update(&digest.to_be_bytes());
-            files.push(part.file);
+            io_result(part.file.rewind())?;
+            io_result(io::copy(part.file.as_file_mut(), whole.as_file_mut()))?;
         }
-        let etag = format!("{}-{}", hex(&md5.finalize()), files.len());
-        let whole = self.run(move |objects| {
-            let mut whole = objects.temporary_file()?;
-            for mut part in files {
-                part.rewind()?;
-                io::copy(part.as_file_mut(), whole.as_file_mut())?;
-            }
-            whole.rewind()?;
-            Ok(whole)
-        });
-        let whole = whole.await?;
-        let name = (input.bucket.clone(), input.key.clone());
-        let info = self.write(name, whole, Some(etag), upload.headers, precondition);
+        io_result(whole.rewind())?;
+        let etag = Some(format!("{}-{count}", hex(&md5.finalize())));
+        let name = (&*input.bucket, &*input.key);
+        let info = self.write(name, &mut whole, etag, upload.headers, &precondition)?;
         Ok(S3Response::new(CompleteMultipartUploadOutput {
-            e_tag: Some(ETag::Strong(info.await?.etag)),
+            e_tag: Some(ETag::Strong(info.etag)),
             location: Some(format!("/{}/{}", input.bucket, input.key)),
             bucket: Some(input.bucket),
             key: Some(input.key),
@@ -448,9 +388,9 @@ impl S3 for Service {
 
     async fn abort_multipart_upload(
         &self,
-        request: S3Request<AbortMultipartUploadInput>,
+        request: Request<AbortMultipartUploadInput>,
     ) -> Response<AbortMultipartUploadOutput> {
-        let removed = self.uploads().remove(&request.input.upload_id);
+        let removed = self.uploads.lock().remove(&request.input.upload_id);
         removed.ok_or_else(no_such_upload)?;
         Ok(S3Response::new(AbortMultipartUploadOutput::default()))
     }
@@ -458,18 +398,14 @@ impl S3 for Service {
     /// `aws s3 cp` asks for the tags of large objects that it copies.
     async fn get_object_tagging(
         &self,
-        request: S3Request<GetObjectTaggingInput>,
+        request: Request<GetObjectTaggingInput>,
     ) -> Response<GetObjectTaggingOutput> {
-        let input = request.input;
-        self.find(&input.bucket, &input.key).await?;
-        Ok(S3Response::new(GetObjectTaggingOutput {
-            tag_set: Vec::new(),
-            version_id: None,
-        }))
+        self.find(&request.input.bucket, &request.input.key, None)?;
+        Ok(S3Response::new(GetObjectTaggingOutput::default()))
     }
 
-    async fn list_buckets(&self, _: S3Request<ListBucketsInput>) -> Response<ListBucketsOutput> {
-        let buckets = self.run(Objects::buckets).await?.into_iter();
+    async fn list_buckets(&self, _: Request<ListBucketsInput>) -> Response<ListBucketsOutput> {
+        let buckets = io_result(self.objects.buckets())?.into_iter();
         let buckets = buckets.map(|(name, created)| Bucket {
             name: Some(name),
             creation_date: Some(whole_seconds(created)),
@@ -483,30 +419,29 @@ impl S3 for Service {
 
     async fn create_bucket(
         &self,
-        request: S3Request<CreateBucketInput>,
+        request: Request<CreateBucketInput>,
     ) -> Response<CreateBucketOutput> {
         let bucket = request.input.bucket;
-        let location = Some(format!("/{bucket}"));
-        let created = self.run(move |objects| objects.create_bucket(&bucket));
-        if !created.await? {
+        if !io_result(self.objects.create_bucket(&bucket))? {
             return Err(s3_error!(
                 BucketAlreadyOwnedByYou,
                 "The bucket exists already"
             ));
         }
+        let location = Some(format!("/{bucket}"));
         Ok(S3Response::new(CreateBucketOutput { location }))
     }
 
-    async fn head_bucket(&self, request: S3Request<HeadBucketInput>) -> Response<HeadBucketOutput> {
-        self.require_bucket(&request.input.bucket).await?;
+    async fn head_bucket(&self, request: Request<HeadBucketInput>) -> Response<HeadBucketOutput> {
+        self.require_bucket(&request.input.bucket)?;
         Ok(S3Response::new(HeadBucketOutput::default()))
     }
 
     async fn get_bucket_location(
         &self,
-        request: S3Request<GetBucketLocationInput>,
+        request: Request<GetBucketLocationInput>,
     ) -> Response<GetBucketLocationOutput> {
-        self.require_bucket(&request.input.bucket).await?;
+        self.require_bucket(&request.input.bucket)?;
         // An empty constraint is us-east-1.
         Ok(S3Response::new(GetBucketLocationOutput {
             location_constraint: Some(BucketLocationConstraint::from(String::new())),
@@ -528,11 +463,13 @@ fn list_page(objects: &Objects, input: ListObjectsV2Input) -> io::Result<ListObj
     // The token is the last entry of the page before, without characters that XML or a query cannot contain.
     let mut last = match &input.continuation_token {
         Some(token) => percent_decode_str(token).decode_utf8_lossy().into_owned(),
-        None => input.start_after.clone().unwrap_or_default(),
+        None => String::new(),
     };
     let (mut contents, mut common_prefixes) = (Vec::new(), Vec::new());
     let mut count = 0;
     let mut is_truncated = false;
+    // A page shows the objects as they were at one moment.
+    let _lock = objects.lock();
     for key in objects.list(&input.bucket, &prefix)? {
         let folder = delimiter.as_ref().and_then(|delimiter| {
             let end = key[prefix.len()..].find(delimiter)?;
@@ -551,7 +488,7 @@ fn list_page(objects: &Objects, input: ListObjectsV2Input) -> io::Result<ListObj
         if let Some(folder) = folder {
             let prefix = Some(encoded(folder));
             common_prefixes.push(CommonPrefix { prefix });
-        } else if let Some((info, _)) = objects.find(&input.bucket, &key)? {
+        } else if let Some((info, _)) = objects.find_locked(&input.bucket, &key)? {
             contents.push(Object {
                 key: Some(encoded(&key)),
                 e_tag: Some(ETag::Strong(info.etag)),
@@ -568,7 +505,6 @@ fn list_page(objects: &Objects, input: ListObjectsV2Input) -> io::Result<ListObj
         is_truncated: Some(is_truncated),
         prefix: Some(encoded(&prefix)),
         delimiter: delimiter.as_deref().map(encoded),
-        start_after: input.start_after.as_deref().map(encoded),
         max_keys: Some(max_keys),
         continuation_token: input.continuation_token,
         encoding_type: input.encoding_type,
@@ -601,30 +537,6 @@ fn check_parts(uploaded: &BTreeMap<i32, Part>, listed: &[CompletedPart]) -> S3Re
     Ok(())
 }
 
-/// Returns whether the condition is about this object, or `default` if there is no condition.
-fn matches(info: &ObjectInfo, condition: Option<ETagCondition>, default: bool) -> bool {
-    match condition {
-        None => default,
-        Some(ETagCondition::Any) => true,
-        Some(ETagCondition::ETag(etag)) => etag.value() == info.etag,
-    }
-}
-
-/// Checks the conditions of a read.
-fn check_read(
-    info: &ObjectInfo,
-    if_match: Option<ETagCondition>,
-    if_none_match: Option<ETagCondition>,
-) -> S3Result {
-    if !matches(info, if_match, true) {
-        return Err(precondition_failed());
-    }
-    if matches(info, if_none_match, false) {
-        return Err(s3_error!(NotModified));
-    }
-    Ok(())
-}
-
 /// Returns the condition of a write.
 fn precondition(headers: &HeaderMap) -> S3Result<Precondition> {
     let condition = |name: &str| {
@@ -643,54 +555,45 @@ fn precondition(headers: &HeaderMap) -> S3Result<Precondition> {
     }
 }
 
-/// Reads the body of a request, and adds its trailer to the headers.
-async fn read_body(
+/// Reads the body of a request; returns it with its checksums, which may be in a trailer.
+async fn read_body<T>(
     body: Option<StreamingBlob>,
-    headers: &mut HeaderMap,
-    trailer: Option<s3s::TrailingHeaders>,
-) -> S3Result<Bytes> {
+    request: &mut Request<T>,
+) -> S3Result<(Bytes, Headers)> {
+    let headers = &mut request.headers;
     let mut body = body.map(Body::from).unwrap_or_default();
     let bytes = body.store_all_limited(usize::MAX).await.map_err(|error| {
         let signed = headers.get("x-amz-content-sha256");
-        let code = match signed {
-            Some(value) if value.as_bytes().starts_with(b"STREAMING-") => {
-                S3ErrorCode::SignatureDoesNotMatch
-            }
-            _ => S3ErrorCode::Custom("XAmzContentSHA256Mismatch".into()),
-        };
-        let status = code.status_code().unwrap_or(hyper::StatusCode::BAD_REQUEST);
+        let in_chunks = signed.is_some_and(|it| it.as_bytes().starts_with(b"STREAMING-"));
+        if in_chunks {
+            return S3Error::with_source(S3ErrorCode::SignatureDoesNotMatch, error);
+        }
+        let code = S3ErrorCode::Custom("XAmzContentSHA256Mismatch".into());
         let mut error = S3Error::with_source(code, error);
-        error.set_message("The body is not the one that was signed, or is incomplete");
-        error.set_status_code(status);
+        error.set_status_code(hyper::StatusCode::BAD_REQUEST);
         error
     })?;
-    headers.extend(
-        trailer
-            .and_then(|trailer| trailer.take())
-            .unwrap_or_default(),
-    );
-    Ok(bytes)
+    if let Some(trailer) = request.trailing_headers.take() {
+        headers.extend(trailer.take().unwrap_or_default());
+    }
+    let checksums = verify(headers, &bytes)?;
+    Ok((bytes, checksums))
 }
 
-/// Compares the checksums of a request with its body, and returns them.
+/// Compares the checksums of a request with its body, and returns those to store.
 fn verify(headers: &HeaderMap, bytes: &[u8]) -> S3Result<Headers> {
     let mut checksums = Headers::new();
-    let names = checksum::ALGORITHMS.map(|algorithm| format!("{}{algorithm}", checksum::PREFIX));
-    for name in names.into_iter().chain(["content-md5".to_owned()]) {
-        let Some(given) = headers.get(&name) else {
+    for name in checksum::NAMES {
+        let Some(given) = headers.get(name) else {
             continue;
         };
-        let right = checksum::of(&name, bytes);
+        let right = checksum::of(name, bytes);
         if given.as_bytes() != right.as_bytes() {
             return Err(s3_error!(BadDigest, "{name} is not that of the body"));
         }
-        if name.starts_with(checksum::PREFIX) {
-            checksums.insert(name, right);
-        }
+        checksums.insert(name.to_owned(), right);
     }
-    if checksums.len() > 1 {
-        return Err(s3_error!(InvalidRequest, "There is more than one checksum"));
-    }
+    checksums.remove(checksum::CONTENT_MD5);
     Ok(checksums)
 }
 
@@ -705,13 +608,7 @@ fn stored_headers(request: &HeaderMap) -> Headers {
         }
     }
     // The encoding of the transfer is not stored.
-    if let Some(encoding) = stored.remove("content-encoding") {
-        let encodings = encoding.split(',').map(str::trim);
-        let encodings: Vec<_> = encodings.filter(|name| *name != "aws-chunked").collect();
-        if !encodings.is_empty() {
-            stored.insert("content-encoding".to_owned(), encodings.join(", "));
-        }
-    }
+    stored.retain(|name, value| name != "content-encoding" || value != "aws-chunked");
     stored
 }
 
@@ -742,6 +639,14 @@ fn header_map(headers: &Headers) -> HeaderMap {
         }
     }
     map
+}
+
+/// Logs an I/O error, and makes it an error of S3.
+fn io_result<T>(result: io::Result<T>) -> S3Result<T> {
+    result.map_err(|error| {
+        tracing::error!(%error, "the S3 server cannot read or write its files");
+        S3Error::internal_error(error)
+    })
 }
 
 /// The time without fractions of a second.

@@ -1,0 +1,590 @@
+"""Deploys the stack to the AWS emulator, and checks with real requests that it works.
+
+Environment variables:
+  BUILD     directory with the output of `sam build` (default: .aws-sam/build)
+  SAM       path of the SAM CLI (default: sam)
+  KEEP_LOG  file that receives the emulator's log
+
+Prints one line for each check, and at the end `N passed, N failed`.
+"""
+
+import json
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from botocore.credentials import Credentials
+
+sys.dont_write_bytecode = True
+
+from account import ACCOUNT, REGION, Account, Drafts, Stack, emulator, error_of, wait_for  # noqa: E402
+
+ORIGIN = "https://editor.example"
+TOPIC = f"arn:aws:sns:{REGION}:{ACCOUNT}:alarms"
+VERSION = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]+$")
+
+results = {"passed": 0, "failed": 0}
+area = ""
+
+
+def check(name, actual, expected=True):
+    """Prints and counts one check: `actual` must equal `expected`."""
+    passed = actual == expected
+    results["passed" if passed else "failed"] += 1
+    detail = "" if passed else f": expected {expected!r}, got {actual!r}"
+    print(f"{'ok  ' if passed else 'FAIL'} {area}: {name}{detail}", flush=True)
+    return passed
+
+
+def begin(name):
+    global area
+    area = name
+
+
+def draft_url(draft_id):
+    return f"https://capcut-mate.jcaigc.cn/openapi/capcut-mate/v1/get_draft?draft_id={draft_id}"
+
+
+def document(text):
+    """Returns the bytes of a draft's document, with a content that the tests can tell apart."""
+    return json.dumps({"name": text, "tracks": [], "materials": {}, "ratio": "16：9"}, ensure_ascii=False).encode()
+
+
+def check_api(account, stack):
+    """Sends documented and undocumented requests to the API."""
+    begin("API")
+    drafts = Drafts(account, stack.bucket)
+    gateway = account.aws.client("apigateway")
+    key = gateway.get_api_key(apiKey=stack.outputs["ApiKeyId"], includeValue=True)["value"]
+
+    def call(body, method="POST", url=stack.url, **headers):
+        return account.request(method, url, body, {"x-api-key": key, "Origin": ORIGIN, **headers})
+
+    def save(draft_id):
+        return call(json.dumps({"draft_url": draft_url(draft_id)}))
+
+    body = document("first")
+    drafts.put("20250928000001", body)
+    response = save("20250928000001")
+    check("a save is answered with 200", response.status, 200)
+    check("the answer has the draft_url", response.json(), {"draft_url": draft_url("20250928000001")})
+    check("the first save creates a version", response.headers["Draft-Saved"], "created")
+    version = response.headers["Draft-Version"] or ""
+    check("the version has the documented form", bool(VERSION.match(version)))
+    path = f"saved/20250928000001/{version}/draft_content.json"
+    check("the version has the bytes of the draft", drafts.versions("20250928000001"), {path: body})
+    again = save("20250928000001")
+    check("the second save answers 200", again.status, 200)
+    check("the second save finds the version", again.headers["Draft-Saved"], "unchanged")
+    check("the second save has the same version", again.headers["Draft-Version"], version)
+    check("the second save creates nothing", list(drafts.versions("20250928000001")), [path])
+    drafts.put("20250928000001", document("second"))
+    check("a new state creates a version", save("20250928000001").headers["Draft-Saved"], "created")
+    check("both versions are kept", len(drafts.versions("20250928000001")), 2)
+
+    required, invalid = (400, "draft_url is required"), (400, "Invalid draft_url format")
+    no_object = (400, "The request body must be a JSON object")
+    for name, request, expected in [
+        ("no draft_url", "{}", required),
+        ("an empty draft_url", '{"draft_url":" "}', required),
+        ("a draft_url without id", '{"draft_url":"https://example.com/"}', invalid),
+        ("a draft_url that is no URL", '{"draft_url":"draft"}', invalid),
+        ("a body that is no JSON", "draft_url", no_object),
+        ("a body that is no object", "[]", no_object),
+    ]:
+        check(name, call(request).summary(), expected)
+    missing = save("20250928000404")
+    check("a missing draft", missing.summary(), (404, "Draft does not exist"))
+    drafts.put("20250928000500", b'{"tracks": [')
+    check("a truncated document", save("20250928000500").summary(), (500, "Save failed"))
+    for method in ["GET", "PUT", "DELETE"]:
+        response = call(None, method)
+        check(f"{method} is not allowed", response.summary(), (405, "Method Not Allowed"))
+        check(f"{method} names the allowed method", response.headers["Allow"], "POST")
+
+    unknown = call("{}", url=stack.url + "s")
+    check("API Gateway answers an unknown path", unknown.summary(), (404, "Not Found"))
+    without_key = account.request("POST", stack.url, "{}", {"Origin": ORIGIN})
+    check("API Gateway refuses a request without key", without_key.summary(), (403, "Forbidden"))
+    check("API Gateway refuses a wrong key", call("{}", **{"x-api-key": "x" * 40}).summary(), (403, "Forbidden"))
+    for name, response in [("a success", again), ("a 404 of the function", missing),
+                           ("a 404 of API Gateway", unknown), ("a 403 of API Gateway", without_key)]:
+        check(f"{name} has the CORS header", response.headers["Access-Control-Allow-Origin"], ORIGIN)
+    preflight = account.request("OPTIONS", stack.url, headers={
+        "Origin": ORIGIN, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"})
+    check("the preflight request needs no key", preflight.status, 204)
+    check("the preflight allows the origin", preflight.headers["Access-Control-Allow-Origin"], ORIGIN)
+    check("the preflight allows POST", preflight.headers["Access-Control-Allow-Methods"], "POST")
+    allowed = (preflight.headers["Access-Control-Allow-Headers"] or "").lower().split(",")
+    check("the preflight allows the headers", {"content-type", "x-api-key", "authorization"} <= set(allowed))
+
+    api = stack.resource("Api")
+    stages = gateway.get_stages(restApiId=api)["item"]
+    check("the API has one stage", [stage["stageName"] for stage in stages], ["openapi"])
+
+
+def check_invocations(account, stack):
+    """Invokes the function directly and asynchronously."""
+    begin("invocations")
+    drafts = Drafts(account, stack.bucket)
+    function = account.aws.client("lambda")
+    sqs = account.aws.client("sqs")
+
+    def invoke(event):
+        response = function.invoke(FunctionName=stack.function, Payload=json.dumps(event))
+        return json.loads(response["Payload"].read())
+
+    drafts.put("20250928000002", document("direct"))
+    by_id = invoke({"draft_id": "20250928000002"})
+    check("a draft_id is saved", (by_id.get("draft_id"), by_id.get("saved")), ("20250928000002", "created"))
+    by_url = invoke({"draft_url": draft_url("20250928000002")})
+    check("a draft_url is saved", (by_url.get("draft_url"), by_url.get("saved")),
+          (draft_url("20250928000002"), "unchanged"))
+    check("both name the same version", by_id.get("version"), by_url.get("version"))
+    drafts.put("20250928000501", b"")
+    for name, event, expected in [
+        ("an unknown event", {"unknown": 1}, "InvalidRequest"),
+        ("an invalid draft_id", {"draft_id": "../1"}, "InvalidRequest"),
+        ("a missing draft", {"draft_id": "20250928000404"}, "DraftNotFound"),
+        ("an empty document", {"draft_id": "20250928000501"}, "SaveFailed"),
+    ]:
+        check(f"the errorType of {name}", invoke(event).get("errorType"), expected)
+
+    drafts.put("20250928000003", document("asynchronous"))
+    for draft_id in ["20250928000404", "20250928000003"]:
+        function.invoke(FunctionName=stack.function, InvocationType="Event",
+                        Payload=json.dumps({"draft_id": draft_id}))
+    saved = wait_for(lambda: drafts.versions("20250928000003"))
+    check("an asynchronous invocation saves the draft", list((saved or {}).values()), [document("asynchronous")])
+    queue = stack.outputs["DeadLettersUrl"]
+    receive = {"QueueUrl": queue, "MaxNumberOfMessages": 10, "VisibilityTimeout": 0}
+    messages = wait_for(lambda: sqs.receive_message(**receive).get("Messages")) or []
+    bodies = [json.loads(message["Body"]) for message in messages]
+    # AWS sends the event. The emulator sends the record of a destination, which contains it.
+    check("only the failed event is in the dead-letter queue",
+          [body.get("requestPayload", body) for body in bodies], [{"draft_id": "20250928000404"}])
+
+
+def check_policies(account, stack):
+    """Checks the bucket policy and the role with requests that they must allow or deny."""
+    begin("policies")
+    s3 = account.aws.client("s3")
+    drafts = Drafts(account, stack.bucket)
+    bucket = {"Bucket": stack.bucket}
+    [existing] = drafts.versions("20250928000002")
+    new = "saved/20250928000002/20990101T000000Z-0/draft_content.json"
+
+    def put(key, client=s3, **options):
+        return error_of(client.put_object, **bucket, Key=key, Body=b"{}", **options)
+
+    check("a version can be created", put(new, IfNoneMatch="*"), None)
+    check("a version cannot be created again", put(new, IfNoneMatch="*"), "PreconditionFailed")
+    check("a version cannot be written without the condition", put(new + "1"), "AccessDenied")
+    check("a version cannot be overwritten", put(existing), "AccessDenied")
+    copy = {**bucket, "Key": existing, "CopySource": f"{stack.bucket}/drafts/20250928000001/draft_content.json"}
+    check("a version cannot be copied over", error_of(s3.copy_object, **copy), "AccessDenied")
+    check("a version cannot be uploaded in parts",
+          error_of(s3.create_multipart_upload, **bucket, Key=existing), "AccessDenied")
+    version_id = s3.head_object(**bucket, Key=existing)["VersionId"]
+    check("a version cannot be deleted", error_of(s3.delete_object, **bucket, Key=existing), "AccessDenied")
+    check("an object version cannot be deleted",
+          error_of(s3.delete_object, **bucket, Key=existing, VersionId=version_id), "AccessDenied")
+    check("a draft can be deleted", error_of(s3.delete_object, **bucket, Key="drafts/20250928000501/draft_content.json"), None)
+    plain = account.aws.client("s3")
+    # The emulator takes the header for the protocol of the request.
+    plain.meta.events.register(
+        "before-send.s3", lambda request, **_: request.headers.update({"X-Forwarded-Proto": "http"}))
+    check("plain HTTP is denied", error_of(plain.get_object, **bucket, Key=existing), "AccessDenied")
+    public = s3.get_public_access_block(**bucket)["PublicAccessBlockConfiguration"]
+    check("public access is blocked", set(public.values()), {True})
+    check("versioning is enabled", s3.get_bucket_versioning(**bucket).get("Status"), "Enabled")
+
+    # The test's user may assume the role for as long as it takes to get a session.
+    iam = account.aws.client("iam")
+    role = stack.resource("Role")
+    trust = json.dumps(iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"])
+    allow_user = {"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Principal": {"AWS": account.user_arn}, "Action": "sts:AssumeRole"}]}
+    iam.update_assume_role_policy(RoleName=role, PolicyDocument=json.dumps(allow_user))
+    arn = iam.get_role(RoleName=role)["Role"]["Arn"]
+    token = account.aws.client("sts").assume_role(RoleArn=arn, RoleSessionName="test")["Credentials"]
+    iam.update_assume_role_policy(RoleName=role, PolicyDocument=trust)
+    session = account.session(Credentials(token["AccessKeyId"], token["SecretAccessKey"], token["SessionToken"]))
+    s3, sqs, function = (session.client(service) for service in ["s3", "sqs", "lambda"])
+    draft = {**bucket, "Key": "drafts/20250928000002/draft_content.json"}
+
+    check("the role can read a draft", error_of(s3.get_object, **draft), None)
+    missing = {**bucket, "Key": "drafts/20250928000404/draft_content.json"}
+    check("the role sees that a draft is missing", error_of(s3.get_object, **missing), "NoSuchKey")
+    check("the role can create a version", put(new + "/draft_content.json", s3, IfNoneMatch="*"), None)
+    drafts.put_key("drafts/20250928000002/cover.jpg", b"cover")
+    drafts.put_key("other/draft_content.json", b"{}")
+    for name, call, arguments in [
+        ("write a draft", s3.put_object, {**draft, "Body": b"{}"}),
+        ("delete a draft", s3.delete_object, draft),
+        ("read a saved version", s3.get_object, {**bucket, "Key": existing}),
+        ("overwrite a version", s3.put_object, {**bucket, "Key": existing, "Body": b"{}"}),
+        ("delete a version", s3.delete_object, {**bucket, "Key": existing}),
+        ("write another key of a version", s3.put_object,
+         {**bucket, "Key": "saved/20250928000002/other", "Body": b"", "IfNoneMatch": "*"}),
+        ("read another file of a draft", s3.get_object, {**bucket, "Key": "drafts/20250928000002/cover.jpg"}),
+        ("read another key", s3.get_object, {**bucket, "Key": "other/draft_content.json"}),
+        ("list the bucket", s3.list_objects_v2, bucket),
+        ("list the versions", s3.list_objects_v2, {**bucket, "Prefix": "saved/"}),
+        ("replace the bucket policy", s3.put_bucket_policy, {**bucket, "Policy": "{}"}),
+        ("delete the bucket policy", s3.delete_bucket_policy, bucket),
+        ("change the lifecycle", s3.delete_bucket_lifecycle, bucket),
+        ("list the buckets", s3.list_buckets, {}),
+        ("read the dead letters", sqs.receive_message, {"QueueUrl": stack.outputs["DeadLettersUrl"]}),
+        ("invoke the function", function.invoke, {"FunctionName": stack.function}),
+        ("change its own policy", session.client("iam").delete_role_policy,
+         {"RoleName": role, "PolicyName": "save-draft"}),
+    ]:
+        denied = error_of(call, **arguments)
+        check(f"the role cannot {name}", denied in ("AccessDenied", "AccessDeniedException", "403"))
+
+    # Each permission is needed: without it, the answer is the documented one.
+    function = account.aws.client("lambda")
+
+    def save(draft_id):
+        response = function.invoke(FunctionName=stack.function, Payload=json.dumps({"draft_id": draft_id}))
+        result = json.loads(response["Payload"].read())
+        return result.get("errorType") or result.get("saved")
+
+    policy = iam.get_role_policy(RoleName=role, PolicyName="save-draft")["PolicyDocument"]
+    for sid, draft_id, expected in [
+        ("ReadDrafts", "20250928000002", "SaveFailed"),
+        ("FindMissingDrafts", "20250928000404", "SaveFailed"),
+        ("CreateVersions", "20250928000004", "SaveFailed"),
+        (None, "20250928000004", "created"),
+        (None, "20250928000404", "DraftNotFound"),
+    ]:
+        drafts.put("20250928000004", document("permissions"))
+        statements = [statement for statement in policy["Statement"] if statement["Sid"] != sid]
+        iam.put_role_policy(RoleName=role, PolicyName="save-draft",
+                            PolicyDocument=json.dumps({**policy, "Statement": statements}))
+        check(f"without {sid or 'nothing'}, {draft_id} is answered with {expected}", save(draft_id), expected)
+
+
+def check_failed_creation(account):
+    """Creates a stack that fails, and checks that it leaves nothing."""
+    begin("failed creation")
+    stack = Stack(account, "failed")
+    before = inventory(account)
+    # The layer does not exist, so the function cannot be created.
+    layer = f"arn:aws:lambda:{REGION}:{ACCOUNT}:layer:missing:1"
+    check("sam deploy fails", stack.deploy(Autosave="true", CaBundleLayerArn=layer) != 0)
+    status = stack.cloudformation.describe_stacks(StackName="failed")["Stacks"][0]["StackStatus"]
+    check("the stack is rolled back", status, "ROLLBACK_COMPLETE")
+    stack.delete()
+    check("nothing is left", inventory(account), before)
+    check("a reserved concurrency below that of autosave is refused",
+          stack.deploy(Autosave="true", ReservedConcurrency="9") != 0 and "at least 10" in stack.log)
+    stack.delete()
+
+
+def inventory(account):
+    """Returns the names of the resources in the account, without those that SAM CLI keeps for itself."""
+    client = account.aws.client
+    names = {
+        "buckets": [bucket["Name"] for bucket in client("s3").list_buckets()["Buckets"]],
+        "roles": [role["RoleName"] for role in client("iam").list_roles()["Roles"]],
+        "functions": [function["FunctionName"] for function in client("lambda").list_functions()["Functions"]],
+        "APIs": [api["name"] for api in client("apigateway").get_rest_apis()["items"]],
+        "log groups": [group["logGroupName"] for group in client("logs").describe_log_groups()["logGroups"]],
+        "queues": client("sqs").list_queues().get("QueueUrls", []),
+        "rules": [rule["Name"] for rule in client("events").list_rules()["Rules"]],
+        "alarms": [alarm["AlarmName"] for alarm in client("cloudwatch").describe_alarms()["MetricAlarms"]],
+        "log role": [client("apigateway").get_account().get("cloudwatchRoleArn")],
+    }
+    return {kind: sorted(name or "" for name in found if "aws-sam-cli" not in (name or ""))
+            for kind, found in names.items()}
+
+
+def check_maintenance(account, stack):
+    """Checks updates of Maintenance and Autosave: saves are answered with 503, and events wait."""
+    begin("maintenance")
+    check("sam deploy updates the stack", stack.deploy(Maintenance="true", Autosave="true"), 0)
+    function = account.aws.client("lambda")
+    gateway = account.aws.client("apigateway")
+    key = gateway.get_api_key(apiKey=stack.outputs["ApiKeyId"], includeValue=True)["value"]
+    request = json.dumps({"draft_url": draft_url("20250928000002")})
+    response = account.request("POST", stack.url, request, {"x-api-key": key, "Origin": ORIGIN})
+    check("a save is answered with 503", response.summary(), (503, "Service unavailable"))
+    check("the answer has Retry-After", (response.headers["Retry-After"] or "").isdigit())
+    payload = function.invoke(FunctionName=stack.function, Payload=json.dumps({"draft_id": "20250928000002"}))
+    check("the errorType of a direct invocation", json.loads(payload["Payload"].read()).get("errorType"),
+          "ServiceUnavailable")
+    queue = stack.resource("AutosaveQueue")
+    attributes = account.aws.client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
+    policy = json.loads(attributes["RedrivePolicy"])
+    check("the autosave queue has a dead-letter queue",
+          (policy["deadLetterTargetArn"], int(policy["maxReceiveCount"])), (stack.outputs["AutosaveDeadLettersArn"], 5))
+    # The message is received every second instead of every three minutes, and more than five times.
+    redrive = json.dumps({"deadLetterTargetArn": stack.outputs["AutosaveDeadLettersArn"], "maxReceiveCount": 1000})
+    account.aws.client("sqs").set_queue_attributes(
+        QueueUrl=queue, Attributes={"VisibilityTimeout": "1", "RedrivePolicy": redrive})
+    Drafts(account, stack.bucket).put("20250928000005", document("maintenance"))
+
+
+def check_authorization(account, stack):
+    """Checks an update to AWS_IAM, the end of the maintenance, and the removal of CORS."""
+    begin("update")
+    check("sam deploy updates the stack",
+          stack.deploy(ApiAuth="AWS_IAM", Maintenance="false", CorsOrigin='""', VersionDeleterArns=account.user_arn), 0)
+    drafts = Drafts(account, stack.bucket)
+    body = json.dumps({"draft_url": draft_url("20250928000002")})
+    unsigned = account.request("POST", stack.url, body, {"Origin": ORIGIN})
+    check("AWS_IAM refuses a request without signature", unsigned.status, 403)
+    check("the answer is a detail", list(unsigned.json()), ["detail"])
+    check("no CORS header is left", unsigned.headers["Access-Control-Allow-Origin"], None)
+    iam = account.aws.client("iam")
+    nothing = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Action": "*", "Resource": "*"}]}
+    _, stranger = account.create_user(iam, "stranger", nothing)
+    check("AWS_IAM refuses a user without permission", account.signed(stranger, "POST", stack.url, body).status, 403)
+    signed = account.signed(account.credentials, "POST", stack.url, body)
+    check("AWS_IAM accepts a signed request", (signed.status, signed.headers["Draft-Saved"]), (200, "unchanged"))
+    saved = wait_for(lambda: drafts.versions("20250928000005"))
+    check("a draft that was written in the maintenance is saved afterwards",
+          list((saved or {}).values()), [document("maintenance")])
+    [key] = drafts.versions("20250928000003")
+    check("a principal of VersionDeleterArns can delete a version",
+          error_of(drafts.s3.delete_object, Bucket=stack.bucket, Key=key), None)
+
+
+def check_autosave(account, stack):
+    """Writes objects and sends messages to the autosave queue."""
+    begin("autosave")
+    drafts = Drafts(account, stack.bucket)
+    sqs, function = account.aws.client("sqs"), account.aws.client("lambda")
+    events = account.aws.client("events")
+    queue, dead_letters = stack.resource("AutosaveQueue"), stack.outputs["AutosaveDeadLettersUrl"]
+    redrive = json.dumps({"deadLetterTargetArn": stack.outputs["AutosaveDeadLettersArn"], "maxReceiveCount": 5})
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"RedrivePolicy": redrive})
+
+    others = ["drafts/20250928000006/draft_meta_info.json", "drafts/20250928000006/assets/draft_content.json.bak",
+              "other/20250928000006/draft_content.json"]
+    for key in others:
+        drafts.put_key(key, document("other"))
+    drafts.put("20250928000007", document("autosaved"))
+    saved = wait_for(lambda: drafts.versions("20250928000007"))
+    check("a written draft is saved", list((saved or {}).values()), [document("autosaved")])
+    check("other objects are not saved", drafts.keys("saved/20250928000006/"), [])
+    skipped = [line for line in log_lines(account, stack) if "20250928000006" in json.dumps(line)]
+    check("other objects do not invoke the function", skipped, [])
+    drafts.put("20250928000007", document("autosaved again"))
+    saved = wait_for(lambda: len(drafts.versions("20250928000007")) == 2)
+    check("the next state is saved", saved, True)
+
+    # One batch with a good and a broken draft, sent while the event source is disabled.
+    source = stack.resource("AutosaveSource")
+    rule = stack.resource("AutosaveRule")
+    events.disable_rule(Name=rule)
+    drafts.put("20250928000008", document("good"))
+    drafts.put("20250928000009", b'{"tracks":')
+    function.update_event_source_mapping(UUID=source, Enabled=False)
+    for draft_id in ["20250928000008", "20250928000009"]:
+        sqs.send_message(QueueUrl=queue, MessageBody=json.dumps({"draft_id": draft_id}))
+    function.update_event_source_mapping(UUID=source, Enabled=True)
+    saved = wait_for(lambda: drafts.versions("20250928000008"))
+    check("the good draft of a batch is saved", list((saved or {}).values()), [document("good")])
+
+    def bodies():
+        messages = sqs.receive_message(QueueUrl=dead_letters, MaxNumberOfMessages=10, VisibilityTimeout=0)
+        return [json.loads(message["Body"]) for message in messages.get("Messages", [])]
+
+    check("only the broken draft is in the dead-letter queue",
+          wait_for(bodies), [{"draft_id": "20250928000009"}])
+    drafts.put("20250928000009", document("repaired"))
+    # Moves the messages as StartMessageMoveTask does, which the emulator does not have.
+    for message in sqs.receive_message(QueueUrl=dead_letters, MaxNumberOfMessages=10).get("Messages", []):
+        sqs.send_message(QueueUrl=queue, MessageBody=message["Body"])
+        sqs.delete_message(QueueUrl=dead_letters, ReceiptHandle=message["ReceiptHandle"])
+    saved = wait_for(lambda: drafts.versions("20250928000009"))
+    check("the repaired draft is saved", list((saved or {}).values()), [document("repaired")])
+    check("the dead-letter queue is empty", bodies(), [])
+    events.enable_rule(Name=rule)
+
+
+def log_lines(account, stack):
+    """Returns the records in the function's log."""
+    pages = account.aws.client("logs").get_paginator("filter_log_events").paginate(
+        logGroupName=f"/aws/lambda/{stack.name}")
+    messages = [event["message"] for page in pages for event in page["events"]]
+    return [json.loads(message) for message in messages if message.startswith("{")]
+
+
+def check_operations(account, stack):
+    """Checks alarms, dashboard and logs."""
+    begin("operations")
+    cloudwatch, logs = account.aws.client("cloudwatch"), account.aws.client("logs")
+    gateway = account.aws.client("apigateway")
+    groups = {group["logGroupName"]: group.get("retentionInDays") for group in logs.describe_log_groups()["logGroups"]}
+    function_group, api_group = f"/aws/lambda/{stack.name}", f"/aws/apigateway/{stack.name}"
+    check("the log groups expire", [groups.get(function_group), groups.get(api_group)], [30, 30])
+    check("there is no other log group", [name for name in groups if name not in (function_group, api_group)], [])
+
+    # A save that fails, for the metrics.
+    drafts = Drafts(account, stack.bucket)
+    drafts.put("20250928000500", b'{"tracks": [')
+    account.aws.client("lambda").invoke(FunctionName=stack.function, Payload='{"draft_id":"20250928000500"}')
+    written = set()
+    for line in log_lines(account, stack):
+        for directive in line.get("_aws", {}).get("CloudWatchMetrics", []):
+            names = directive["Dimensions"][0]
+            dimensions = [{"Name": name, "Value": line[name]} for name in names]
+            values = {metric["Name"]: line[metric["Name"]] for metric in directive["Metrics"]}
+            written |= {(directive["Namespace"], name, json.dumps(dimensions)) for name in values}
+    # The emulator does not read the embedded metric format: this sends the last record to CloudWatch.
+    data = [{"MetricName": name, "Dimensions": dimensions, "Value": value} for name, value in values.items()]
+    cloudwatch.put_metric_data(Namespace=directive["Namespace"], MetricData=data)
+    for metric in cloudwatch.list_metrics(Namespace="AWS/Lambda")["Metrics"]:
+        written.add((metric["Namespace"], metric["MetricName"], json.dumps(metric["Dimensions"])))
+
+    queues = {url.rsplit("/", 1)[1] for url in
+              [stack.outputs["DeadLettersUrl"], stack.outputs["AutosaveDeadLettersUrl"]]}
+    alarms = {alarm["AlarmName"]: alarm for alarm in cloudwatch.describe_alarms()["MetricAlarms"]}
+    check("there are seven alarms", len(alarms), 7)
+    watched = set()
+    for name, alarm in alarms.items():
+        if alarm["Namespace"] == "AWS/SQS":
+            # The emulator's queues have no metrics.
+            watched.add(alarm["Dimensions"][0]["Value"])
+        else:
+            metric = (alarm["Namespace"], alarm["MetricName"], json.dumps(alarm["Dimensions"]))
+            check(f"{name} watches a metric that is written", metric in written)
+        check(f"{name} notifies the topic", alarm["AlarmActions"] == alarm["OKActions"] == [TOPIC])
+    check("both dead-letter queues are watched", watched, queues)
+    fired = {alarm["MetricName"]: name for name, alarm in alarms.items() if alarm["StateValue"] == "ALARM"}
+    check("the alarms on errors and failed saves fire", sorted(fired), ["Errors", "Failed"])
+    sqs = account.aws.client("sqs")
+    queue = sqs.get_queue_url(QueueName="alarms")["QueueUrl"]
+
+    def notification():
+        received = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", [])
+        texts = [json.loads(message["Body"])["Message"] for message in received]
+        return [text for text in texts if fired["Failed"] in text]
+
+    check("the topic receives the alarm", bool(wait_for(notification)))
+
+    body = json.loads(cloudwatch.get_dashboard(DashboardName=f"{stack.name}-{REGION}")["DashboardBody"])
+    shown = {tuple(metric[:4]) for widget in body["widgets"] for metric in widget["properties"]["metrics"]}
+    own = {(namespace, name, "FunctionName", stack.function) for namespace, name, _ in written if namespace == "SaveDraft"}
+    check("the dashboard shows the metrics that are written", own - shown, set())
+    stage = gateway.get_stage(restApiId=stack.resource("Api"), stageName="openapi")
+    access = stage.get("accessLogSettings") or {}
+    check("the access log is a log group of the stack", (access.get("destinationArn") or "").split(":")[6:7], [api_group])
+    entry = json.loads(re.sub(r"\$context[.\w]+", "-", access.get("format") or "{}"))
+    check("the format of the access log is JSON", "lambdaRequestId" in entry)
+    settings = stage["methodSettings"]["*/*"]
+    check("the execution log is off", settings.get("loggingLevel", "OFF"), "OFF")
+    check("detailed metrics are on", settings["metricsEnabled"])
+
+
+def check_throttling(account, stack):
+    """Checks an update to an open API without autosave, and throttling."""
+    begin("throttling")
+    check("sam deploy updates the stack",
+          stack.deploy(ApiAuth="NONE", Autosave="false", ThrottleRate="1", ThrottleBurst="3"), 0)
+    check("autosave is removed", [stack.resource(name) for name in ["AutosaveQueue", "AutosaveRule"]], [None, None])
+    body = json.dumps({"draft_url": draft_url("20250928000002")})
+    answers = [account.request("POST", stack.url, body) for _ in range(8)]
+    check("NONE needs no key", answers[0].status, 200)
+    refused = [answer for answer in answers if answer.status != 200]
+    check("API Gateway throttles", {answer.summary() for answer in refused}, {(429, "Too Many Requests")})
+    check("the answer has Retry-After", {answer.headers["Retry-After"] for answer in refused}, {"1"})
+
+
+def check_deletion(account, stack):
+    """Deletes the stack, and creates another one on its bucket."""
+    begin("deletion")
+    drafts = Drafts(account, stack.bucket)
+    before = {key: drafts.versions(key) for key in ["20250928000001", "20250928000002"]}
+    check("the stack is deleted", stack.delete(), "ValidationError")
+    check("the saved versions are kept", {key: drafts.versions(key) for key in before}, before)
+    key = next(iter(before["20250928000002"]))
+    check("the bucket policy is kept",
+          error_of(drafts.s3.put_object, Bucket=stack.bucket, Key=key, Body=b""), "AccessDenied")
+    left = inventory(account)
+    check("functions, APIs, queues, rules and alarms are deleted",
+          [left[kind] for kind in ["functions", "APIs", "rules", "alarms", "log groups"]], [[]] * 5)
+    check("the log role of API Gateway is kept", left["log role"] != [""])
+
+    second = Stack(account, "second")
+    waf = account.aws.client("wafv2")
+    metrics = {"SampledRequestsEnabled": False, "CloudWatchMetricsEnabled": False, "MetricName": "acl"}
+    acl = waf.create_web_acl(Name="acl", Scope="REGIONAL", DefaultAction={"Allow": {}}, VisibilityConfig=metrics)
+    second.must_deploy(ExistingBucket=stack.bucket, ApiAuth="NONE", SetApiGatewayLogRole="false",
+                       WebAclArn=acl["Summary"]["ARN"])
+    check("a second stack uses the existing bucket", second.bucket, stack.bucket)
+    stage = f"arn:aws:apigateway:{REGION}::/restapis/{second.resource('Api')}/stages/openapi"
+    protected = waf.get_web_acl_for_resource(ResourceArn=stage).get("WebACL", {})
+    check("its API has the web ACL", protected.get("Name"), "acl")
+    body = json.dumps({"draft_url": draft_url("20250928000001")})
+    answer = account.request("POST", second.url, body)
+    check("it finds the saved version", (answer.status, answer.headers["Draft-Saved"]), (200, "unchanged"))
+    drafts.put("20250928000001", document("third"))
+    check("it saves the next state", account.request("POST", second.url, body).headers["Draft-Saved"], "created")
+
+    begin("whole drafts")
+    check("sam deploy updates the stack", second.deploy(SaveFiles="true"), 0)
+    check("a draft without other files keeps its version",
+          account.request("POST", second.url, body).headers["Draft-Saved"], "unchanged")
+    drafts.put_key("drafts/20250928000001/assets/video.mp4", b"video")
+    answer = account.request("POST", second.url, body)
+    check("a new file creates a version", (answer.status, answer.headers["Draft-Saved"]), (200, "created"))
+    manifest = f"saved/20250928000001/{answer.headers['Draft-Version']}/files.json"
+    files = json.loads(drafts.s3.get_object(Bucket=second.bucket, Key=manifest)["Body"].read())["files"]
+    check("the manifest has the file", [file["path"] for file in files], ["assets/video.mp4"])
+    copy = files[0]["key"]
+    check("the copy has the bytes of the file",
+          drafts.s3.get_object(Bucket=second.bucket, Key=copy)["Body"].read(), b"video")
+    check("the copy cannot be overwritten",
+          error_of(drafts.s3.put_object, Bucket=second.bucket, Key=copy, Body=b""), "AccessDenied")
+    versions = len(drafts.keys("saved/20250928000001/"))
+
+    begin("deletion")
+    check("its deletion succeeds", second.delete(), "ValidationError")
+    check("its deletion keeps the bucket", len(drafts.keys("saved/20250928000001/")), versions)
+
+
+def create_topic(account):
+    """Creates the topic for the alarms, and a queue that receives its messages."""
+    sns, sqs = account.aws.client("sns"), account.aws.client("sqs")
+    queue = sqs.create_queue(QueueName="alarms")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    allow = {"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Principal": {"Service": "sns.amazonaws.com"}, "Action": "sqs:SendMessage", "Resource": arn}]}
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"Policy": json.dumps(allow)})
+    sns.create_topic(Name="alarms")
+    sns.subscribe(TopicArn=TOPIC, Protocol="sqs", Endpoint=arn)
+
+
+def run(account):
+    check_failed_creation(account)
+    create_topic(account)
+    stack = Stack(account, "drafts")
+    stack.must_deploy(CorsOrigin=ORIGIN, AlarmTopicArn=TOPIC)
+    check_api(account, stack)
+    check_invocations(account, stack)
+    check_policies(account, stack)
+    check_maintenance(account, stack)
+    check_authorization(account, stack)
+    check_autosave(account, stack)
+    check_operations(account, stack)
+    check_throttling(account, stack)
+    check_deletion(account, stack)
+
+
+def main():
+    with tempfile.TemporaryDirectory(prefix="save-draft-") as directory:
+        with emulator(Path(directory)) as (port, ca):
+            account = Account(port, ca)
+            run(account)
+    print(f"{results['passed']} passed, {results['failed']} failed")
+    sys.exit(1 if results["failed"] else 0)
+
+
+if __name__ == "__main__":
+    main()

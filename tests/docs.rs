@@ -1,0 +1,471 @@
+//! Checks that the documentation agrees with the code, and that its two languages agree with each other.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::{env, fs, io, thread};
+
+use save_draft::config::{
+    DEFAULT_DRAFT_KEY, DEFAULT_MAX_DRAFT_BYTES, DEFAULT_SAVED_KEY, VARIABLES,
+};
+use save_draft::draft::Sha256Digest;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const README: &str = "README.md";
+const API: &str = "docs/api.md";
+const DESIGN: &str = "docs/design.md";
+/// The sample draft of the local endpoint.
+const SAMPLE: &[u8] = include_bytes!("../examples/draft_content.json");
+
+fn read(path: &str) -> String {
+    let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// A part of a Markdown page: a heading, and the text up to the next one.
+#[derive(Debug, Default)]
+struct Section {
+    /// Number of `#`; 0 for text before the first heading.
+    level: usize,
+    heading: String,
+    /// Text outside of code blocks.
+    lines: Vec<String>,
+    /// Code blocks with their languages.
+    blocks: Vec<String>,
+}
+
+impl Section {
+    /// Returns the texts between backticks.
+    fn code_spans(&self) -> BTreeSet<&str> {
+        let lines = self.lines.iter();
+        lines
+            .flat_map(|line| line.split('`').skip(1).step_by(2))
+            .collect()
+    }
+
+    /// Returns the numbers outside of code.
+    fn numbers(&self) -> BTreeSet<&str> {
+        let lines = self.lines.iter();
+        let prose = lines.flat_map(|line| line.split('`').step_by(2));
+        prose
+            .flat_map(|text| text.split(|c: char| !c.is_ascii_digit() && !matches!(c, ',' | '.')))
+            .map(|number| number.trim_matches([',', '.']))
+            .filter(|number| !number.is_empty())
+            .collect()
+    }
+
+    /// Returns the targets of links, without the language and the heading.
+    fn links(&self) -> BTreeSet<String> {
+        let lines = self.lines.iter();
+        lines
+            .flat_map(|line| line.split("](").skip(1))
+            .filter_map(|rest| rest.split([')', '#']).next())
+            .map(|target| target.replace(".zh.md", ".md"))
+            .collect()
+    }
+
+    /// Returns the first table as rows of cells, without its header.
+    fn table(&self) -> Vec<Vec<&str>> {
+        let rows = self.lines.iter().map(|line| line.trim());
+        rows.skip_while(|line| !line.starts_with('|'))
+            .take_while(|line| line.starts_with('|'))
+            .skip(2)
+            .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+            .collect()
+    }
+}
+
+fn sections(path: &str) -> Vec<Section> {
+    let mut sections = vec![Section::default()];
+    let mut block: Option<String> = None;
+    for line in read(path).lines() {
+        let section = sections.last_mut().unwrap();
+        if let Some(mut text) = block.take() {
+            if line.trim() == "```" {
+                section.blocks.push(text);
+            } else {
+                text.push('\n');
+                text.push_str(line);
+                block = Some(text);
+            }
+        } else if let Some(language) = line.trim().strip_prefix("```") {
+            block = Some(language.to_owned());
+        } else if line.starts_with('#') {
+            let heading = line.trim_start_matches('#');
+            sections.push(Section {
+                level: line.len() - heading.len(),
+                heading: heading.trim().to_owned(),
+                ..Section::default()
+            });
+        } else {
+            section.lines.push(line.to_owned());
+        }
+    }
+    assert_eq!(block, None, "{path}: a code block is not closed");
+    sections
+}
+
+fn section(path: &str, heading: &str) -> Section {
+    let mut sections = sections(path).into_iter();
+    sections
+        .find(|section| section.heading == heading)
+        .unwrap_or_else(|| panic!("{path} has no section {heading:?}"))
+}
+
+/// Checks that both sets are the same, and prints the difference if they are not.
+fn assert_same<T: Debug + Ord>(left: &BTreeSet<T>, right: &BTreeSet<T>, name: &str) {
+    let only_left: Vec<_> = left.difference(right).collect();
+    let only_right: Vec<_> = right.difference(left).collect();
+    assert!(
+        only_left.is_empty() && only_right.is_empty(),
+        "{name} differ: only the first has {only_left:?}, only the second {only_right:?}"
+    );
+}
+
+/// Returns the text of a cell that consists of code.
+fn code(cell: &str) -> &str {
+    cell.trim_matches('`')
+}
+
+#[test]
+fn both_languages_have_the_same_sections_code_numbers_and_links() {
+    for (english, chinese) in [(README, "README.zh.md"), (API, "docs/api.zh.md")] {
+        let pages = (sections(english), sections(chinese));
+        let levels =
+            |page: &[Section]| -> Vec<_> { page.iter().map(|section| section.level).collect() };
+        assert_eq!(
+            levels(&pages.0),
+            levels(&pages.1),
+            "levels of the headings in {english} and {chinese}"
+        );
+        for (english, chinese) in pages.0.iter().zip(&pages.1) {
+            let name = format!("{:?} and {:?}", english.heading, chinese.heading);
+            assert_same(&english.code_spans(), &chinese.code_spans(), &name);
+            assert_same(&english.numbers(), &chinese.numbers(), &name);
+            assert_same(&english.links(), &chinese.links(), &name);
+            let rows = |section: &Section| -> usize {
+                let rows = section.lines.iter();
+                rows.filter(|line| line.starts_with('|')).count()
+            };
+            assert_eq!(rows(english), rows(chinese), "rows of tables in {name}");
+            // Diagrams are translated, other code is not.
+            let blocks = |section: &Section| -> Vec<String> {
+                let blocks = section.blocks.iter();
+                blocks
+                    .filter(|block| !block.starts_with("mermaid"))
+                    .cloned()
+                    .collect()
+            };
+            assert_eq!(blocks(english), blocks(chinese), "{name}");
+        }
+        for (page, other) in [(english, chinese), (chinese, english)] {
+            let other = other.trim_start_matches("docs/");
+            let switch = read(page).lines().nth(2).unwrap_or_default().to_owned();
+            assert!(
+                switch.contains(&format!("]({other})")),
+                "the third line of {page} must link to {other}, got {switch:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn readme_lists_every_variable_with_its_default() {
+    let section = section(README, "Configuration");
+    let table = section.table();
+    let documented: BTreeSet<_> = table.iter().map(|row| code(row[0])).collect();
+    let read: BTreeSet<_> = VARIABLES.iter().copied().collect();
+    assert_same(
+        &documented,
+        &read,
+        "the first table of \"Configuration\" in README.md and save_draft::config::VARIABLES",
+    );
+    let max_draft_bytes = DEFAULT_MAX_DRAFT_BYTES.to_string();
+    for (variable, default) in [
+        ("DRAFT_KEY", DEFAULT_DRAFT_KEY),
+        ("SAVED_KEY", DEFAULT_SAVED_KEY),
+        ("MAX_DRAFT_BYTES", &max_draft_bytes),
+    ] {
+        let row = table.iter().find(|row| code(row[0]) == variable).unwrap();
+        assert_eq!(code(row[1]), default, "default of {variable} in README.md");
+    }
+}
+
+#[test]
+fn pages_list_every_documented_error() {
+    let document: Value = serde_saphyr::from_str(&read("docs/openapi.yaml")).unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    let responses = paths.values().next().unwrap()["post"]["responses"].as_object();
+    let mut errors = BTreeSet::new();
+    for (status, response) in responses.unwrap() {
+        let content = &response["content"]["application/json"];
+        let examples = content["examples"].as_object();
+        let examples = examples
+            .into_iter()
+            .flat_map(|examples| examples.values().map(|example| &example["value"]));
+        for example in examples.chain([&content["example"]]) {
+            if let Some(detail) = example["detail"].as_str() {
+                errors.insert((status.clone(), detail.to_owned()));
+            }
+        }
+    }
+    for (path, heading) in [(README, "Call"), (API, "Errors")] {
+        let section = section(path, heading);
+        let listed: BTreeSet<_> = section
+            .table()
+            .iter()
+            .map(|row| (row[0].to_owned(), code(row[1]).to_owned()))
+            .collect();
+        let name = format!("{heading:?} in {path}, and docs/openapi.yaml");
+        assert_same(&listed, &errors, &name);
+    }
+}
+
+#[test]
+fn readme_links_every_event() {
+    let folder = format!("{}/events", env!("CARGO_MANIFEST_DIR"));
+    let files: BTreeSet<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        // The variables for SAM local.
+        .filter(|name| name != "env.json")
+        .map(|name| format!("events/{name}"))
+        .collect();
+    let linked = section(README, "Events").links();
+    assert_same(
+        &linked,
+        &files,
+        "\"Events\" in README.md, and the files in events/",
+    );
+}
+
+#[test]
+fn design_lists_every_module_and_library() {
+    let section_text = section(DESIGN, "Architecture");
+    let [modules, tree] = section_text.blocks.as_slice() else {
+        panic!("\"Architecture\" in {DESIGN} must have two blocks");
+    };
+    let documentation: String = read("src/lib.rs")
+        .lines()
+        .map_while(|line| line.strip_prefix("//!"))
+        .map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line)))
+        .collect();
+    assert!(
+        documentation.contains(&format!("```{modules}\n```")),
+        "{DESIGN} and src/lib.rs must show the same modules"
+    );
+
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = BTreeSet::new();
+    for folder in [source.clone(), source.join("lambda")] {
+        for entry in fs::read_dir(folder).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            files.insert(if name == "lambda" {
+                "lambda/".to_owned()
+            } else {
+                name
+            });
+        }
+    }
+    let listed = tree
+        .lines()
+        .skip_while(|line| *line != "src/")
+        .skip(1)
+        .map_while(|line| line.strip_prefix("  "))
+        .filter_map(|line| line.split_whitespace().next())
+        .map(str::to_owned)
+        .collect();
+    assert_same(&listed, &files, "The tree in docs/design.md, and src/");
+
+    let libraries = section(DESIGN, "Libraries");
+    let table = libraries.table();
+    let listed = table
+        .iter()
+        .flat_map(|row| row[0].split(", "))
+        .map(|library| code(library).to_owned())
+        .collect();
+    let dependencies = read("Cargo.toml")
+        .lines()
+        .skip_while(|line| *line != "[dependencies]")
+        .skip(1)
+        .take_while(|line| !line.starts_with('['))
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| Some(line.split_once([' ', '.'])?.0.to_owned()))
+        .collect();
+    assert_same(
+        &listed,
+        &dependencies,
+        "\"Libraries\" in docs/design.md, and [dependencies] in Cargo.toml",
+    );
+}
+
+/// A running `examples/local`, which is stopped on drop.
+struct LocalEndpoint {
+    process: Child,
+    /// Address of the function, `127.0.0.1` and its port.
+    function: String,
+    /// Address of the S3 server.
+    s3: String,
+    folder: TempDir,
+}
+
+impl LocalEndpoint {
+    fn start(variables: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // Beside `deps`, the folder of this executable.
+        let executable = env::current_exe().unwrap();
+        let local = executable
+            .ancestors()
+            .nth(2)
+            .unwrap()
+            .join("examples/local");
+        let mut process = Command::new(local)
+            .args(["--port", "0", "--s3-port", "0", "--data-dir"])
+            .arg(folder.path())
+            .envs(variables.iter().copied())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("`cargo build --example local` must have built the local endpoint");
+        let mut output = BufReader::new(process.stdout.take().unwrap());
+        let mut address = |before: &str, after: char| loop {
+            let mut line = String::new();
+            let bytes = output.read_line(&mut line).unwrap();
+            assert_ne!(bytes, 0, "the local endpoint did not print {before:?}");
+            if let Some((_, rest)) = line.split_once(before) {
+                break rest.split(after).next().unwrap().trim().to_owned();
+            }
+        };
+        let function = address("http://", '/');
+        let s3 = address("S3 is at http://", ' ');
+        thread::spawn(move || io::copy(&mut output, &mut io::sink()));
+        Self {
+            process,
+            function,
+            s3,
+            folder,
+        }
+    }
+
+    /// Runs `code` of the documentation with `command`, with the addresses of this endpoint, and
+    /// returns its output.
+    fn run(&self, command: &[&str], code: &str) -> String {
+        let code = code
+            .replace("127.0.0.1:3000", &self.function)
+            .replace("127.0.0.1:9000", &self.s3);
+        let output = Command::new(command[0])
+            .args(&command[1..])
+            .arg(&code)
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{code}\n{text}\n{errors}");
+        text
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        self.folder.path().join("drafts").join(key)
+    }
+}
+
+impl Drop for LocalEndpoint {
+    fn drop(&mut self) {
+        // Fails if the process has ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Returns whether `program` can be run. If not, the test is skipped, or fails where `CI` is `true`.
+fn has(program: &str) -> bool {
+    let mut command = Command::new(program);
+    let found = command.arg("--version").output().is_ok();
+    if !found {
+        let reason = format!("{program} is not installed");
+        assert!(env::var("CI").as_deref() != Ok("true"), "{reason}");
+        println!("skipped: {reason}");
+    }
+    found
+}
+
+fn block(section: &Section, language: &str) -> String {
+    let prefix = format!("{language}\n");
+    let mut blocks = section.blocks.iter();
+    let block = blocks.find_map(|block| block.strip_prefix(&prefix));
+    block
+        .unwrap_or_else(|| panic!("{:?} has no block of {language}", section.heading))
+        .to_owned()
+}
+
+#[test]
+fn documented_examples_save_the_draft() {
+    let endpoint = LocalEndpoint::start(&[]);
+    for (path, heading, language, command) in [
+        (README, "Call", "sh", ["bash", "-euc"]),
+        (API, "curl", "sh", ["bash", "-euc"]),
+        (API, "Python", "python", ["python3", "-c"]),
+        (API, "JavaScript", "javascript", ["node", "-e"]),
+    ] {
+        let program = if language == "sh" { "curl" } else { command[0] };
+        if !has(program) {
+            continue;
+        }
+        let output = endpoint.run(&command, &block(&section(path, heading), language));
+        assert!(
+            output.contains("created") || output.contains("unchanged"),
+            "{heading:?} in {path} printed {output:?}"
+        );
+        assert!(
+            output.contains(&Sha256Digest::of(SAMPLE).to_string()),
+            "{heading:?} in {path} printed {output:?}"
+        );
+    }
+}
+
+#[test]
+fn documented_commands_list_download_link_and_restore_versions() {
+    if !["aws", "bash", "curl", "jq"].into_iter().all(has) {
+        return;
+    }
+    let endpoint = LocalEndpoint::start(&[("SAVE_FILES", "true")]);
+    let document = endpoint.path("drafts/2025092811473036584258/draft_content.json");
+    let media = endpoint.path("drafts/2025092811473036584258/assets/你好 1.mp4");
+    fs::create_dir_all(media.parent().unwrap()).unwrap();
+    fs::write(&media, "media").unwrap();
+    endpoint.run(&["bash", "-euc"], &block(&section(README, "Call"), "sh"));
+    fs::write(&document, "{}").unwrap();
+    fs::write(&media, "other").unwrap();
+
+    let versions = section(README, "Versions");
+    let blocks = versions
+        .blocks
+        .iter()
+        .filter_map(|block| block.strip_prefix("sh\n"))
+        // The local S3 server has no versioning.
+        .filter(|block| !block.contains("list-object-versions") && !block.contains("versionId"));
+    // The last block sets the variables for the others.
+    let mut blocks: Vec<_> = blocks.collect();
+    blocks.rotate_right(1);
+    let link = blocks.iter().position(|block| block.contains("presign"));
+    let link = format!(
+        "URL=$({})\ncurl -fsS \"$URL\" -o linked.json",
+        blocks[link.unwrap()]
+    );
+    blocks.push(&link);
+    endpoint.run(&["bash", "-euo", "pipefail", "-c"], &blocks.join("\n"));
+
+    for file in ["draft_content.json", "linked.json"] {
+        let bytes = fs::read(endpoint.folder.path().join(file)).unwrap();
+        assert!(bytes == SAMPLE, "{file} is not the saved document");
+    }
+    assert!(
+        fs::read(&document).unwrap() == SAMPLE,
+        "the document is not restored"
+    );
+    assert_eq!(fs::read_to_string(&media).unwrap(), "media");
+}

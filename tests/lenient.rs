@@ -1,0 +1,271 @@
+//! Lenient reading: a field that no save reads changes nothing, and a message of a batch that
+//! cannot be read fails alone.
+
+use std::io;
+
+use futures_util::{StreamExt as _, stream};
+use serde_json::{Value, json};
+use test_support::fixtures::{BUCKET, draft_key, event, event_names};
+use test_support::runtime::Outcome;
+use test_support::s3::{Op, S3};
+
+use crate::common::{self, gets_and_puts};
+
+/// The fields that a save reads, by their path from the beginning of an event or of a message in
+/// it, without the indexes of lists.
+const READ: &[&str] = &[
+    // HTTP.
+    "/requestContext",
+    "/requestContext/http",
+    "/requestContext/http/method",
+    "/requestContext/elb",
+    "/httpMethod",
+    "/path",
+    "/rawPath",
+    "/body",
+    "/isBase64Encoded",
+    // S3, SNS and SQS.
+    "/Records",
+    "/Records/eventSource",
+    "/Records/eventName",
+    "/Records/s3",
+    "/Records/s3/bucket",
+    "/Records/s3/bucket/name",
+    "/Records/s3/object",
+    "/Records/s3/object/key",
+    "/Records/EventSource",
+    "/Records/Sns",
+    "/Records/Sns/Message",
+    "/Records/messageId",
+    "/Records/body",
+    "/Message",
+    "/Event",
+    // EventBridge.
+    "/source",
+    "/detail-type",
+    "/detail",
+    "/detail/bucket",
+    "/detail/bucket/name",
+    "/detail/object",
+    "/detail/object/key",
+    "/detail/draft_url",
+    // Direct invocations, and messages with their form.
+    "/draft_url",
+    "/draft_id",
+];
+
+/// JSON texts that take the place of a field, beside its absence. Some cannot be held by a `Value`.
+const REPLACEMENTS: [&str; 5] = [
+    "null",
+    "-1e999",
+    // A lone surrogate, which is not valid Unicode.
+    r#""Hello, World! \ud800""#,
+    "[1, [2]]",
+    r#"{"draft_id": {"draft_url": 1}, "draft_id": 2}"#,
+];
+
+/// Takes the place of a field in a `Value`.
+const PLACEHOLDER: &str = "placeholder";
+
+/// Appends the JSON pointers of all values in `value` to `pointers`.
+fn collect_pointers(value: &Value, pointer: &str, pointers: &mut Vec<String>) {
+    let mut child = |name: &str, value: &Value| {
+        let name = name.replace('~', "~0").replace('/', "~1");
+        let pointer = format!("{pointer}/{name}");
+        collect_pointers(value, &pointer, pointers);
+        pointers.push(pointer);
+    };
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(name, value)| child(name, value)),
+        Value::Array(items) => {
+            for (index, value) in items.iter().enumerate() {
+                child(&index.to_string(), value);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Returns variants of the event or message in `text`, in each of which one field that no save
+/// reads is missing or has another value. Each comes with a description of the change.
+fn variants(text: &str) -> Vec<(String, String)> {
+    let original: Value = serde_json::from_str(text).expect("the event is JSON");
+    let mut pointers = Vec::new();
+    collect_pointers(&original, "", &mut pointers);
+    let mut changed = Vec::new();
+    for pointer in pointers {
+        let (parent, name) = pointer.rsplit_once('/').expect("a pointer has a slash");
+        let is_index = |name: &&str| name.parse::<usize>().is_ok();
+        let path: Vec<_> = pointer.split('/').filter(|name| !is_index(name)).collect();
+        let replaced = |value: Value| {
+            let mut event = original.clone();
+            *event.pointer_mut(&pointer).expect("the field exists") = value;
+            event.to_string()
+        };
+        if READ.contains(&path.join("/").as_str()) {
+            // Text that is read may be a message with fields of its own.
+            let text = original.pointer(&pointer).and_then(Value::as_str);
+            if let Some(text) = text.filter(|text| text.starts_with('{')) {
+                for (change, message) in variants(text) {
+                    changed.push((format!("{pointer}: {change}"), replaced(json!(message))));
+                }
+            }
+            continue;
+        }
+        for replacement in REPLACEMENTS {
+            let event = replaced(json!(PLACEHOLDER));
+            let event = event.replacen(&format!("\"{PLACEHOLDER}\""), replacement, 1);
+            changed.push((format!("{pointer} is {replacement}"), event));
+        }
+        let mut event = original.clone();
+        if let Some(Value::Object(fields)) = event.pointer_mut(parent) {
+            fields.remove(&name.replace("~1", "/").replace("~0", "~"));
+            changed.push((format!("{pointer} is missing"), event.to_string()));
+        }
+    }
+    changed
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_no_save_reads_changes_nothing() {
+    // The draft does not exist: this is faster than a save, and a batch names each message whose
+    // draft was looked up.
+    let s3 = S3::start_empty().await.expect("the S3 server starts");
+    s3.create_bucket(BUCKET);
+    let service = common::service(&s3, io::sink());
+    let invoke = async |text: &str| common::invoke(&service, text.as_bytes()).await;
+    let mut count = 0;
+    for name in event_names() {
+        let text = event(&name).to_string();
+        s3.clear_requests();
+        let expected = invoke(&text).await;
+        let (lookups, _) = gets_and_puts(&s3);
+        assert_eq!(
+            lookups,
+            usize::from(name != "s3-test-event"),
+            "events/{name}.json names one draft"
+        );
+
+        let variants = variants(&text);
+        let variant_count = variants.len();
+        count += variant_count;
+        let mut outcomes = stream::iter(variants)
+            .map(async |(change, text)| (invoke(&text).await, change))
+            .buffer_unordered(16);
+        while let Some((outcome, change)) = outcomes.next().await {
+            assert_eq!(outcome, expected, "events/{name}.json: {change}");
+        }
+        assert_eq!(
+            gets_and_puts(&s3),
+            (variant_count * lookups, 0),
+            "each of the variants of events/{name}.json looks up the draft as often"
+        );
+    }
+    assert!(count > 3000, "there are thousands of variants, got {count}");
+}
+
+/// Returns a batch like `events/{name}.json` with three messages, of which each has the number of
+/// its draft in its `messageId`.
+fn batch(name: &str) -> Value {
+    let template = event(name)["Records"][0].clone();
+    let messages = (0..3).map(|number| {
+        let mut message = template.clone();
+        message["messageId"] = json!(format!("message-{number}"));
+        message["body"] = json!(json!({"draft_id": format!("draft-{number}")}).to_string());
+        message
+    });
+    json!({"Records": messages.collect::<Vec<_>>()})
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_fails_alone() {
+    let s3 = S3::start_empty().await.expect("the S3 server starts");
+    for number in 0..3 {
+        s3.put(BUCKET, &draft_key(&format!("draft-{number}")), "{}");
+    }
+    let service = common::service(&s3, io::sink());
+    let unknown = Outcome::Error {
+        error_type: "InvalidRequest".to_owned(),
+        error_message: "The event is not one that this function knows".to_owned(),
+    };
+    let bodies = [
+        "null",
+        "7",
+        "true",
+        "[]",
+        "{}",
+        r#"{"draft_id": "draft-0"}"#,
+        r#""""#,
+        r#"" ""#,
+        r#""Hello, World!""#,
+        r#""{""#,
+        r#""null""#,
+        r#""[]""#,
+        r#""{\"draft_id\": null}""#,
+        r#""{\"draft_id\": {}}""#,
+        r#""{\"Records\": [{}]}""#,
+        r#""\ud800""#,
+    ];
+    let with_id = bodies.map(|body| format!(r#"{{"messageId": "message-N", "body": {body}}}"#));
+    let without_body = r#"{"messageId": "message-N"}"#.to_owned();
+    let without_id = [
+        "null",
+        "7",
+        r#""text""#,
+        "[]",
+        "{}",
+        r#"{"body": "{\"draft_id\": \"draft-0\"}"}"#,
+        r#"{"messageId": null, "body": "{}"}"#,
+        r#"{"messageId": 7, "body": "{}"}"#,
+        r#"{"messageId": "\ud800", "body": "{}"}"#,
+    ];
+    let messages = with_id.into_iter().chain([without_body]);
+    let messages = messages.chain(without_id.map(str::to_owned));
+    for message in messages {
+        for number in 0..3 {
+            let mut batch = batch("sqs");
+            batch["Records"][number] = json!(PLACEHOLDER);
+            let garbage = message.replace('N', &number.to_string());
+            let has_id = garbage.contains(&format!("message-{number}"));
+            let batch = batch.to_string();
+            let batch = batch.replace(&format!("\"{PLACEHOLDER}\""), &garbage);
+            s3.clear_requests();
+            let outcome = common::invoke(&service, batch.as_bytes()).await;
+            let expected = if has_id {
+                let id = format!("message-{number}");
+                Outcome::Response(json!({"batchItemFailures": [{"itemIdentifier": id}]}))
+            } else {
+                unknown.clone()
+            };
+            assert_eq!(outcome, Some(expected), "message {number} is {garbage}");
+            for other in (0..3).filter(|other| *other != number) {
+                let prefix = format!("saved/draft-{other}/");
+                let is_saved = s3
+                    .requests()
+                    .iter()
+                    .any(|request| request.op == Op::PutObject && request.key.starts_with(&prefix));
+                assert!(
+                    is_saved,
+                    "draft-{other} is saved beside message {number}: {garbage}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_message_with_any_attributes_is_saved() {
+    let s3 = S3::start_empty().await.expect("the S3 server starts");
+    for number in 0..3 {
+        s3.put(BUCKET, &draft_key(&format!("draft-{number}")), "{}");
+    }
+    let service = common::service(&s3, io::sink());
+    for name in ["sqs", "sqs-fifo", "sqs-raw-sns"] {
+        let mut batch = batch(name);
+        batch["Records"][0]["messageAttributes"] = json!({"a": {"binaryValue": "Hello, World!"}});
+        let outcome = common::invoke(&service, batch.to_string().as_bytes()).await;
+        let saved = Outcome::Response(json!({"batchItemFailures": []}));
+        assert_eq!(outcome, Some(saved), "{name}");
+        assert_eq!(gets_and_puts(&s3), (3, 3), "{name}: all three are saved");
+    }
+}

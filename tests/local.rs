@@ -1,0 +1,267 @@
+//! The local endpoint as a user runs it: `examples/local`.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+use serde_json::Value;
+use test_support::fixtures::DRAFT_ID;
+use test_support::runtime::with_timeout;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, ChildStdout, Command};
+
+/// Path of the executable, which `cargo test` builds beside the tests.
+fn executable() -> PathBuf {
+    let tests = env::current_exe().expect("this process has a file");
+    let folder = tests.ancestors().nth(2).expect("it is in target/*/deps");
+    let executable = folder.join("examples/local");
+    let message = "missing: cargo build --example local";
+    assert!(executable.exists(), "{} is {message}", executable.display());
+    executable
+}
+
+fn command(data_dir: &Path) -> Command {
+    let mut command = Command::new(executable());
+    command.args(["--port", "0", "--s3-port", "0", "--data-dir"]);
+    command.arg(data_dir).kill_on_drop(true);
+    command
+}
+
+/// Runs a command that ends by itself.
+async fn output(mut command: Command) -> (Output, String) {
+    let output = with_timeout(command.output()).await;
+    let output = output.expect("the program starts");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output, error)
+}
+
+/// A running local endpoint, killed when this is dropped.
+struct Local {
+    process: Child,
+    output: Lines<BufReader<ChildStdout>>,
+    /// The address of the function.
+    address: String,
+    /// The address of the S3 server.
+    s3: String,
+}
+
+impl Local {
+    async fn start(mut command: Command) -> Self {
+        let mut process = command.stdout(Stdio::piped()).spawn().expect("it starts");
+        let stdout = process.stdout.take().expect("it is a pipe");
+        let mut local = Self {
+            process,
+            output: BufReader::new(stdout).lines(),
+            address: String::new(),
+            s3: String::new(),
+        };
+        let address = |line: &str| {
+            let (_, address) = line.split_once("http://").expect("the line has a URL");
+            address
+                .split(['/', ' '])
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        };
+        local.address = address(&local.line_with("The function is at ").await);
+        local.s3 = address(&local.line_with("S3 is at ").await);
+        local
+    }
+
+    /// Returns the next line that contains `text`.
+    async fn line_with(&mut self, text: &str) -> String {
+        loop {
+            let line = with_timeout(self.output.next_line()).await;
+            let line = line.expect("it is UTF-8");
+            let line = line.unwrap_or_else(|| panic!("the output ended without {text:?}"));
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    /// Sends a request with these headers besides `Host`; returns the response.
+    async fn post(&self, headers: &str, body: &str) -> String {
+        let (address, length) = (&self.address, body.len());
+        let host = if headers.contains("Host:") {
+            ""
+        } else {
+            "Host: localhost\r\n"
+        };
+        let request = format!(
+            "POST /openapi/capcut-mate/v1/save_draft HTTP/1.1\r\n{host}{headers}\
+             Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
+        exchange(address, &request).await
+    }
+
+    async fn save(&self, id: &str) -> String {
+        let url = format!("https://example.com/get_draft?draft_id={id}");
+        self.post("", &format!(r#"{{"draft_url": "{url}"}}"#)).await
+    }
+
+    async fn interrupt(&self) {
+        let id = self.process.id().expect("it runs").to_string();
+        let kill = Command::new("kill").args(["-INT", &id]).status().await;
+        assert!(kill.expect("kill runs").success());
+    }
+}
+
+async fn exchange(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    let sent = stream.write_all(request.as_bytes()).await;
+    sent.expect("the request is sent");
+    let mut response = String::new();
+    let received = with_timeout(stream.read_to_string(&mut response)).await;
+    received.expect("a response is received");
+    response
+}
+
+#[tokio::test]
+async fn prints_one_line_for_each_request() {
+    let folder = tempfile::tempdir().expect("a folder is created");
+    let mut local = Local::start(command(folder.path())).await;
+    for step in ["1. ", "2. ", "3. ", "Ctrl-C"] {
+        local.line_with(step).await;
+    }
+    for outcome in ["created", "unchanged"] {
+        let response = local.save(DRAFT_ID).await;
+        let version = response
+            .split("draft-version: ")
+            .nth(1)
+            .expect("it is saved");
+        let version = version.split("\r\n").next().unwrap_or_default();
+        let line = local.line_with("save_draft").await;
+        let expected = format!("POST /openapi/capcut-mate/v1/save_draft 200 {outcome} {version} ");
+        assert!(
+            line.starts_with(&expected) && line.ends_with(" ms"),
+            "{line}"
+        );
+    }
+    local.save("missing").await;
+    let line = local.line_with("save_draft").await;
+    assert!(
+        line.contains(" 404 DraftNotFound ") && line.contains("NoSuchKey"),
+        "{line}"
+    );
+
+    // A link to itself cannot be opened, also by root.
+    let draft = folder.path().join("drafts/drafts/unreadable");
+    fs::create_dir_all(&draft).expect("the folder is created");
+    let link = draft.join("draft_content.json");
+    std::os::unix::fs::symlink("draft_content.json", &link).expect("the link is created");
+    local.save("unreadable").await;
+    let line = local.line_with("ERROR").await;
+    assert!(line.contains(&link.display().to_string()), "{line}");
+    assert!(line.contains("symbolic links"), "{line}");
+    local.line_with(" 503 ServiceUnavailable ").await;
+
+    fs::remove_dir_all(folder.path()).expect("the data folder is removed");
+    let response = local.save(DRAFT_ID).await;
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    assert!(folder.path().join("drafts/saved").join(DRAFT_ID).is_dir());
+}
+
+#[tokio::test]
+async fn prints_logs_and_metrics_with_json() {
+    let folder = tempfile::tempdir().expect("a folder is created");
+    let mut command = command(folder.path());
+    command.arg("--json");
+    let mut local = Local::start(command).await;
+    local.save(DRAFT_ID).await;
+    let log = local.line_with("\"message\":\"saved\"").await;
+    let log: Value = serde_json::from_str(&log).expect("it is JSON");
+    assert_eq!(log["outcome"], "created");
+    let metrics = local.line_with("\"_aws\"").await;
+    let metrics: Value = serde_json::from_str(&metrics).expect("it is JSON");
+    assert_eq!(metrics["RequestId"], log["request_id"]);
+}
+
+#[tokio::test]
+async fn refuses_requests_of_web_pages() {
+    let folder = tempfile::tempdir().expect("a folder is created");
+    let mut command = command(folder.path());
+    command.env("CORS_ORIGIN", "https://editor.example");
+    let local = Local::start(command).await;
+    let status = async |headers: &str| local.post(headers, "{}").await[9..12].to_owned();
+    for headers in [
+        "Host: attacker.example\r\n",
+        "Host: attacker.example:3000\r\n",
+        "Origin: https://attacker.example\r\n",
+        "Origin: null\r\n",
+    ] {
+        assert_eq!(status(headers).await, "403", "{headers}");
+    }
+    for headers in [
+        "Host: 127.0.0.1:1\r\n",
+        "Origin: http://localhost:8080\r\n",
+        "Origin: https://editor.example\r\n",
+    ] {
+        assert_eq!(status(headers).await, "400", "{headers}");
+    }
+    let request = "GET /drafts/a HTTP/1.1\r\nHost: attacker.example\r\nConnection: close\r\n\r\n";
+    let response = exchange(&local.s3, request).await;
+    assert!(response.starts_with("HTTP/1.1 403 "), "{response}");
+}
+
+#[tokio::test]
+async fn stops_at_once_on_the_second_interrupt() {
+    let folder = tempfile::tempdir().expect("a folder is created");
+    let mut local = Local::start(command(folder.path())).await;
+    let mut stream = TcpStream::connect(&local.address)
+        .await
+        .expect("it listens");
+    let half = b"POST /save_draft HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n12345";
+    stream
+        .write_all(half)
+        .await
+        .expect("half a request is sent");
+    // Another request is served after the half one has been accepted.
+    local.save(DRAFT_ID).await;
+    local.interrupt().await;
+    local.line_with("Press Ctrl-C again").await;
+    assert!(local.process.try_wait().expect("it is ours").is_none());
+    local.interrupt().await;
+    let status = with_timeout(local.process.wait()).await;
+    assert!(status.expect("it has ended").success());
+}
+
+#[tokio::test]
+async fn reports_what_is_wrong_before_the_instructions() {
+    let folder = tempfile::tempdir().expect("a folder is created");
+    let mut invalid = command(folder.path());
+    invalid.env("MAX_DRAFT_BYTES", "x");
+    let file = folder.path().join("file");
+    fs::write(&file, "").expect("the file is written");
+    let taken = TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port is free");
+    let port = taken.local_addr().expect("it is bound").port().to_string();
+    let with_port = |option: &str| {
+        let mut command = command(folder.path());
+        command.args([option, &port]);
+        command
+    };
+    let in_use = format!("Port {port} of 127.0.0.1 is in use: choose another with");
+    for (command, message) in [
+        (invalid, "MAX_DRAFT_BYTES must be".to_owned()),
+        (command(&file), format!("{} is a file", file.display())),
+        // Nothing can be created there, also by root.
+        (
+            command(Path::new("/proc/data")),
+            "/proc/data cannot be written".to_owned(),
+        ),
+        (with_port("--port"), format!("{in_use} --port")),
+        (with_port("--s3-port"), format!("{in_use} --s3-port")),
+    ] {
+        let (output, error) = output(command).await;
+        assert!(error.contains(&message), "{message}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(
+            !output.status.success() && output.stdout.is_empty(),
+            "{output:?}"
+        );
+    }
+}

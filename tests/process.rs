@@ -1,0 +1,147 @@
+//! The process of the function: its start, its end, and panics.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+use test_support::fixtures::{DRAFT_ID, event, post_id};
+use test_support::runtime::Outcome;
+use test_support::s3::S3;
+
+use crate::common::{self, BOOTSTRAP, TestEnv};
+
+#[test]
+fn outside_lambda_it_says_so_and_exits() {
+    let output = Command::new(BOOTSTRAP).env_clear().output();
+    let output = output.expect("the program starts");
+    assert_eq!(output.status.code(), Some(1), "the start is a failure");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.contains("cargo run --example local") && stderr.lines().count() == 1,
+        "one line names the command for this machine: {stderr}"
+    );
+    assert!(output.stdout.is_empty(), "nothing is logged");
+}
+
+#[tokio::test]
+async fn an_invalid_variable_stops_the_start_with_its_name_in_the_log() {
+    let s3 = S3::start_empty().await.expect("the S3 server starts");
+    for (variable, value) in [
+        ("MAX_DRAFT_BYTES", "a lot"),
+        ("AWS_CA_BUNDLE", "/does/not/exist.pem"),
+    ] {
+        let function = common::start_function(&s3, &[(variable, value)]).await;
+        let status = function.wait_for_exit().await;
+        assert_eq!(status.code(), Some(1), "{variable}: the start is a failure");
+        let lines = function.lines();
+        assert_eq!(lines.len(), 1, "{variable}: one line is logged: {lines:#?}");
+        let line: Value = serde_json::from_str(&lines[0]).expect("the line is JSON");
+        assert_eq!(line["level"], "ERROR");
+        assert_eq!(line["message"], "the function stopped");
+        let error = line["error"].as_str().expect("an error");
+        assert!(error.starts_with(variable), "{variable} is named: {error}");
+    }
+}
+
+/// Headers of a direct invocation that the runtime library cannot read.
+const INVALID_CONTEXTS: [(&str, &str); 4] = [
+    (
+        "Lambda-Runtime-Client-Context",
+        r#"{"custom":{"caller-text":{}}}"#,
+    ),
+    ("Lambda-Runtime-Client-Context", "caller-text"),
+    (
+        "Lambda-Runtime-Client-Context",
+        r#"{"custom":"caller-text"}"#,
+    ),
+    (
+        "Lambda-Runtime-Cognito-Identity",
+        r#"{"cognitoIdentityId":null,"cognitoIdentityPoolId":null}"#,
+    ),
+];
+
+/// The runtime library fails on such an invocation before the function sees it.
+#[tokio::test]
+async fn an_invalid_client_context_ends_the_process_with_its_cause_in_the_log() {
+    for header in INVALID_CONTEXTS {
+        let test_env = TestEnv::start().await;
+        let pending = test_env
+            .function
+            .begin_with_headers(&event("direct-id"), &[header]);
+        assert_eq!(pending.outcome().await, Outcome::Exited, "{header:?}");
+        let status = test_env.function.wait_for_exit().await;
+        assert_eq!(status.code(), Some(1), "{header:?}");
+        let lines = test_env.function.lines();
+        assert_eq!(lines.len(), 1, "{header:?}: one line is logged: {lines:#?}");
+        let line: Value = serde_json::from_str(&lines[0]).expect("the line is JSON");
+        assert_eq!(line["message"], "the function stopped", "{header:?}");
+        let error = line["error"].as_str().expect("an error");
+        assert!(
+            error.contains("client context") && !error.contains("caller-text"),
+            "{header:?}: the cause is named without the caller's text: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn each_worker_lost_to_an_invalid_client_context_is_logged() {
+    let test_env = TestEnv::with(&[("AWS_LAMBDA_MAX_CONCURRENCY", "4")]).await;
+    let is_lost = |line: &Value, remaining: u64| {
+        line["level"] == "ERROR"
+            && line["message"] == "Concurrent worker exited with error"
+            && line["remaining_workers"] == remaining
+    };
+    for remaining in (0..4).rev() {
+        // The function goes on with the workers that remain.
+        let outcome = test_env.function.invoke(&event("direct-id")).await;
+        assert_eq!(outcome.response()["draft_id"], DRAFT_ID);
+        let pending = test_env
+            .function
+            .begin_with_headers(&event("direct-id"), &[INVALID_CONTEXTS[0]]);
+        let line = test_env
+            .function
+            .wait_for_line(|line| is_lost(line, remaining))
+            .await;
+        assert!(line["error"].is_string(), "the cause is logged: {line}");
+        drop(pending);
+    }
+    let status = test_env.function.wait_for_exit().await;
+    assert_eq!(status.code(), Some(1), "no worker remains");
+    let stopped = |line: &Value| line["message"] == "the function stopped";
+    test_env.function.wait_for_line(stopped).await;
+}
+
+/// The SDK panics on a line break in the access key id.
+#[tokio::test]
+async fn a_panic_is_logged_and_the_caller_gets_only_the_documented_text() {
+    let test_env = TestEnv::with(&[("AWS_ACCESS_KEY_ID", "a\nb")]).await;
+    let check_log = |lines: &[Value], metrics: &Value| {
+        assert_eq!(lines.len(), 0, "a panic is no line of the save: {lines:#?}");
+        assert_eq!(metrics["Failed"], 1, "the metrics count a failure");
+    };
+    let (outcome, lines, metrics) = test_env.invoke_logged(&event("direct-id")).await;
+    let expected = Outcome::Error {
+        error_type: "SaveFailed".to_owned(),
+        error_message: "Save failed".to_owned(),
+    };
+    assert_eq!(outcome, expected);
+    check_log(&lines, &metrics);
+
+    let (outcome, lines, metrics) = test_env.invoke_logged(&post_id(DRAFT_ID)).await;
+    let response = outcome.response();
+    assert_eq!(response["statusCode"], 500);
+    assert_eq!(
+        response["body"],
+        json!({"detail": "Save failed"}).to_string()
+    );
+    check_log(&lines, &metrics);
+
+    for line in test_env.function.lines() {
+        let line: Value = serde_json::from_str(&line).expect("each line is JSON");
+        if line.get("_aws").is_none() {
+            assert_eq!(line["message"], "panicked", "{line}");
+            assert_eq!(line["level"], "ERROR", "{line}");
+            assert!(line["error"].is_string(), "the panic's text: {line}");
+            assert!(line["location"].is_string(), "the panic's place: {line}");
+        }
+    }
+}
