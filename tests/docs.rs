@@ -13,6 +13,9 @@ use save_draft::config::{
 use save_draft::draft::Sha256Digest;
 use serde_json::Value;
 use tempfile::TempDir;
+use test_support::fixtures::{DRAFT_ID, post, post_id, post_url};
+
+use crate::common::{TestEnv, skip_or_fail};
 
 const README: &str = "README.md";
 const API: &str = "docs/api.md";
@@ -194,8 +197,8 @@ fn readme_lists_every_variable_with_its_default() {
     }
 }
 
-#[test]
-fn pages_list_every_documented_error() {
+/// Returns the status and the detail of each error in the OpenAPI document.
+fn documented_errors() -> BTreeSet<(String, String)> {
     let document: Value = serde_saphyr::from_str(&read("docs/openapi.yaml")).unwrap();
     let paths = document["paths"].as_object().unwrap();
     let responses = paths.values().next().unwrap()["post"]["responses"].as_object();
@@ -212,6 +215,12 @@ fn pages_list_every_documented_error() {
             }
         }
     }
+    errors
+}
+
+#[test]
+fn pages_list_every_documented_error() {
+    let errors = documented_errors();
     for (path, heading) in [(README, "Call"), (API, "Errors")] {
         let section = section(path, heading);
         let listed: BTreeSet<_> = section
@@ -222,6 +231,42 @@ fn pages_list_every_documented_error() {
         let name = format!("{heading:?} in {path}, and docs/openapi.yaml");
         assert_same(&listed, &errors, &name);
     }
+}
+
+#[tokio::test]
+async fn the_function_returns_the_documented_errors() {
+    let test_env = TestEnv::start().await;
+    test_env.put_draft("damaged", "{");
+    let mut get = post_id(DRAFT_ID);
+    get["requestContext"]["http"]["method"] = "GET".into();
+    let mut other_path = post_id(DRAFT_ID);
+    other_path["rawPath"] = "/capcut-mate/v1/create_draft".into();
+    let in_maintenance = TestEnv::with(&[("MAINTENANCE", "true")]).await;
+
+    let mut errors = BTreeSet::new();
+    for (test_env, event) in [
+        (&test_env, post("")),
+        (&test_env, post("[]")),
+        (&test_env, post_url("https://example.com/")),
+        (&test_env, post_id("missing")),
+        (&test_env, other_path),
+        (&test_env, get),
+        (&test_env, post_id("damaged")),
+        (&in_maintenance, post_id(DRAFT_ID)),
+    ] {
+        let response = test_env.function.invoke(&event).await.response();
+        let body: Value = serde_json::from_str(response["body"].as_str().unwrap()).unwrap();
+        let detail = body["detail"].as_str().unwrap().to_owned();
+        errors.insert((response["statusCode"].to_string(), detail));
+    }
+    let mut documented = documented_errors();
+    // Errors of the gateway.
+    documented.retain(|(status, _)| !["403", "413", "429"].contains(&status.as_str()));
+    assert_same(
+        &errors,
+        &documented,
+        "The errors of the function, and docs/openapi.yaml",
+    );
 }
 
 #[test]
@@ -248,11 +293,13 @@ fn design_lists_every_module_and_library() {
     let [modules, tree] = section_text.blocks.as_slice() else {
         panic!("\"Architecture\" in {DESIGN} must have two blocks");
     };
-    let documentation: String = read("src/lib.rs")
+    let library = read("src/lib.rs");
+    let documentation: Vec<_> = library
         .lines()
         .map_while(|line| line.strip_prefix("//!"))
-        .map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line)))
+        .map(|line| line.strip_prefix(' ').unwrap_or(line))
         .collect();
+    let documentation = documentation.join("\n");
     assert!(
         documentation.contains(&format!("```{modules}\n```")),
         "{DESIGN} and src/lib.rs must show the same modules"
@@ -300,6 +347,38 @@ fn design_lists_every_module_and_library() {
         &dependencies,
         "\"Libraries\" in docs/design.md, and [dependencies] in Cargo.toml",
     );
+}
+
+#[test]
+fn pages_name_existing_tests() {
+    let main = read("tests/main.rs");
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let exists = |name: &str| match name.split_once("::") {
+        None => main.contains(&format!("\nmod {name};")) || tests.join(name).is_dir(),
+        Some((module, "tests")) => read(&format!("src/{module}.rs")).contains("mod tests {"),
+        Some((module, test)) => {
+            read(&format!("tests/{module}.rs")).contains(&format!("fn {test}("))
+        }
+    };
+    for path in ["docs/reliability.md", "docs/threat-model.md"] {
+        for section in sections(path) {
+            let Some(header) = section.lines.iter().find(|line| line.starts_with('|')) else {
+                continue;
+            };
+            if !header.ends_with("| tests |") {
+                continue;
+            }
+            for row in section.table() {
+                let names = row.last().unwrap().split('`').skip(1).step_by(2);
+                for name in names {
+                    assert!(
+                        exists(name),
+                        "{path} names the test {name}, which does not exist"
+                    );
+                }
+            }
+        }
+    }
 }
 
 /// A running `examples/local`, which is stopped on drop.
@@ -359,6 +438,10 @@ impl LocalEndpoint {
             .args(&command[1..])
             .arg(&code)
             .current_dir(self.folder.path())
+            .env("NO_PROXY", "127.0.0.1")
+            .env("AWS_CONFIG_FILE", "/dev/null")
+            .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+            .env_remove("AWS_PROFILE")
             .stdin(Stdio::null())
             .output()
             .unwrap();
@@ -381,14 +464,12 @@ impl Drop for LocalEndpoint {
     }
 }
 
-/// Returns whether `program` can be run. If not, the test is skipped, or fails where `CI` is `true`.
+/// Returns whether `program` can be run.
 fn has(program: &str) -> bool {
-    let mut command = Command::new(program);
-    let found = command.arg("--version").output().is_ok();
+    let output = Command::new(program).arg("--version").output();
+    let found = output.is_ok_and(|output| output.status.success());
     if !found {
-        let reason = format!("{program} is not installed");
-        assert!(env::var("CI").as_deref() != Ok("true"), "{reason}");
-        println!("skipped: {reason}");
+        skip_or_fail(&format!("{program} is not installed"));
     }
     found
 }

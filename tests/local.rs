@@ -180,6 +180,35 @@ async fn prints_logs_and_metrics_with_json() {
 }
 
 #[tokio::test]
+async fn saves_all_files_of_the_sample_draft_with_save_files() {
+    let folder = tempfile::tempdir().expect("a folder is created");
+    let mut command = command(folder.path());
+    command.arg("--save-files");
+    let mut local = Local::start(command).await;
+    local.line_with("saved-files").await;
+    for copied in ["3 files (3 copied)", "3 files (0 copied)"] {
+        local.save(DRAFT_ID).await;
+        let line = local.line_with("save_draft 200").await;
+        assert!(line.contains(copied), "{line}");
+    }
+    let versions = folder.path().join("drafts/saved").join(DRAFT_ID);
+    let version = fs::read_dir(versions).expect("a version").next();
+    let version = version.expect("one").expect("readable").path();
+    let manifest = fs::read(version.join("files.json")).expect("a manifest");
+    let manifest: Value = serde_json::from_slice(&manifest).expect("it is JSON");
+    let files = manifest["files"].as_array().expect("a list");
+    for file in files {
+        let read = |key: String| {
+            fs::read(folder.path().join("drafts").join(key)).expect(&file["key"].to_string())
+        };
+        let path = file["path"].as_str().expect("a path");
+        let copy = read(file["key"].as_str().expect("a key").to_owned());
+        assert_eq!(copy, read(format!("drafts/{DRAFT_ID}/{path}")), "{path}");
+    }
+    assert_eq!(files.len(), 3);
+}
+
+#[tokio::test]
 async fn refuses_requests_of_web_pages() {
     let folder = tempfile::tempdir().expect("a folder is created");
     let mut command = command(folder.path());

@@ -6,6 +6,7 @@
     reason = "a test fails by a panic"
 )]
 
+mod arm64;
 mod bad_input;
 mod common;
 mod docs;

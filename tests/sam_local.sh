@@ -3,8 +3,9 @@
 # `sam local invoke` with events, and `sam local start-api` with HTTP requests, on the S3 server of examples/local.rs.
 # tests/deployed checks the behaviour of the stack.
 #
-# Needs: a Docker engine, the SAM CLI, cargo-lambda, python3, curl and socat; without a container registry also debootstrap.
-# With CI=true, installs missing Debian packages and fails if something is missing. Otherwise it is skipped, with the reason.
+# Needs a Docker engine, the SAM CLI, cargo-lambda, python3, curl and socat; without a container registry also debootstrap.
+# With CI=true, installs missing Debian packages, and fails if something is missing.
+# Otherwise it is skipped, with the reason.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,16 +21,24 @@ skip() {
   exit 0
 }
 
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
+
 # Checks that a command exists; with CI=true, installs the Debian package of that name.
 need() {
   if ! command -v "$1" >/dev/null && [ "${CI:-}" = true ]; then
-    apt-get update -qq && apt-get install -qq --yes "$1" >/dev/null
+    as_root apt-get update -qq && as_root apt-get install -qq --yes "$1" >/dev/null
   fi
   command -v "$1" >/dev/null || skip "$1 is not installed"
 }
 
 docker info >/dev/null 2>&1 || skip 'no Docker engine answers'
-for command in sam cargo-lambda python3 curl socat; do need "$command"; done
+for command in sam cargo-lambda python3; do
+  command -v "$command" >/dev/null || skip "$command is not installed"
+done
+need curl
+need socat
 
 # Credentials of the S3 server. SAM passes them to the function.
 export AWS_DEFAULT_REGION=us-east-1 AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local-secret SAM_CLI_TELEMETRY=0

@@ -18,7 +18,7 @@ run_part() {
   case $1 in
     races) LONG=1 run_tests races:: --skip external_store --skip outage ;;
     model) LONG=1 run_tests model:: ;;
-    bad-input) run_tests a_hundred_thousand_ ;;
+    bad-input) run_tests a_hundred_thousand_mutated_events ;;
     load)
       cargo build --example local
       run_tests load::

@@ -30,11 +30,12 @@ const SHA256: &str = "an upload is verified with its SHA-256, which is stored";
 const SIGNATURE: &str = "signatures are verified";
 pub(crate) const COPY_IF_MATCH: &str = "a copy supports x-amz-copy-source-if-match";
 pub(crate) const COPY_IF_NONE_MATCH: &str = "a copy supports If-None-Match";
+pub(crate) const COPY_WITHOUT_TAGS: &str = "a copy has no tags";
 pub(crate) const CONTROL_CHARACTERS: &str = "keys may contain control characters";
 
 /// Features that stores do not support, and what they do instead.
 #[rustfmt::skip]
-const UNSUPPORTED: [(&str, &str, &str); 7] = [
+const UNSUPPORTED: [(&str, &str, &str); 10] = [
     ("moto", ATOMIC_CREATE,      "moto 5.2.5 looks for the object and writes it without a lock"),
     ("moto", SHA256,             "moto 5.2.5 does not verify it"),
     ("moto", SIGNATURE,          "moto 5.2.5 does not verify them by default"),
@@ -42,6 +43,9 @@ const UNSUPPORTED: [(&str, &str, &str); 7] = [
     ("moto", COPY_IF_NONE_MATCH, "moto 5.2.5 ignores the condition"),
     ("moto", CONTROL_CHARACTERS, "moto 5.2.5 answers 404 to a key with a line break"),
     ("ceph", SHA256,             "Ceph 16.2 ignores it"),
+    ("ceph", COPY_IF_MATCH,      "Ceph 16.2 ignores the condition"),
+    ("ceph", COPY_IF_NONE_MATCH, "Ceph 16.2 ignores the condition"),
+    ("ceph", COPY_WITHOUT_TAGS,  "Ceph 16.2 ignores x-amz-tagging-directive"),
 ];
 
 /// A new bucket in a store.

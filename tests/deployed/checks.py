@@ -8,10 +8,13 @@ Environment variables:
 Prints one line for each check, and at the end `N passed, N failed`.
 """
 
+import functools
 import json
 import re
+import signal
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 from botocore.credentials import Credentials
@@ -190,7 +193,8 @@ def check_policies(account, stack):
     check("a version cannot be deleted", error_of(s3.delete_object, **bucket, Key=existing), "AccessDenied")
     check("an object version cannot be deleted",
           error_of(s3.delete_object, **bucket, Key=existing, VersionId=version_id), "AccessDenied")
-    check("a draft can be deleted", error_of(s3.delete_object, **bucket, Key="drafts/20250928000501/draft_content.json"), None)
+    empty_draft = "drafts/20250928000501/draft_content.json"
+    check("a draft can be deleted", error_of(s3.delete_object, **bucket, Key=empty_draft), None)
     plain = account.aws.client("s3")
     # The emulator takes the header for the protocol of the request.
     plain.meta.events.register(
@@ -470,11 +474,13 @@ def check_operations(account, stack):
 
     body = json.loads(cloudwatch.get_dashboard(DashboardName=f"{stack.name}-{REGION}")["DashboardBody"])
     shown = {tuple(metric[:4]) for widget in body["widgets"] for metric in widget["properties"]["metrics"]}
-    own = {(namespace, name, "FunctionName", stack.function) for namespace, name, _ in written if namespace == "SaveDraft"}
+    own = {(namespace, name, "FunctionName", stack.function)
+           for namespace, name, _ in written if namespace == "SaveDraft"}
     check("the dashboard shows the metrics that are written", own - shown, set())
     stage = gateway.get_stage(restApiId=stack.resource("Api"), stageName="openapi")
     access = stage.get("accessLogSettings") or {}
-    check("the access log is a log group of the stack", (access.get("destinationArn") or "").split(":")[6:7], [api_group])
+    destination = (access.get("destinationArn") or "").split(":")
+    check("the access log is a log group of the stack", destination[6:7], [api_group])
     entry = json.loads(re.sub(r"\$context[.\w]+", "-", access.get("format") or "{}"))
     check("the format of the access log is JSON", "lambdaRequestId" in entry)
     settings = stage["methodSettings"]["*/*"]
@@ -555,29 +561,34 @@ def create_topic(account):
     queue = sqs.create_queue(QueueName="alarms")["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     allow = {"Version": "2012-10-17", "Statement": [
-        {"Effect": "Allow", "Principal": {"Service": "sns.amazonaws.com"}, "Action": "sqs:SendMessage", "Resource": arn}]}
+        {"Effect": "Allow", "Principal": {"Service": "sns.amazonaws.com"}, "Action": "sqs:SendMessage",
+         "Resource": arn}]}
     sqs.set_queue_attributes(QueueUrl=queue, Attributes={"Policy": json.dumps(allow)})
     sns.create_topic(Name="alarms")
     sns.subscribe(TopicArn=TOPIC, Protocol="sqs", Endpoint=arn)
 
 
 def run(account):
-    check_failed_creation(account)
-    create_topic(account)
     stack = Stack(account, "drafts")
-    stack.must_deploy(CorsOrigin=ORIGIN, AlarmTopicArn=TOPIC)
-    check_api(account, stack)
-    check_invocations(account, stack)
-    check_policies(account, stack)
-    check_maintenance(account, stack)
-    check_authorization(account, stack)
-    check_autosave(account, stack)
-    check_operations(account, stack)
-    check_throttling(account, stack)
-    check_deletion(account, stack)
+    areas = [
+        lambda: check_failed_creation(account),
+        lambda: create_topic(account),
+        lambda: stack.must_deploy(CorsOrigin=ORIGIN, AlarmTopicArn=TOPIC),
+    ]
+    for check_area in [check_api, check_invocations, check_policies, check_maintenance, check_authorization,
+                       check_autosave, check_operations, check_throttling, check_deletion]:
+        areas.append(functools.partial(check_area, account, stack))
+    for run_area in areas:
+        try:
+            run_area()
+        except Exception as error:  # noqa: BLE001
+            traceback.print_exc()
+            check("runs to its end", f"{type(error).__name__}: {error}", None)
 
 
 def main():
+    # Ends the emulator too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="save-draft-") as directory:
         with emulator(Path(directory)) as (port, ca):
             account = Account(port, ca)

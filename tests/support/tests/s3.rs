@@ -20,6 +20,7 @@ use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumMode, CompletedMultipartUpload, CompletedPart, Delete,
     ObjectIdentifier,
 };
+use test_support::runtime::with_timeout;
 use test_support::s3::{Fault, Op, RawResponse, S3, S3Options, When};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -82,7 +83,7 @@ impl Env {
         let sent = stream.write_all(request.as_bytes()).await;
         sent.expect("the request is sent");
         let mut response = String::new();
-        let received = stream.read_to_string(&mut response).await;
+        let received = with_timeout(stream.read_to_string(&mut response)).await;
         received.expect("a response is received");
         response
     }
@@ -759,9 +760,9 @@ async fn a_stall_ends_when_it_is_cleared() {
         stall.clear();
         assert_eq!(reader.await.expect("no reader panics"), expected);
     }
-    let put = env.s3.writer();
+    let folder = env.s3.options().data_dir.join(BUCKET);
     let run = Fault::Run(Arc::new(move |request| {
-        put(BUCKET, &request.key, b"before the request");
+        fs::write(folder.join(&request.key), "before the request").expect("the file is written");
     }));
     env.s3.fault(When::op(Op::GetObject).once(), run);
     assert_eq!(env.read("a").await, b"before the request");

@@ -35,7 +35,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tempfile::TempDir;
@@ -161,19 +161,12 @@ impl S3 {
 
     /// Puts an object, without a request; returns its `ETag`, without quotes.
     pub fn put(&self, bucket: &str, key: &str, bytes: impl AsRef<[u8]>) -> String {
-        self.writer()(bucket, key, bytes.as_ref())
-    }
-
-    /// Returns [`S3::put`] as a function, for [`Fault::Run`].
-    pub fn writer(&self) -> impl Fn(&str, &str, &[u8]) -> String + Send + Sync + 'static {
-        let objects = Arc::clone(&self.server.objects);
-        move |bucket, key, mut bytes| {
-            let headers = Headers::from([("content-type".into(), "binary/octet-stream".into())]);
-            let always = &Precondition::Always;
-            let written = objects.write((bucket, key), &mut bytes, None, headers, always);
-            let info = written.expect("the object is written");
-            info.expect("there is no precondition").etag
-        }
+        let headers = Headers::from([("content-type".into(), "binary/octet-stream".into())]);
+        let (content, always) = (&mut bytes.as_ref(), &Precondition::Always);
+        let objects = &self.server.objects;
+        let written = objects.write((bucket, key), content, None, headers, always);
+        let info = written.expect("the object is written");
+        info.expect("there is no precondition").etag
     }
 
     /// Returns the bytes of an object, without a request.
@@ -272,7 +265,7 @@ impl S3 {
 
 impl Drop for S3 {
     fn drop(&mut self) {
-        drop(self.server.listening().take());
+        drop(self.server.listening.lock().take());
     }
 }
 
@@ -308,19 +301,15 @@ enum End {
 type SharedEnd = Arc<Mutex<End>>;
 
 impl Server {
-    fn listening(&self) -> MutexGuard<'_, Option<Listening>> {
-        self.listening.lock()
-    }
-
     fn listen(self: &Arc<Self>, listener: TcpListener) {
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(Arc::clone(self).accept(listener, stopped));
-        *self.listening() = Some(Listening { stop, task });
+        *self.listening.lock() = Some(Listening { stop, task });
     }
 
     /// Stops listening; returns when all connections are closed.
     async fn close(&self) {
-        let listening = self.listening().take();
+        let listening = self.listening.lock().take();
         if let Some(Listening { stop, task }) = listening {
             drop(stop);
             let _ = task.await;
