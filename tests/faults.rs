@@ -151,7 +151,7 @@ const LONG_TIME: Duration = Duration::from_mins(1);
 /// Less time than a stalled attempt takes.
 const SHORT_TIME: Duration = Duration::from_millis(2500);
 /// Time limit of an attempt in [`saver_with_short_timeouts`].
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Applies `fault` to `times` requests for the draft `id` at `step`.
 fn apply(s3: &S3, step: Step, id: &str, times: usize, fault: Fault) -> ScriptedFault {
