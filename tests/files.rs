@@ -1540,7 +1540,7 @@ async fn a_version_is_restored_byte_for_byte_by_the_documented_commands() {
 }
 
 /// The requests of `SAVE_FILES` that a store has to support, for all stores of the contract suite.
-mod contract {
+mod store {
     use save_draft::store::{CopyOutcome, ListedObject};
 
     use super::*;

@@ -199,7 +199,8 @@ async fn saves_all_files_of_the_sample_draft_with_save_files() {
     let files = manifest["files"].as_array().expect("a list");
     for file in files {
         let read = |key: String| {
-            fs::read(folder.path().join("drafts").join(key)).expect(&file["key"].to_string())
+            let content = fs::read(folder.path().join("drafts").join(key));
+            content.expect("the object exists")
         };
         let path = file["path"].as_str().expect("a path");
         let copy = read(file["key"].as_str().expect("a key").to_owned());
