@@ -4,10 +4,6 @@
 //! An input depends only on the seed and its number. A failure prints both;
 //! `BAD_INPUT_SEED=… BAD_INPUT_FIRST=… BAD_INPUT_COUNT=1` repeats it.
 
-// The fuzz targets make the same checks.
-#[path = "fuzz/check.rs"]
-mod check;
-
 use std::collections::BTreeMap;
 use std::env;
 use std::io;
@@ -23,6 +19,7 @@ use save_draft::lambda::{InvocationError, SanitizedRequest};
 use save_draft::telemetry;
 use serde::Serialize;
 use serde_json::{Value, json};
+use test_support::check::{self, InputStrings};
 use test_support::fixtures::{
     BUCKET, DRAFT_ID, DRAFT_URL, draft_key, draft_of_size, event, event_names, post, sample_draft,
 };
@@ -32,7 +29,6 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use self::check::Texts;
 use crate::common::{self, TestEnv};
 
 /// Default of `BAD_INPUT_SEED`.
@@ -204,11 +200,10 @@ where
         Some(Outcome::Response(response)) => Ok(response),
         Some(outcome) => Err(outcome.error()),
     };
-    let texts = Texts::of(input);
-    check::answer(&texts, &answer);
+    let strings = InputStrings::of(input);
+    check::result(&strings, &answer);
     for request in s3.requests() {
-        let method = request.method.as_str();
-        check::request(&texts, method, &request.bucket, &request.key);
+        check::s3_request(&strings, &request);
     }
     match answer {
         Err((kind, _)) => kind,

@@ -220,7 +220,7 @@ fn nothing_is_lost(data_dir: &Path, seen: &Seen, states: &States) {
             let (id, name) = (draft.file_name(), version.file_name());
             let (id, name) = (id.to_string_lossy(), name.to_string_lossy());
             let (_, hash) = name.split_once('-').expect("a time and a hash");
-            assert!(digest.starts_with(hash), "{id}/{name} is another state");
+            assert_eq!(digest, hash, "{id}/{name} is another state");
             assert!(
                 states[&*id].contains(&digest),
                 "{id}/{name} was never written"

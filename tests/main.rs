@@ -22,6 +22,8 @@ mod model;
 mod process;
 mod properties;
 mod races;
+mod resources;
+mod responses;
 mod security;
 mod store;
 mod telemetry;
