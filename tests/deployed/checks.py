@@ -468,7 +468,7 @@ def check_operations(account, stack):
     def notification():
         received = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", [])
         texts = [json.loads(message["Body"])["Message"] for message in received]
-        return [text for text in texts if fired["Failed"] in text]
+        return [text for text in texts if fired.get("Failed", "Failed") in text]
 
     check("the topic receives the alarm", bool(wait_for(notification)))
 
