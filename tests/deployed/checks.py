@@ -276,9 +276,9 @@ def check_failed_creation(account):
     begin("failed creation")
     stack = Stack(account, "failed")
     before = inventory(account)
-    # The layer does not exist, so the function cannot be created.
-    layer = f"arn:aws:lambda:{REGION}:{ACCOUNT}:layer:missing:1"
-    check("sam deploy fails", stack.deploy(Autosave="true", CaBundleLayerArn=layer) != 0)
+    # The web ACL does not exist, so the last resource of the stack cannot be created.
+    missing = f"arn:aws:wafv2:{REGION}:{ACCOUNT}:regional/webacl/missing/1"
+    check("sam deploy fails", stack.deploy(Autosave="true", WebAclArn=missing) != 0)
     status = stack.cloudformation.describe_stacks(StackName="failed")["Stacks"][0]["StackStatus"]
     check("the stack is rolled back", status, "ROLLBACK_COMPLETE")
     stack.delete()

@@ -132,7 +132,9 @@ def gap_web_acl_association():
     """CloudFormation does not have `AWS::WAFv2::WebACLAssociation`."""
 
     def create(logical_id, properties, stack):
-        waf._associate_web_acl(properties)
+        status, _, body = waf._associate_web_acl(properties)
+        if status != 200:
+            raise ValueError(f"web ACL: {body!r}")
         return properties["ResourceArn"], {}
 
     def delete(physical_id, properties):
