@@ -5,9 +5,12 @@
     reason = "a benchmark that cannot run ends with a panic"
 )]
 
+#[allow(dead_code, unused_imports, reason = "the other benches use the rest")]
+mod common;
+
+use std::env;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use std::{env, fs};
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -16,15 +19,17 @@ use aws_sdk_s3::config::Region;
 use aws_sdk_s3::types::TaggingDirective;
 use futures_util::{StreamExt as _, stream};
 use save_draft::aws;
-use test_support::fixtures::{BUCKET, draft_key, draft_of_size, post_id};
+use test_support::fixtures::{BUCKET, draft_key, post_id};
 use test_support::runtime::{Bootstrap, TIMEOUT};
 use test_support::s3::{Op, S3, S3Options};
+
+use self::common::{Budget, Program, document, median, memory, programs};
 
 const KB: usize = 1000;
 const MB: usize = 1000 * KB;
 
 /// Number of files of a draft.
-const FILES: usize = 20;
+const FILES: u32 = 20;
 /// Number of concurrent copies, as in the function.
 const CONCURRENCY: usize = 16;
 /// Number of measured saves.
@@ -33,7 +38,7 @@ const ROUNDS: usize = 9;
 /// Maximum duration of a save beside the bare copies.
 const MAX_RATIO: f64 = 1.15;
 /// Maximum number of requests of a save.
-const MAX_REQUESTS: usize = FILES + 7;
+const MAX_REQUESTS: f64 = FILES as f64 + 7.0;
 /// Maximum difference of the peak memory between small and large files, in MB.
 const MAX_MEMORY_DIFFERENCE_MB: f64 = 1.0;
 
@@ -43,33 +48,35 @@ async fn main() {
     if !env::args().any(|argument| argument == "--bench") {
         return;
     }
+    let programs = programs().into_iter();
+    let functions: Vec<_> = programs.filter(|program| program.is_function).collect();
     println!("\n## A save with {FILES} new files beside {FILES} bare copies, medians\n");
-    println!("| file | bare copies | save | save / bare | budget | | requests | budget | |");
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!(
+        "| file | program | bare copies | save | save / bare | budget | | requests | budget | |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     let mut peaks = Vec::new();
     for (name, bytes) in [("5 KB", 5 * KB), ("5 MB", 5 * MB)] {
-        peaks.push((name, measure(name, bytes).await));
+        for function in &functions {
+            peaks.push((name, function.name, measure(name, bytes, function).await));
+        }
     }
     println!("\n## Peak memory of the function in these saves, MB\n");
-    println!("| file | peak | difference | budget | |");
-    println!("|---|---|---|---|---|");
-    let (_, smallest) = peaks[0];
-    for (name, peak) in peaks {
-        let difference = peak - smallest;
-        let verdict = verdict(difference <= MAX_MEMORY_DIFFERENCE_MB);
-        println!(
-            "| {name} | {peak:.1} | {difference:.1} | {MAX_MEMORY_DIFFERENCE_MB:.1} | {verdict} |"
-        );
+    println!("| file | program | peak | beside 5 KB | budget | |");
+    println!("|---|---|---|---|---|---|");
+    for (name, program, peak) in &peaks {
+        let first = peaks.iter().find(|(_, first, _)| first == program);
+        let difference = Budget {
+            figure: peak - first.map_or(0.0, |(_, _, peak)| *peak),
+            max: MAX_MEMORY_DIFFERENCE_MB,
+        };
+        println!("| {name} | {program} | {peak:.1} | {difference} |");
     }
-}
-
-fn verdict(is_met: bool) -> &'static str {
-    if is_met { "met" } else { "MISSED" }
 }
 
 /// Measures saves of files of `bytes` bytes, and prints a row. Returns the peak memory of the
 /// function in MB.
-async fn measure(name: &str, bytes: usize) -> f64 {
+async fn measure(name: &str, bytes: usize, program: &Program) -> f64 {
     // In memory, where there is such a folder: the speed of a disk varies.
     let shared_memory = Path::new("/dev/shm");
     let folder = if shared_memory.is_dir() {
@@ -82,16 +89,16 @@ async fn measure(name: &str, bytes: usize) -> f64 {
         .await
         .expect("the S3 starts");
     let client = client(&s3);
-    let function = start_function(&s3).await;
-    let (mut saves, mut copies, mut requests) = (Vec::new(), Vec::new(), 0);
+    let function = start_function(&s3, program).await;
+    let (mut saves, mut copies, mut requests) = (Vec::new(), Vec::new(), 0_u32);
     for round in 0..=ROUNDS {
         let id = format!("round-{round}");
-        put_draft(&s3, &id, bytes, round);
+        put_draft(&s3, &id, bytes);
         let copied = copy_files(&s3, &client, &id).await;
         s3.clear_requests();
         let saved = save(&function, &id).await;
-        requests = requests.max(s3.requests().len());
-        assert_eq!(s3.count(Op::CopyObject), FILES);
+        requests = u32::try_from(s3.requests().len()).expect("few requests");
+        assert_eq!(s3.count(Op::CopyObject), FILES as usize);
         // The first round opens the connections.
         if round > 0 {
             copies.push(copied);
@@ -101,20 +108,25 @@ async fn measure(name: &str, bytes: usize) -> f64 {
             s3.delete(BUCKET, &key);
         }
     }
-    let (copied, saved) = (median(copies), median(saves));
-    let ratio = saved.as_secs_f64() / copied.as_secs_f64();
-    // Other requests dominate the time of small files.
-    let budget = if bytes >= MB {
-        format!("{MAX_RATIO:.2} | {}", verdict(ratio <= MAX_RATIO))
-    } else {
-        "- |".to_owned()
+    let (copied, saved) = (median(&copies), median(&saves));
+    let ratio = Budget {
+        figure: saved.as_secs_f64() / copied.as_secs_f64(),
+        // The other requests of a save take most of the time of small files.
+        max: if bytes >= MB {
+            MAX_RATIO
+        } else {
+            f64::INFINITY
+        },
     };
-    let within = verdict(requests <= MAX_REQUESTS);
+    let requests = Budget {
+        figure: f64::from(requests),
+        max: MAX_REQUESTS,
+    };
     println!(
-        "| {name} | {copied:.1?} | {saved:.1?} | {ratio:.2} | {budget} | {requests} \
-         | {MAX_REQUESTS} | {within} |"
+        "| {name} | {} | {copied:.1?} | {saved:.1?} | {ratio} | {requests} |",
+        program.name
     );
-    peak_memory(&function)
+    memory(function.pid(), "VmHWM")
 }
 
 fn client(s3: &S3) -> Client {
@@ -131,28 +143,19 @@ fn client(s3: &S3) -> Client {
     Client::from_conf(config.build())
 }
 
-async fn start_function(s3: &S3) -> Bootstrap {
-    let (endpoint, user) = (s3.endpoint(), s3.options());
-    let environment = [
-        ("AWS_ENDPOINT_URL_S3", &*endpoint),
-        ("AWS_ACCESS_KEY_ID", &user.access_key),
-        ("AWS_SECRET_ACCESS_KEY", &user.secret_key),
-        ("DRAFT_BUCKET", BUCKET),
-        ("SAVE_FILES", "true"),
-    ];
-    Bootstrap::start(env!("CARGO_BIN_EXE_bootstrap"), environment).await
+async fn start_function(s3: &S3, program: &Program) -> Bootstrap {
+    let mut environment = program.env();
+    environment.push(("AWS_ENDPOINT_URL_S3", s3.endpoint()));
+    environment.push(("SAVE_FILES", "true".to_owned()));
+    Bootstrap::start(&program.path, environment).await
 }
 
 /// Creates a draft with a document of 200 KB and [`FILES`] files.
-fn put_draft(s3: &S3, id: &str, bytes: usize, round: usize) {
-    s3.put(
-        BUCKET,
-        &draft_key(id),
-        draft_of_size(200 * KB, round as u64),
-    );
+fn put_draft(s3: &S3, id: &str, bytes: usize) {
+    s3.put(BUCKET, &draft_key(id), document(200 * KB));
     let mut content = vec![b'x'; bytes];
     for number in 0..FILES {
-        let seed = format!("{round} {number}");
+        let seed = format!("{id} {number}");
         content[..seed.len()].copy_from_slice(seed.as_bytes());
         s3.put(
             BUCKET,
@@ -197,19 +200,4 @@ async fn save(function: &Bootstrap, id: &str) -> Duration {
     let response = outcome.response();
     assert_eq!(response["statusCode"], 200, "{response}");
     elapsed
-}
-
-fn median(mut durations: Vec<Duration>) -> Duration {
-    durations.sort();
-    durations[durations.len() / 2]
-}
-
-/// Returns the peak of the resident memory of the function in MB.
-fn peak_memory(function: &Bootstrap) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", function.pid()));
-    let status = status.expect("a running process");
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = peak.and_then(|peak| peak.split_whitespace().next());
-    let kib: f64 = kib.and_then(|kib| kib.parse().ok()).expect("a size in KiB");
-    kib * 1024.0 / 1e6
 }

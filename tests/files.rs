@@ -654,6 +654,49 @@ async fn files_of_multipart_uploads_are_copied() {
     assert_eq!(again.version, saved.version);
     assert_eq!(s3.count(Copy), 1);
     assert_eq!(s3.count(Head), 0);
+
+    // The ETags cannot be compared, but the sizes can.
+    let copy = format!("saved-files/{id}/{etag}/a.mp4");
+    s3.put(BUCKET, &copy, b"longer content");
+    save(&test_env.function, id).await.assert_error(500, &copy);
+}
+
+#[tokio::test]
+async fn keys_in_listings_are_decoded() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id) = (&test_env.s3, "encoded");
+    let document = put_document(s3, id);
+    let files = put_files(s3, id, ["a b+c%2B"]);
+    let etag = |key: &str| s3.metadata(BUCKET, key).expect("the object exists").etag;
+    // S3 encodes a space as `+`. A store that ignores `encoding-type` does not encode.
+    for (encoding, key) in [
+        (
+            "<EncodingType>url</EncodingType>",
+            "drafts/encoded/a+b%2Bc%252B",
+        ),
+        ("", "drafts/encoded/a b+c%2B"),
+    ] {
+        let entry = |key: &str, etag: String, bytes: usize| {
+            format!(
+                "<Contents><Key>{key}</Key><LastModified>2025-09-28T11:47:30.000Z</LastModified>\
+                 <ETag>&quot;{etag}&quot;</ETag><Size>{bytes}</Size></Contents>"
+            )
+        };
+        let xml = format!(
+            "<ListBucketResult><IsTruncated>false</IsTruncated>{encoding}{}{}</ListBucketResult>",
+            entry(
+                key,
+                etag("drafts/encoded/a b+c%2B"),
+                files["a b+c%2B"].len()
+            ),
+            entry(&draft_key(id), etag(&draft_key(id)), document.len()),
+        );
+        let list = When::op(List).and(|request| request.query.contains("prefix=drafts"));
+        let fault = s3.fault(list, Fault::Respond(RawResponse::new(200).body(xml)));
+        let saved = save(&test_env.function, id).await;
+        saved.assert_saved(s3, id, &document, &files);
+        fault.clear();
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use test_support::fixtures::DRAFT_ID;
@@ -199,7 +200,7 @@ async fn saves_all_files_of_the_sample_draft_with_save_files() {
     let files = manifest["files"].as_array().expect("a list");
     for file in files {
         let read = |key: String| {
-            fs::read(folder.path().join("drafts").join(key)).expect(&file["key"].to_string())
+            fs::read(folder.path().join("drafts").join(key)).expect("the file exists")
         };
         let path = file["path"].as_str().expect("a path");
         let copy = read(file["key"].as_str().expect("a key").to_owned());
@@ -253,8 +254,10 @@ async fn stops_at_once_on_the_second_interrupt() {
     local.line_with("Press Ctrl-C again").await;
     assert!(local.process.try_wait().expect("it is ours").is_none());
     local.interrupt().await;
-    let status = with_timeout(local.process.wait()).await;
-    assert!(status.expect("it has ended").success());
+    // Without the second, it would wait 29 seconds for the half request.
+    let ended = tokio::time::timeout(Duration::from_secs(20), local.process.wait()).await;
+    let status = ended.expect("it does not wait for the half request");
+    assert!(status.expect("it is ours").success());
 }
 
 #[tokio::test]

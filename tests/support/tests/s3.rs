@@ -668,7 +668,7 @@ async fn a_raw_response_is_sent_as_it_is() {
     let respond = |response| {
         env.s3.fault(When::any().once(), Fault::Respond(response));
     };
-    let latin1 = RawResponse::new(200).header("x-amz-meta-name", b"caf\xe9");
+    let latin1 = RawResponse::new(200).header("x-amz-meta-name", b"\xe4\xf6\xfc");
     respond(latin1.body("<html>"));
     let mut stream = env.connect().await.expect("the server listens");
     let request = b"GET /drafts/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -676,7 +676,7 @@ async fn a_raw_response_is_sent_as_it_is() {
     let mut response = Vec::new();
     let received = stream.read_to_end(&mut response).await;
     received.expect("the response is received");
-    let expected = b"HTTP/1.1 200 Status\r\nConnection: close\r\nx-amz-meta-name: caf\xe9\r\nContent-Length: 6\r\n\r\n<html>";
+    let expected = b"HTTP/1.1 200 Status\r\nConnection: close\r\nx-amz-meta-name: \xe4\xf6\xfc\r\nContent-Length: 6\r\n\r\n<html>";
     assert_eq!(response, expected);
 
     let endless = RawResponse::new(200).header("Content-Length", "3");
