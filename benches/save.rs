@@ -147,8 +147,12 @@ fn print_durations(size: &str, latency: Duration, programs: &[Program], samples:
     let (bare_wall, bare_cpu) = medians[bare.expect("the baseline")];
     for (index, program) in programs.iter().enumerate() {
         let (wall, cpu) = medians[index];
-        let cpu_ratio = ratio(cpu, bare_cpu);
-        let ratio = Budget {
+        print!(
+            "| {size} | {latency:.0?} | {} | {cpu:.2?} | {:.2} | {wall:.2?} |",
+            program.name,
+            ratio(cpu, bare_cpu)
+        );
+        let duration = Budget {
             figure: ratio(wall, bare_wall),
             max,
         };
@@ -156,10 +160,11 @@ fn print_durations(size: &str, latency: Duration, programs: &[Program], samples:
             figure: samples[index].requests.into(),
             max: MAX_REQUESTS,
         };
-        println!(
-            "| {size} | {latency:.0?} | {} | {cpu:.2?} | {cpu_ratio:.2} | {wall:.2?} | {ratio} | {requests} |",
-            program.name
-        );
+        if program.is_function {
+            println!(" {duration} | {requests:.0} |");
+        } else {
+            println!(" 1.00 | | | {:.0} | | |", requests.figure);
+        }
     }
 }
 
@@ -174,7 +179,12 @@ fn measure_memory(programs: &[Program]) {
                 figure: single_threaded_runtime().block_on(sample_peak_memory(program, &store)),
                 max: MAX_MEMORY_FACTOR * f64::from(megabytes) + MAX_MEMORY_BASE_MB,
             };
-            println!("| {megabytes} MB | {} | {peak} |", program.name);
+            print!("| {megabytes} MB | {} |", program.name);
+            if program.is_function {
+                println!(" {peak:.1} |");
+            } else {
+                println!(" {:.1} | | |", peak.figure);
+            }
         }
     }
 }

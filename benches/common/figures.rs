@@ -16,8 +16,9 @@ impl fmt::Display for Budget {
     /// Writes the figure, the budget, and whether it is met, as cells of a table.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { figure, max } = self;
+        let digits = f.precision().unwrap_or(2);
         let verdict = if figure <= max { "met" } else { "MISSED" };
-        write!(f, "{figure:.2} | {max:.2} | {verdict}")
+        write!(f, "{figure:.digits$} | {max:.digits$} | {verdict}")
     }
 }
 
