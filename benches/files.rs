@@ -109,14 +109,13 @@ async fn measure(name: &str, bytes: usize, program: &Program) -> f64 {
         }
     }
     let (copied, saved) = (median(&copies), median(&saves));
-    let ratio = Budget {
-        figure: saved.as_secs_f64() / copied.as_secs_f64(),
-        // The other requests of a save take most of the time of small files.
-        max: if bytes >= MB {
-            MAX_RATIO
-        } else {
-            f64::INFINITY
-        },
+    let figure = saved.as_secs_f64() / copied.as_secs_f64();
+    // The other requests of a save take most of the time of small files.
+    let ratio = if bytes >= MB {
+        let max = MAX_RATIO;
+        Budget { figure, max }.to_string()
+    } else {
+        format!("{figure:.2} | - |")
     };
     let requests = Budget {
         figure: f64::from(requests),

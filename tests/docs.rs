@@ -20,6 +20,7 @@ use crate::common::{TestEnv, skip_or_fail};
 const README: &str = "README.md";
 const API: &str = "docs/api.md";
 const DESIGN: &str = "docs/design.md";
+const OPERATIONS: &str = "docs/operations.md";
 /// The sample draft of the local endpoint.
 const SAMPLE: &[u8] = include_bytes!("../examples/draft_content.json");
 
@@ -377,6 +378,44 @@ fn pages_name_existing_tests() {
                     );
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn operations_lists_every_parameter_and_uses_existing_outputs() {
+    let template: Value = serde_saphyr::from_str(&read("template.yaml")).unwrap();
+    let names = |key: &str| -> BTreeSet<String> {
+        template[key].as_object().unwrap().keys().cloned().collect()
+    };
+    let parameters = section(OPERATIONS, "Parameters");
+    let table = parameters.table();
+    let listed = table
+        .iter()
+        .flat_map(|row| row[0].split(", "))
+        .map(|parameter| code(parameter).to_owned())
+        .collect();
+    assert_same(
+        &listed,
+        &names("Parameters"),
+        "\"Parameters\" in docs/operations.md, and template.yaml",
+    );
+
+    let outputs = names("Outputs");
+    for path in [OPERATIONS, API, README] {
+        let text = read(path);
+        let used = text.split("$(output ").skip(1);
+        let used = used.chain(text.split("OutputKey=='").skip(1));
+        for rest in used {
+            let name: String = rest
+                .chars()
+                .take_while(char::is_ascii_alphanumeric)
+                .collect();
+            // `$1` is the parameter of a shell function.
+            assert!(
+                rest.starts_with("$1") || outputs.contains(&name),
+                "{path} uses the output {name:?}, which template.yaml does not have"
+            );
         }
     }
 }

@@ -1187,7 +1187,7 @@ impl Race {
 #[tokio::test(flavor = "multi_thread")]
 async fn racing_savers_save_states_that_existed_at_one_moment() {
     const SAVERS: usize = 32;
-    let rounds = if long_tests() { 400 } else { 20 };
+    let rounds = if long_tests() { 200 } else { 12 };
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
@@ -1540,7 +1540,7 @@ async fn a_version_is_restored_byte_for_byte_by_the_documented_commands() {
 }
 
 /// The requests of `SAVE_FILES` that a store has to support, for all stores of the contract suite.
-mod contract {
+mod store {
     use save_draft::store::{CopyOutcome, ListedObject};
 
     use super::*;

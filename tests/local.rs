@@ -23,7 +23,7 @@ fn executable() -> PathBuf {
     executable
 }
 
-fn command(data_dir: &Path) -> Command {
+pub(crate) fn command(data_dir: &Path) -> Command {
     let mut command = Command::new(executable());
     command.args(["--port", "0", "--s3-port", "0", "--data-dir"]);
     command.arg(data_dir).kill_on_drop(true);
@@ -39,17 +39,17 @@ async fn output(mut command: Command) -> (Output, String) {
 }
 
 /// A running local endpoint, killed when this is dropped.
-struct Local {
-    process: Child,
-    output: Lines<BufReader<ChildStdout>>,
+pub(crate) struct Local {
+    pub(crate) process: Child,
+    pub(crate) output: Lines<BufReader<ChildStdout>>,
     /// The address of the function.
-    address: String,
+    pub(crate) address: String,
     /// The address of the S3 server.
     s3: String,
 }
 
 impl Local {
-    async fn start(mut command: Command) -> Self {
+    pub(crate) async fn start(mut command: Command) -> Self {
         let mut process = command.stdout(Stdio::piped()).spawn().expect("it starts");
         let stdout = process.stdout.take().expect("it is a pipe");
         let mut local = Self {

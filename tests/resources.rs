@@ -1,28 +1,22 @@
 //! Memory and time for the largest drafts: the real process stays within the function's memory, and answers in time.
 
+use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use std::{env, fs};
 
 use serde_json::{Value, json};
 use test_support::fixtures::{event, post_id};
 use test_support::s3::{Fault, Op, RawResponse, When};
 
-use crate::common::{TestEnv, skip_or_fail};
+use crate::common::{TestEnv, memory_kib, skip_or_fail};
 
 /// Default of `MAX_DRAFT_BYTES`.
 const MAX_DRAFT_BYTES: usize = 64 << 20;
 
-/// Returns the peak memory of the process `pid`, in MiB.
+/// Returns the maximum memory that the process `pid` has had, in MiB.
 pub fn peak_memory_mib(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux");
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = peak.and_then(|text| text.trim().strip_suffix(" kB"));
-    kib.expect("a number of kB")
-        .parse::<u64>()
-        .expect("a number")
-        / 1024
+    memory_kib(pid, "VmHWM") / 1024
 }
 
 /// Returns an SQS event with one message for each of the drafts `0` to `count - 1`, whose `messageId` is the draft id.

@@ -3,7 +3,8 @@
 # `sam local invoke` with events, and `sam local start-api` with HTTP requests, on the S3 server of examples/local.rs.
 # tests/deployed checks the behaviour of the stack.
 #
-# Needs a Docker engine, the SAM CLI, cargo-lambda, python3, curl and socat; without a container registry also debootstrap.
+# Needs a Docker engine, the SAM CLI, cargo-lambda, python3, curl and socat,
+# and without a container registry debootstrap.
 # With CI=true, installs missing Debian packages, and fails if something is missing.
 # Otherwise it is skipped, with the reason.
 set -euo pipefail

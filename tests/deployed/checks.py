@@ -119,7 +119,7 @@ def check_api(account, stack):
     check("the preflight request needs no key", preflight.status, 204)
     check("the preflight allows the origin", preflight.headers["Access-Control-Allow-Origin"], ORIGIN)
     check("the preflight allows POST", preflight.headers["Access-Control-Allow-Methods"], "POST")
-    allowed = (preflight.headers["Access-Control-Allow-Headers"] or "").lower().split(",")
+    allowed = (preflight.headers["Access-Control-Allow-Headers"] or "").lower().split(", ")
     check("the preflight allows the headers", {"content-type", "x-api-key", "authorization"} <= set(allowed))
 
     api = stack.resource("Api")
@@ -276,9 +276,9 @@ def check_failed_creation(account):
     begin("failed creation")
     stack = Stack(account, "failed")
     before = inventory(account)
-    # The layer does not exist, so the function cannot be created.
-    layer = f"arn:aws:lambda:{REGION}:{ACCOUNT}:layer:missing:1"
-    check("sam deploy fails", stack.deploy(Autosave="true", CaBundleLayerArn=layer) != 0)
+    # The web ACL does not exist, so the last resource of the stack cannot be created.
+    missing = f"arn:aws:wafv2:{REGION}:{ACCOUNT}:regional/webacl/missing/1"
+    check("sam deploy fails", stack.deploy(Autosave="true", WebAclArn=missing) != 0)
     status = stack.cloudformation.describe_stacks(StackName="failed")["Stacks"][0]["StackStatus"]
     check("the stack is rolled back", status, "ROLLBACK_COMPLETE")
     stack.delete()
@@ -468,7 +468,7 @@ def check_operations(account, stack):
     def notification():
         received = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", [])
         texts = [json.loads(message["Body"])["Message"] for message in received]
-        return [text for text in texts if fired["Failed"] in text]
+        return [text for text in texts if fired.get("Failed", "Failed") in text]
 
     check("the topic receives the alarm", bool(wait_for(notification)))
 

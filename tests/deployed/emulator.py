@@ -43,24 +43,6 @@ def gap_any_methods():
     api_gateway._import_path_item = import_path_item
 
 
-def gap_mock_integrations():
-    """The import skips the request templates and the responses of integrations."""
-    original = api_gateway._import_operation
-
-    def import_operation(api_id, resource_id, method, operation, *rest):
-        original(api_id, resource_id, method, operation, *rest)
-        integration = operation["x-amazon-apigateway-integration"]
-        stored = api_gateway._resources[api_id][resource_id]["resourceMethods"][method]["methodIntegration"]
-        stored["requestTemplates"] = integration.get("requestTemplates", {})
-        for pattern, response in integration.get("responses", {}).items():
-            selection = {} if pattern == "default" else {"selectionPattern": pattern}
-            api_gateway._put_integration_response(
-                api_id, resource_id, method, response["statusCode"], {**response, **selection}
-            )
-
-    api_gateway._import_operation = import_operation
-
-
 def gap_gateway_responses():
     """The import skips `x-amazon-apigateway-gateway-responses`."""
     original = api_gateway._import_rest_api
@@ -132,7 +114,9 @@ def gap_web_acl_association():
     """CloudFormation does not have `AWS::WAFv2::WebACLAssociation`."""
 
     def create(logical_id, properties, stack):
-        waf._associate_web_acl(properties)
+        status, _, body = waf._associate_web_acl(properties)
+        if status != 200:
+            raise ValueError(f"web ACL: {body!r}")
         return properties["ResourceArn"], {}
 
     def delete(physical_id, properties):
