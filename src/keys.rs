@@ -16,8 +16,8 @@ pub enum InvalidTemplate {
     /// The template contains another brace or a control character.
     #[error("must not contain control characters or other placeholders")]
     ForbiddenCharacter,
-    /// The placeholders of `FILES_KEY` are in another order.
-    #[error("must contain {{draft_id}}, {{etag}} and {{path}} in this order, {{path}} at the end")]
+    /// The placeholders of `FILES_KEY` are in another order, or not separated.
+    #[error("must contain {{draft_id}}/, {{etag}}/ and {{path}} in this order, {{path}} at the end")]
     PlaceholderOrder,
     /// A key could be longer than S3 allows.
     #[error("must not give keys longer than {MAX_KEY_BYTES} bytes")]
@@ -171,7 +171,9 @@ impl FromStr for FilesKey {
             (PATH, 1),
         ];
         check(text, &placeholders)?;
-        if !text.ends_with(PATH) || text.find(DRAFT_ID) > text.find(ETAG) {
+        // Without the separators, two ids or two files could have the same key.
+        let is_separated = text.contains("{draft_id}/") && text.contains("{etag}/");
+        if !is_separated || !text.ends_with(PATH) || text.find(DRAFT_ID) > text.find(ETAG) {
             return Err(InvalidTemplate::PlaceholderOrder);
         }
         Ok(Self(text.to_owned()))
@@ -370,6 +372,8 @@ mod tests {
             "saved-files/{etag}/{draft_id}/{path}",
             "saved-files/{draft_id}/{path}/{etag}",
             "saved-files/{draft_id}/{etag}/{path}/x",
+            "saved-files/{draft_id}/{etag}{path}",
+            "saved-files/{draft_id}{etag}/{path}",
         ] {
             let error = template.parse::<FilesKey>();
             assert_eq!(error, Err(InvalidTemplate::PlaceholderOrder), "{template}");
