@@ -1,386 +1,243 @@
-//! What a save costs beside its yardsticks, in one run: `cargo bench`.
+//! Warm saves beside the baseline `bare`: duration, CPU time, requests, peak memory and throughput.
 //!
-//! The store is one that only moves bytes, so that nothing hides the function's own work.
-//! Runs alternate; what is compared are medians. `benches/floor.py` has the figures of
-//! whole processes: the start, the first invocation, sizes.
+//! `docs/performance.md` describes the method.
 
 #![allow(
     clippy::expect_used,
-    reason = "a benchmark that cannot run has nothing to say"
-)]
-#![allow(
-    clippy::cast_precision_loss,
-    reason = "figures are printed with three digits"
+    reason = "a benchmark that cannot run ends with a panic"
 )]
 
-#[path = "yardsticks/bare.rs"]
-mod bare;
+mod common;
 
-use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use std::{fs, thread};
+use std::{env, thread};
 
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response};
-use hyper_util::rt::TokioIo;
-use save_draft::config::Config;
-use save_draft::events::Source;
-use save_draft::lambda::SanitizedRequest;
-use serde_json::{Value, json};
-use test_support::fixtures::{BUCKET, post_id, sample_draft};
 use test_support::runtime::{Bootstrap, TIMEOUT};
-use tokio::net::TcpListener;
-use tokio::runtime::{Builder, Runtime};
 
-/// Path of the function's executable.
-const BOOTSTRAP: &str = env!("CARGO_BIN_EXE_bootstrap");
+use self::common::{
+    Budget, Program, Store, cpu_time, document, median, memory, payload, programs,
+    single_threaded_runtime,
+};
+
 const KB: usize = 1000;
 const MB: usize = 1000 * KB;
 
-/// Makes this program the yardstick.
-const YARDSTICK: &str = "SAVE_DRAFT_YARDSTICK";
-/// How many processes of each program a figure is the median of.
+/// Number of processes of each program. The speed of a process depends on the addresses that the
+/// system gives it.
 const PROCESSES: usize = 10;
-/// "What is S3 Express One Zone?" (Amazon S3 User Guide): single-digit milliseconds. S3
-/// itself takes 100 to 200 ("Best practices design patterns: optimizing Amazon S3 performance").
-const S3_TAKES: Duration = Duration::from_millis(5);
-/// The id of the draft.
-const DRAFT: &str = "bench";
+/// Latency of the fastest storage class: single-digit milliseconds ("S3 Express One Zone", Amazon
+/// S3 User Guide). S3 Standard takes 100 to 200 ms ("Best practices design patterns: optimizing
+/// Amazon S3 performance").
+const S3_LATENCY: Duration = Duration::from_millis(5);
+
+/// Maximum duration of a save beside `bare`, with a store that answers at once.
+const MAX_RATIO_AT_ONCE: f64 = 1.25;
+/// Maximum duration of a save beside `bare`, with a store that takes [`S3_LATENCY`].
+const MAX_RATIO_S3: f64 = 1.05;
+/// Maximum number of requests of a save.
+const MAX_REQUESTS: f64 = 2.0;
+/// Maximum of the peak memory: a multiple of the document.
+const MAX_MEMORY_FACTOR: f64 = 1.15;
+/// Maximum of the peak memory: what is added to that, in MB.
+const MAX_MEMORY_BASE_MB: f64 = 24.0;
+
+/// Names of document sizes, bytes, and the number of measured saves.
+const SIZES: [(&str, usize, usize); 4] = [
+    ("4 KB", 4 * KB, 2000),
+    ("200 KB", 200 * KB, 1000),
+    ("5 MB", 5 * MB, 100),
+    ("50 MB", 50 * MB, 30),
+];
 
 fn main() {
-    if std::env::var_os(YARDSTICK).is_some() {
-        bare::main().expect("the Runtime API is there");
+    // `cargo test --benches` only checks that it compiles and starts.
+    if !env::args().any(|argument| argument == "--bench") {
         return;
     }
-    // `cargo test --benches` is for whether it builds.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return;
-    }
-    warm_saves();
-    deciding();
-    memory();
-    throughput();
+    let mut programs = programs();
+    programs.retain(|program| program.uses_store);
+    measure_durations(&programs);
+    measure_memory(&programs);
+    measure_throughput(&programs);
 }
 
-/// A store with one draft, which it sends to whoever asks, and which takes everything.
-struct Pipe {
-    url: String,
-    requests: Arc<AtomicUsize>,
+/// Durations and CPU times of the saves of one program.
+#[derive(Default)]
+struct Samples {
+    wall: Vec<Duration>,
+    cpu: Vec<Duration>,
+    /// Requests of the last save.
+    requests: u32,
 }
 
-impl Pipe {
-    fn start(document: Vec<u8>, takes: Duration) -> Self {
-        let requests = Arc::new(AtomicUsize::new(0));
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        listener.set_nonblocking(true).expect("it is a socket");
-        let address = listener.local_addr().expect("it is bound");
-        let count = Arc::clone(&requests);
-        let document = Bytes::from(document);
-        // A thread of its own, as a store is a machine of its own; it ends with the process.
-        thread::spawn(move || one_thread().block_on(serve(listener, document, takes, count)));
-        let url = format!("http://{address}");
-        Self { url, requests }
-    }
-
-    /// What a function has in its environment to use this.
-    fn environment(&self) -> [(&str, &str); 5] {
-        [
-            ("AWS_ENDPOINT_URL_S3", &self.url),
-            ("DRAFT_BUCKET", BUCKET),
-            ("AWS_ACCESS_KEY_ID", "local"),
-            ("AWS_SECRET_ACCESS_KEY", "local-secret"),
-            ("AWS_REGION", "us-east-1"),
-        ]
-    }
-
-    /// How many requests there were.
-    fn requests(&self) -> usize {
-        self.requests.load(Ordering::Relaxed)
+fn measure_durations(programs: &[Program]) {
+    println!("\n## Warm saves beside bare, medians\n");
+    println!(
+        "| document | store latency | program | CPU | CPU / bare | duration | duration / bare \
+         | budget | | requests | budget | |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
+    for latency in [Duration::ZERO, S3_LATENCY] {
+        for (size, bytes, saves) in SIZES {
+            let saves = if latency.is_zero() {
+                saves
+            } else {
+                saves.min(300)
+            };
+            let store = Store::start(document(bytes), latency, None);
+            let samples = single_threaded_runtime().block_on(sample_saves(programs, &store, saves));
+            print_durations(size, latency, programs, &samples);
+        }
     }
 }
 
-async fn serve(
-    listener: std::net::TcpListener,
-    document: Bytes,
-    takes: Duration,
-    count: Arc<AtomicUsize>,
-) {
-    let listener = TcpListener::from_std(listener).expect("it does not block");
-    loop {
-        let (stream, _) = listener.accept().await.expect("connections come");
-        stream.set_nodelay(true).expect("it is TCP");
-        let (document, count) = (document.clone(), Arc::clone(&count));
-        let answer = service_fn(move |request: Request<Incoming>| {
-            let document = document.clone();
-            count.fetch_add(1, Ordering::Relaxed);
-            async move {
-                let get = request.method() == Method::GET;
-                let mut body = request.into_body();
-                while body.frame().await.is_some() {}
-                if !takes.is_zero() {
-                    tokio::time::sleep(takes).await;
-                }
-                let response = Response::builder()
-                    .header("etag", "\"0\"")
-                    .header("last-modified", "Sun, 28 Sep 2025 11:47:30 GMT");
-                let body = if get { document } else { Bytes::new() };
-                Ok::<_, Infallible>(response.body(Full::new(body)).expect("it is whole"))
+/// Measures `saves` saves of each program, in turns.
+async fn sample_saves(programs: &[Program], store: &Store, saves: usize) -> Vec<Samples> {
+    let mut samples: Vec<Samples> = programs.iter().map(|_| Samples::default()).collect();
+    for _ in 0..PROCESSES {
+        let mut processes = Vec::new();
+        for program in programs {
+            let process = program.start(store, &[]).await;
+            // The first save opens the connection.
+            save(&process).await;
+            processes.push(process);
+        }
+        for round in 0..saves / PROCESSES {
+            for turn in 0..programs.len() {
+                let index = (round + turn) % programs.len();
+                sample_save(&processes[index], store, &mut samples[index]).await;
             }
-        });
-        let http = hyper::server::conn::http1::Builder::new();
-        let connection = http.serve_connection(TokioIo::new(stream), answer);
-        tokio::spawn(async move { drop(connection.await) });
+        }
+    }
+    samples
+}
+
+async fn sample_save(process: &Bootstrap, store: &Store, samples: &mut Samples) {
+    let requests = store.requests();
+    let cpu = cpu_time(process.pid());
+    let start = Instant::now();
+    save(process).await;
+    samples.wall.push(start.elapsed());
+    samples
+        .cpu
+        .push(cpu_time(process.pid()).saturating_sub(cpu));
+    samples.requests = store.requests() - requests;
+}
+
+async fn save(process: &Bootstrap) {
+    let response = process
+        .begin_within(payload(), TIMEOUT)
+        .outcome()
+        .await
+        .response();
+    assert_eq!(response["statusCode"], 200, "{response}");
+}
+
+fn print_durations(size: &str, latency: Duration, programs: &[Program], samples: &[Samples]) {
+    let max = if latency.is_zero() {
+        MAX_RATIO_AT_ONCE
+    } else {
+        MAX_RATIO_S3
+    };
+    let medians = samples
+        .iter()
+        .map(|samples| (median(&samples.wall), median(&samples.cpu)));
+    let medians: Vec<_> = medians.collect();
+    let bare = programs.iter().position(|program| program.name == "bare");
+    let (bare_wall, bare_cpu) = medians[bare.expect("the baseline")];
+    for (index, program) in programs.iter().enumerate() {
+        let (wall, cpu) = medians[index];
+        print!(
+            "| {size} | {latency:.0?} | {} | {cpu:.2?} | {:.2} | {wall:.2?} |",
+            program.name,
+            ratio(cpu, bare_cpu)
+        );
+        let duration = Budget {
+            figure: ratio(wall, bare_wall),
+            max,
+        };
+        let requests = Budget {
+            figure: samples[index].requests.into(),
+            max: MAX_REQUESTS,
+        };
+        if program.is_function {
+            println!(" {duration} | {requests:.0} |");
+        } else {
+            println!(" 1.00 | | | {:.0} | | |", requests.figure);
+        }
     }
 }
 
-/// A document of `bytes` bytes, with what the example has in it over and over.
-fn draft(bytes: usize) -> Vec<u8> {
-    let example = sample_draft();
-    let example = example.trim_ascii();
-    let mut document = br#"{"id":"bench","parts":["#.to_vec();
-    let end = br#""]}"#;
-    while document.len() + example.len() + end.len() < bytes {
-        document.extend_from_slice(example);
-        document.push(b',');
+fn measure_memory(programs: &[Program]) {
+    println!("\n## Peak memory of three saves\n");
+    println!("| document | program | peak, MB | budget | |");
+    println!("|---|---|---|---|---|");
+    for megabytes in [5_u32, 50] {
+        let store = Store::start(document(megabytes as usize * MB), Duration::ZERO, None);
+        for program in programs {
+            let peak = Budget {
+                figure: single_threaded_runtime().block_on(sample_peak_memory(program, &store)),
+                max: MAX_MEMORY_FACTOR * f64::from(megabytes) + MAX_MEMORY_BASE_MB,
+            };
+            print!("| {megabytes} MB | {} |", program.name);
+            if program.is_function {
+                println!(" {peak:.1} |");
+            } else {
+                println!(" {:.1} | | |", peak.figure);
+            }
+        }
     }
-    document.push(b'"');
-    document.resize(bytes - end.len(), b'-');
-    document.extend_from_slice(end);
-    document
 }
 
-fn one_thread() -> Runtime {
-    let mut builder = Builder::new_current_thread();
-    builder.enable_all().build().expect("a runtime starts")
+async fn sample_peak_memory(program: &Program, store: &Store) -> f64 {
+    let process = program.start(store, &[]).await;
+    for _ in 0..3 {
+        save(&process).await;
+    }
+    memory(process.pid(), "VmHWM")
 }
 
-/// The event of a save, as the Runtime API sends it.
-fn event() -> String {
-    post_id(DRAFT).to_string()
+fn measure_throughput(programs: &[Program]) {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    println!(
+        "\n## Saves per second of one process, on {cores} cores that it shares with store and \
+         Runtime API (no budget)\n"
+    );
+    println!("| document | program | concurrency | saves per second |");
+    println!("|---|---|---|---|");
+    for (size, bytes, saves) in [("4 KB", 4 * KB, 4000), ("200 KB", 200 * KB, 1000)] {
+        let store = Store::start(document(bytes), Duration::ZERO, None);
+        // `bare` handles one invocation at a time.
+        for program in programs.iter().filter(|program| program.name != "bare") {
+            for concurrency in ["1", "8", "64"] {
+                let env = [("AWS_LAMBDA_MAX_CONCURRENCY", concurrency)];
+                let rate = sample_throughput(program, &store, &env, saves);
+                let rate = single_threaded_runtime().block_on(rate);
+                println!("| {size} | {} | {concurrency} | {rate:.0} |", program.name);
+            }
+        }
+    }
 }
 
-/// The median of what `times` holds.
-fn median(times: &mut [Duration]) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
+async fn sample_throughput(
+    program: &Program,
+    store: &Store,
+    env: &[(&str, &str)],
+    saves: u32,
+) -> f64 {
+    let process = program.start(store, env).await;
+    save(&process).await;
+    let start = Instant::now();
+    let pending: Vec<_> = (0..saves)
+        .map(|_| process.begin_within(payload(), TIMEOUT))
+        .collect();
+    for save in pending {
+        let response = save.outcome().await.response();
+        assert_eq!(response["statusCode"], 200, "{response}");
+    }
+    f64::from(saves) / start.elapsed().as_secs_f64()
 }
 
 fn ratio(a: Duration, b: Duration) -> f64 {
     a.as_secs_f64() / b.as_secs_f64()
-}
-
-/// The function beside the bare handler, each a process with a Runtime API of its own.
-fn warm_saves() {
-    println!(
-        "Warm save beside a bare handler's GET and PUT, medians (bar: 1.10), requests (bar: 2)\n"
-    );
-    println!(
-        "| draft | store takes | save | bare | save / bare | CPU | bare | save / bare | requests |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|");
-    // A store that answers at once shows all that the function does, one that takes as long
-    // as the fastest S3 does what of that a client sees.
-    let sizes = [
-        ("4 KB", 4 * KB, 2000),
-        ("200 KB", 200 * KB, 1000),
-        ("5 MB", 5 * MB, 100),
-        ("50 MB", 50 * MB, 30),
-    ];
-    let at_once = sizes.map(|size| (size, Duration::ZERO));
-    let as_s3 = sizes.map(|(name, bytes, rounds)| ((name, bytes, rounds.min(300)), S3_TAKES));
-    for ((name, bytes, rounds), takes) in at_once.into_iter().chain(as_s3) {
-        let pipe = Pipe::start(draft(bytes), takes);
-        one_thread().block_on(async {
-            let mut walls = [Vec::new(), Vec::new()];
-            let mut cpus = [Vec::new(), Vec::new()];
-            let mut requests = 0;
-            // Where a process happens to lie in memory makes it faster or slower for good.
-            for _ in 0..PROCESSES {
-                let programs = [process(&pipe, 1).await, bare_handler(&pipe).await];
-                for round in 0..=rounds / PROCESSES {
-                    for (index, program) in programs.iter().enumerate() {
-                        let (count, cpu) = (pipe.requests(), cpu_time(program.pid()));
-                        let begin = Instant::now();
-                        let save = program.begin_within(event(), TIMEOUT).outcome().await;
-                        let wall = begin.elapsed();
-                        assert_eq!(save.response()["statusCode"], 200);
-                        // The first round connects.
-                        if round > 0 {
-                            walls[index].push(wall);
-                            cpus[index].push(cpu_time(program.pid()).saturating_sub(cpu));
-                        }
-                        if index == 0 {
-                            requests = pipe.requests() - count;
-                        }
-                    }
-                }
-            }
-            let [[save, bare], [save_cpu, bare_cpu]] =
-                [walls, cpus].map(|figures| figures.map(|mut times| median(&mut times)));
-            println!(
-                "| {name} | {takes:.0?} | {save:.2?} | {bare:.2?} | {:.2} | {save_cpu:.2?} | {bare_cpu:.2?} | {:.2} | {requests} |",
-                ratio(save, bare),
-                ratio(save_cpu, bare_cpu),
-            );
-        });
-    }
-}
-
-/// The time that all threads of a process have run for.
-fn cpu_time(pid: u32) -> Duration {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
-    let nanoseconds = threads.flatten().filter_map(|thread| {
-        let schedule = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        schedule.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(nanoseconds.sum())
-}
-
-/// Telling an event, beside parsing it once.
-fn deciding() {
-    println!("\nDeciding what an event is, beside one serde_json parse of it (bar: 3)\n");
-    println!("| event | deciding | parse | deciding / parse |");
-    println!("|---|---|---|---|");
-    let bucket = |name: &str| Ok((name == "DRAFT_BUCKET").then(|| BUCKET.to_owned()));
-    let config = Config::read(bucket).expect("the configuration is valid");
-    let source = Source {
-        bucket: BUCKET.to_owned(),
-        key: config.draft_key,
-        hosts: Vec::new(),
-    };
-    let message = |index: usize| {
-        json!({
-            "messageId": format!("059f36b4-87a3-44ab-83d2-{index:012}"),
-            "receiptHandle": "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0a".repeat(4),
-            "body": json!({"draft_id": format!("2025092811473036584{index:03}")}).to_string(),
-            "attributes": {"ApproximateReceiveCount": "1", "SentTimestamp": "1545082649183"},
-            "messageAttributes": {},
-            "md5OfBody": "e4e68fb7bd0e697a0ae8f1bb342846b3",
-            "eventSource": "aws:sqs",
-            "eventSourceARN": "arn:aws:sqs:us-east-1:123456789012:autosave",
-            "awsRegion": "us-east-1",
-        })
-    };
-    let batch = |messages: usize| {
-        json!({"Records": (0..messages).map(message).collect::<Vec<_>>()}).to_string()
-    };
-    let http = event();
-    for (name, event, queue) in [
-        ("API Gateway REST", http, false),
-        ("SQS batch", batch(3), true),
-        ("SQS batch", batch(430), true),
-    ] {
-        let rounds = 4_000_000 / event.len();
-        let (mut deciding, mut parsing) = (Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            let begin = Instant::now();
-            let payload: SanitizedRequest = serde_json::from_str(&event).expect("it is an event");
-            deciding.push(begin.elapsed());
-            drop(payload);
-            let begin = Instant::now();
-            let value: Value = serde_json::from_str(&event).expect("it is JSON");
-            parsing.push(begin.elapsed());
-            drop(value);
-        }
-        let reading = queue.then(|| {
-            let mut times: Vec<_> = (0..rounds)
-                .map(|_| {
-                    let begin = Instant::now();
-                    assert!(source.read(&event).is_ok());
-                    begin.elapsed()
-                })
-                .collect();
-            median(&mut times)
-        });
-        let deciding = median(&mut deciding) + reading.unwrap_or_default();
-        let parsing = median(&mut parsing);
-        let (kb, ratio) = (event.len() as f64 / 1e3, ratio(deciding, parsing));
-        println!("| {name}, {kb:.0} KB | {deciding:.2?} | {parsing:.2?} | {ratio:.2} |");
-    }
-}
-
-/// The memory of the process, in MB: now, and at its peak.
-fn resident(pid: u32) -> (f64, f64) {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-        kib.expect("Linux tells it") * 1024.0 / 1e6
-    };
-    (field("VmRSS:"), field("VmHWM:"))
-}
-
-/// A process of the function that has nothing to do yet.
-async fn process(pipe: &Pipe, concurrency: usize) -> Bootstrap {
-    let concurrency = concurrency.to_string();
-    let own = [("AWS_LAMBDA_MAX_CONCURRENCY", concurrency.as_str())];
-    Bootstrap::start(BOOTSTRAP, pipe.environment().iter().copied().chain(own)).await
-}
-
-/// A process of the yardstick, which this program is too.
-async fn bare_handler(pipe: &Pipe) -> Bootstrap {
-    let own = [
-        (YARDSTICK, "1"),
-        ("BARE_GET", "drafts/bench"),
-        ("BARE_PUT", "saved/bench"),
-    ];
-    let program = std::env::current_exe().expect("it runs");
-    Bootstrap::start(program, pipe.environment().iter().copied().chain(own)).await
-}
-
-/// What a save takes of memory, beside the draft itself.
-fn memory() {
-    println!("\nPeak memory of a save (bar: 1.15 x draft + 24 MB)\n");
-    println!("| draft | at rest | peak | bar |");
-    println!("|---|---|---|---|");
-    for megabytes in [5_u32, 50] {
-        let pipe = Pipe::start(draft(megabytes as usize * MB), Duration::ZERO);
-        one_thread().block_on(async {
-            let function = process(&pipe, 1).await;
-            // Refused, but through all of the way that is no save.
-            function.invoke(&json!({"draft_id": ""})).await.error();
-            let (rest, _) = resident(function.pid());
-            for _ in 0..3 {
-                let response = function.invoke(&post_id(DRAFT)).await.response();
-                assert_eq!(response["statusCode"], 200, "{response}");
-            }
-            let (_, peak) = resident(function.pid());
-            let bar = 1.15 * f64::from(megabytes) + 24.0;
-            println!("| {megabytes} MB | {rest:.1} MB | {peak:.1} MB | {bar:.1} MB |");
-        });
-    }
-}
-
-/// How many saves a second one process does, by how many it may do at a time.
-fn throughput() {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    println!(
-        "\nSaves a second of one process, which shares {cores} cores with store and Runtime API\n"
-    );
-    println!("| draft | at a time | saves a second | beside one at a time |");
-    println!("|---|---|---|---|");
-    for (name, bytes, saves) in [("4 KB", 4 * KB, 4000), ("200 KB", 200 * KB, 1000)] {
-        let mut one = None;
-        for concurrency in [1, 8, 64] {
-            let pipe = Pipe::start(draft(bytes), Duration::ZERO);
-            let runtime = one_thread();
-            let rate = runtime.block_on(async {
-                let function = process(&pipe, concurrency).await;
-                let event = post_id(DRAFT);
-                function.invoke(&event).await.response();
-                let begin = Instant::now();
-                let pending: Vec<_> = (0..saves).map(|_| function.begin(&event)).collect();
-                for save in pending {
-                    assert_eq!(save.outcome().await.response()["statusCode"], 200);
-                }
-                f64::from(saves) / begin.elapsed().as_secs_f64()
-            });
-            let one = *one.get_or_insert(rate);
-            println!("| {name} | {concurrency} | {rate:.0} | {:.2} |", rate / one);
-        }
-    }
 }

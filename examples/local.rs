@@ -51,6 +51,7 @@ Options:
   --s3-port PORT    port of the S3 server [default: 9000]
   --data-dir DIR    folder of the drafts and their versions [default: .local]
   --faults PERCENT  part of the requests to S3 that fail [default: 0]
+  --save-files      save the other files of a draft too, like SAVE_FILES=true
   --json            write the logs and metrics of the function instead of one line a request
   --help            this text
 
@@ -60,7 +61,16 @@ A port of 0 is any that is free. The environment variables of the function apply
 const BUCKET: &str = "drafts";
 /// The draft of the API's example.
 const SAMPLE_ID: &str = "2025092811473036584258";
-const SAMPLE: &[u8] = include_bytes!("draft_content.json");
+/// The files of the sample draft: paths and contents. The document is the last.
+const SAMPLE: [(&str, &[u8]); 4] = [
+    ("assets/tone.wav", include_bytes!("sample/assets/tone.wav")),
+    ("draft_cover.png", include_bytes!("sample/draft_cover.png")),
+    (
+        "draft_meta_info.json",
+        include_bytes!("sample/draft_meta_info.json"),
+    ),
+    ("draft_content.json", include_bytes!("draft_content.json")),
+];
 /// Default timeout of API Gateway for a REST API ("Amazon API Gateway quotas").
 const INTEGRATION_TIMEOUT: Duration = Duration::from_secs(29);
 /// Maximum size of a request ("Lambda quotas"): 6 MB.
@@ -73,6 +83,7 @@ struct Options {
     s3_port: u16,
     data_dir: PathBuf,
     faults_percent: f64,
+    save_files: bool,
     json: bool,
 }
 
@@ -107,6 +118,7 @@ fn options() -> Result<Option<Options>, lexopt::Error> {
         s3_port: 9000,
         data_dir: PathBuf::from(".local"),
         faults_percent: 0.0,
+        save_files: false,
         json: false,
     };
     let mut arguments = lexopt::Parser::from_env();
@@ -116,6 +128,7 @@ fn options() -> Result<Option<Options>, lexopt::Error> {
             Long("s3-port") => options.s3_port = arguments.value()?.parse()?,
             Long("data-dir") => options.data_dir = arguments.value()?.into(),
             Long("faults") => options.faults_percent = arguments.value()?.parse()?,
+            Long("save-files") => options.save_files = true,
             Long("json") => options.json = true,
             Short('h') | Long("help") => return Ok(None),
             _ => return Err(argument.unexpected()),
@@ -128,6 +141,7 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     // The environment first, so that nothing else is printed if a variable is invalid.
     let config = Config::from_lookup(|name| match name {
         "DRAFT_BUCKET" => Some(BUCKET.into()),
+        "SAVE_FILES" if options.save_files => Some("true".into()),
         _ => env::var_os(name),
     })?;
     let sdk = aws::config_from_env().map_err(|error| error.to_string())?;
@@ -137,7 +151,8 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
         .map_err(|error| cannot_listen(options.port, "--port", &error))?;
     let s3 = S3::start(S3Options {
         addr: SocketAddr::from((Ipv4Addr::LOCALHOST, options.s3_port)),
-        create_only: Some("saved/".to_owned()),
+        // Versions and copies: `saved/` and `saved-files/`.
+        create_only: Some("saved".to_owned()),
         record: false,
         allowed_hosts: vec![CONTAINER_HOST.to_owned()],
         ..S3Options::new(&options.data_dir)
@@ -147,7 +162,11 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     add_faults(&s3, options.faults_percent);
     let drafts = options.data_dir.join(BUCKET);
     write_sample(&drafts)?;
-    print_instructions(listener.local_addr()?, &s3, &drafts, options.json);
+    let folders = match config.files_key {
+        Some(_) => &["saved", "saved-files"][..],
+        None => &["saved"],
+    };
+    print_instructions(listener.local_addr()?, &s3, &drafts, folders, options.json);
 
     let log = Log::new(options.json);
     let writer = log.clone();
@@ -204,15 +223,21 @@ fn add_faults(s3: &S3, percent: f64) {
 /// Writes the sample draft, unless it exists.
 fn write_sample(drafts: &Path) -> io::Result<()> {
     let folder = drafts.join("drafts").join(SAMPLE_ID);
-    let path = folder.join("draft_content.json");
-    if !path.exists() {
-        std::fs::create_dir_all(folder)?;
-        std::fs::write(path, SAMPLE)?;
+    if folder.join("draft_content.json").exists() {
+        return Ok(());
     }
-    Ok(())
+    std::fs::create_dir_all(folder.join("assets"))?;
+    SAMPLE
+        .into_iter()
+        .try_for_each(|(path, content)| std::fs::write(folder.join(path), content))
 }
 
-fn print_instructions(address: SocketAddr, s3: &S3, drafts: &Path, json: bool) {
+/// Prints the first steps. `folders` are those in which a save creates objects.
+fn print_instructions(address: SocketAddr, s3: &S3, drafts: &Path, folders: &[&str], json: bool) {
+    let created = folders.iter().map(|folder| {
+        let folder = drafts.join(folder).join(SAMPLE_ID);
+        format!(" {}", folder.display())
+    });
     let url = format!("http://{address}/openapi/capcut-mate/v1/save_draft");
     let user = s3.options();
     println!("The function is at {url}");
@@ -227,13 +252,13 @@ fn print_instructions(address: SocketAddr, s3: &S3, drafts: &Path, json: bool) {
 1. Save the sample draft, in another terminal:
    curl -i {url} -d '{{\"draft_url\": \"https://example.com/get_draft?draft_id={SAMPLE_ID}\"}}'
 2. Look at the saved version:
-   find {}
+   find{}
 3. Save a draft of your own: put its document at
    {}
    and repeat step 1 with the id of this folder.
 
 Press Ctrl-C to stop.",
-        drafts.join("saved").join(SAMPLE_ID).display(),
+        created.collect::<String>(),
         drafts
             .join("drafts/<draft id>/draft_content.json")
             .display(),
@@ -402,6 +427,11 @@ impl Log {
             if let Some(value) = record[field].as_str() {
                 let _ = write!(line, " {value}");
             }
+        }
+        if let (Some(files), Some(copied)) =
+            (record["files"].as_u64(), record["files_copied"].as_u64())
+        {
+            let _ = write!(line, " {files} files ({copied} copied)");
         }
         let _ = write!(line, " {} ms", duration.as_millis());
         if let Some(cause) = record["error"].as_str() {

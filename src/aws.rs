@@ -169,13 +169,14 @@ pub(crate) struct LimitResponses;
 
 impl LimitResponses {
     /// Headers that the SDK or a save reads, beside the checksums.
-    const HEADERS: [&'static str; 11] = [
+    const HEADERS: [&'static str; 12] = [
         "content-length",
         "content-range",
         "content-type",
         "date",
         "etag",
         "last-modified",
+        "transfer-encoding",
         "x-amz-bucket-region",
         "x-amz-id-2",
         "x-amz-request-id",

@@ -247,6 +247,8 @@ mod tests {
             "ä",
             "a\n",
             "a%2f",
+            "{draft_id}",
+            "１２３",
         ] {
             assert!(id.parse::<DraftId>().is_err(), "{id:?} is not an id");
         }
@@ -271,7 +273,10 @@ mod tests {
             ("https://example.com/", 0),
             ("https://example.com/?Draft_id=abc", 0),
             ("https://example.com/#?draft_id=abc", 0),
+            ("https://example.com/?draft_id[]=abc", 0),
+            ("https://example.com/?x=draft_id=abc", 0),
             ("https://example.com/?draft_id=a&draft_id=a", 2),
+            ("https://example.com/?draft_id=a&draft%5Fid=a", 2),
             ("https://example.com/?draft_id=a&draft_id=b&draft_id=c", 3),
         ] {
             let expected = format!("the URL must have one draft_id parameter, got {count}");
@@ -295,6 +300,13 @@ mod tests {
             "https://example.com/\n?draft_id=abc",
             " https://example.com/?draft_id=abc",
             "https://example.com:99999/?draft_id=abc",
+            "http://:80/?draft_id=abc",
+            "http://user@/?draft_id=abc",
+            "http://[::1/?draft_id=abc",
+            "http://exa<mple.com/?draft_id=abc",
+            "http://%00/?draft_id=abc",
+            "http://1.2.3.4.5.6.7.0x/?draft_id=abc",
+            "javascript://example.com/?draft_id=abc",
             r"https:\\example.com\?draft_id=abc",
             &long,
         ] {

@@ -262,9 +262,11 @@ impl Store {
         let request = self.client.get_object().bucket(name.bucket).key(name.key);
         request.send().await.map_err(|error| {
             let code = error.code();
-            // Stores other than S3 answer with other codes, an HTML page or no body.
-            let is_missing = code == Some("NoSuchKey")
-                || (status(&error) == Some(404) && code != Some("NoSuchBucket"));
+            // Stores other than S3 answer with other codes, an HTML page or no body. Without the
+            // complete body, a 404 may also be that of a missing bucket.
+            let is_missing = matches!(error, SdkError::ServiceError(_))
+                && (code == Some("NoSuchKey")
+                    || (status(&error) == Some(404) && code != Some("NoSuchBucket")));
             if is_missing {
                 let request_id = request_id(&error);
                 Error::draft_not_found(name.failed(error, request_id.as_deref()))
@@ -635,11 +637,16 @@ fn already_exists(error: &SdkError<PutObjectError, HttpResponse>) -> bool {
     match status(error) {
         Some(412) => error.code() == Some("PreconditionFailed"),
         // Some stores apply the rule for GET to PUT (RFC 9110, section 13.1.2).
-        Some(304) => error
-            .raw_response()
-            .is_some_and(|response| response.body().bytes().is_some_and(<[u8]>::is_empty)),
+        Some(304) => error.raw_response().is_some_and(announces_no_body),
         _ => false,
     }
+}
+
+/// Returns whether the headers announce no body. The HTTP client never reads the body of a 304.
+fn announces_no_body(response: &HttpResponse) -> bool {
+    let headers = response.headers();
+    let length = headers.get("content-length").unwrap_or("0");
+    length == "0" && headers.get("transfer-encoding").is_none()
 }
 
 /// Returns the delay after the attempt number `attempt`, with jitter so that writers in conflict
@@ -693,5 +700,23 @@ fn is_retryable<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> b
             }
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_between_attempts_grow_and_have_jitter() {
+        for attempt in 1..=MAX_CONFLICT_ATTEMPTS {
+            let mean = BACKOFF * attempt;
+            let delays: Vec<_> = (0..100).map(|_| backoff(attempt)).collect();
+            for &delay in &delays {
+                assert!((mean / 2..=mean * 3 / 2).contains(&delay), "{delay:?}");
+            }
+            let equal = delays.iter().filter(|&&delay| delay == delays[0]).count();
+            assert!(equal < 10, "{equal} of 100 delays are equal");
+        }
     }
 }

@@ -1,64 +1,59 @@
-//! Bad input: the events of `events/`, mutated, into the very service that the Lambda runtime
-//! calls. Nothing panics, nothing hangs, no answer is one that is not documented, nothing
-//! fails on our side while S3 is well, and no draft is saved that the input does not name.
+//! Mutated events, sent to the service that the Lambda runtime library calls. None panics or hangs,
+//! every response is documented, and only drafts that the input names are saved.
 //!
-//! An input is made from the seed and its number, and from nothing else: a failure names
-//! both, and `BAD_INPUT_SEED=… BAD_INPUT_FIRST=… BAD_INPUT_COUNT=1` brings it back.
-
-// The fuzz targets check the same.
-#[path = "fuzz/check.rs"]
-mod check;
+//! An input depends only on the seed and its number. A failure prints both;
+//! `BAD_INPUT_SEED=… BAD_INPUT_FIRST=… BAD_INPUT_COUNT=1` repeats it.
 
 use std::collections::BTreeMap;
 use std::env;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::process::Stdio;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use lambda_http::lambda_runtime::{Context, Diagnostic, LambdaEvent};
-use lambda_http::tower::{Service, ServiceExt as _};
+use lambda_http::lambda_runtime::{LambdaEvent, Service};
 use proptest::prelude::Rng as _;
 use proptest::test_runner::{RngAlgorithm, TestRng};
-use save_draft::lambda::{Function, InvocationError, SanitizedRequest};
-use save_draft::store::Store;
-use save_draft::telemetry::{self, Telemetry};
-use serde::{Deserialize as _, Serialize};
+use save_draft::lambda::{InvocationError, SanitizedRequest};
+use save_draft::telemetry;
+use serde::Serialize;
 use serde_json::{Value, json};
+use test_support::check::{self, InputStrings};
+use test_support::fixtures::{
+    BUCKET, DRAFT_ID, DRAFT_URL, draft_key, draft_of_size, event, event_names, post, sample_draft,
+};
+use test_support::runtime::{Outcome, TIMEOUT};
+use test_support::s3::S3;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use self::check::{Answer, Texts};
-use crate::common::TestEnv;
-use crate::common::{self, Endpoint};
-use test_support::fixtures::{
-    BUCKET, DRAFT_ID, DRAFT_URL, draft_key, draft_of_size, event, event_names, post, sample_draft,
-};
-use test_support::runtime::TIMEOUT;
-use test_support::s3::S3;
+use crate::common::{self, TestEnv};
 
-/// The seed, where `BAD_INPUT_SEED` has no other.
+/// Default of `BAD_INPUT_SEED`.
 const SEED: u64 = 20_250_928;
 
-/// What an invocation has, and then some: an input that takes longer hangs.
+/// Time after which an input counts as hanging, longer than any invocation here may take.
 const WATCHDOG: Duration = Duration::from_mins(1);
-const INVOCATION: Duration = Duration::from_secs(20);
 
-/// The drafts that there are beside the example: none is named in `events/`.
-const OTHERS: [&str; 3] = ["a", "20251126220753b7e35362", "drafts"];
+/// Drafts beside the example, which no file in `events/` names.
+const OTHER_DRAFTS: [&str; 3] = ["a", "20251126220753b7e35362", "drafts"];
 
 #[tokio::test]
-async fn five_thousand_bad_inputs_do_no_harm() {
-    run("bad_input::five_thousand_bad_inputs_do_no_harm", 5_000).await;
+async fn five_thousand_mutated_events_get_documented_responses() {
+    run(
+        "bad_input::five_thousand_mutated_events_get_documented_responses",
+        5_000,
+    )
+    .await;
 }
 
 #[tokio::test]
 #[ignore = "takes minutes"]
-async fn a_hundred_thousand_bad_inputs_do_no_harm() {
+async fn a_hundred_thousand_mutated_events_get_documented_responses() {
     run(
-        "bad_input::a_hundred_thousand_bad_inputs_do_no_harm",
+        "bad_input::a_hundred_thousand_mutated_events_get_documented_responses",
         100_000,
     )
     .await;
@@ -92,56 +87,43 @@ async fn deeply_nested_input_is_refused() {
     }
 }
 
-/// Feeds `count` inputs, in a process of its own: what overflows the stack there ends it and
-/// not the tests, and what it logs can be read. `test` is the test that calls this, which is
-/// what that process runs.
+/// Sends `count` inputs in a process of its own, so that a stack overflow does not end the tests, and
+/// its log can be read. The process runs `test`, which calls this function.
 async fn run(test: &str, count: u64) {
     if env::var_os("BAD_INPUT_COUNT").is_some() {
-        return feed().await;
+        return send_inputs().await;
     }
-    let mut child = Command::new(env::current_exe().expect("this process has a file"))
+    let mut child = Command::new(env::current_exe().expect("the path of the tests"))
         .args([test, "--exact", "--include-ignored", "--nocapture"])
         .env("BAD_INPUT_COUNT", count.to_string())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .expect("the tests start");
-    let stdout = child.stdout.take().expect("it is a pipe");
+    let stdout = child.stdout.take().expect("a pipe");
     let mut lines = BufReader::new(stdout).lines();
     let (mut logged, mut measured, mut panics) = (0_u64, 0_u64, Vec::new());
-    while let Some(line) = lines.next_line().await.expect("it is UTF-8") {
-        // What the test harness says is between the lines of the function.
-        let line = line
-            .strip_prefix(&format!("test {test} ... "))
-            .unwrap_or(&line);
-        if line.ends_with(" has been running for over 60 seconds") {
+    while let Some(line) = lines.next_line().await.expect("the log is UTF-8") {
+        // The test harness writes between the lines of the function.
+        let Some(start) = line.find('{') else {
             continue;
-        }
-        let harness = [
-            "running ",
-            "test result: ",
-            "ok",
-            "FAILED",
-            "failures:",
-            "    ",
-        ];
-        if line.is_empty() || harness.iter().any(|begin| line.starts_with(begin)) {
-            continue;
-        }
-        let entry: Value = serde_json::from_str(line).unwrap_or_else(|error| {
-            panic!("the log has a line that is none of ours ({error}): {line}")
-        });
+        };
+        let entry: Value = serde_json::from_str(&line[start..])
+            .unwrap_or_else(|error| panic!("each line is JSON ({error}): {line}"));
         logged += u64::from(entry.get("level").is_some());
         measured += u64::from(entry.get("_aws").is_some());
         if entry["message"] == "panicked" {
             panics.push(entry);
         }
     }
-    let status = child.wait().await.expect("it is ours");
-    assert!(panics.is_empty(), "{panics:#?}");
-    assert!(status.success(), "{status}");
-    assert!(logged > count / 2, "{logged} lines tell of {count} inputs");
-    assert!(measured > count / 2, "{measured} of {count} were counted");
+    let status = child.wait().await.expect("the child process");
+    assert!(panics.is_empty(), "nothing panics: {panics:#?}");
+    assert!(status.success(), "all inputs are handled: {status}");
+    assert!(logged > count / 2, "{logged} log lines for {count} inputs");
+    assert!(
+        measured > count / 2,
+        "{measured} metrics for {count} inputs"
+    );
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -149,54 +131,51 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.parse().expect("the variable is a number"))
 }
 
-async fn feed() {
+async fn send_inputs() {
     let seed = number("BAD_INPUT_SEED").unwrap_or(SEED);
     let first = number("BAD_INPUT_FIRST").unwrap_or_default();
     let count = number("BAD_INPUT_COUNT").unwrap_or_default();
     telemetry::init_logs(io::stdout);
 
-    let s3 = S3::start_empty().await.expect("the S3 starts");
+    let s3 = S3::start_empty().await.expect("the S3 server starts");
     s3.put(BUCKET, &draft_key(DRAFT_ID), sample_draft());
-    for (id, seed) in OTHERS.iter().zip(1..) {
+    for (id, seed) in OTHER_DRAFTS.iter().zip(1..) {
         s3.put(BUCKET, &draft_key(id), draft_of_size(500, seed));
     }
-    let sdk = Endpoint::of(&s3).sdk();
-    let config = common::config(BUCKET, &[("AWS_ENDPOINT_URL_S3", &s3.endpoint())]);
-    let telemetry = Telemetry::new("save-draft".to_owned());
-    let function = Function::new(&config, Store::new(&sdk, &config), telemetry).into_service();
-
+    let service = common::service(&s3, io::stdout());
     let samples: Vec<Value> = event_names().iter().map(|name| event(name)).collect();
-    let mut tally = BTreeMap::new();
+    let mut counts = BTreeMap::new();
     for n in first..first + count {
         let input = Mutator::new(seed, n, &samples).input();
-        let one = AssertUnwindSafe(one(&function, &s3, &input)).catch_unwind();
-        let Ok(Ok(outcome)) = timeout(WATCHDOG, one).await else {
+        let checked = AssertUnwindSafe(send_input(&service, &s3, &input)).catch_unwind();
+        let Ok(Ok(kind)) = timeout(WATCHDOG, checked).await else {
             eprintln!(
                 "BAD_INPUT_SEED={seed} BAD_INPUT_FIRST={n}: {}",
                 String::from_utf8_lossy(&input)
             );
-            panic!("input {n} did harm, or hung");
+            panic!("input {n} failed a check, panicked, or hung");
         };
-        *tally.entry(outcome).or_insert(0_u64) += 1;
+        *counts.entry(kind).or_insert(0_u64) += 1;
     }
-    eprintln!("{count} inputs from seed {seed}: {tally:#?}");
+    eprintln!("{count} inputs from seed {seed}: {counts:#?}");
 
-    // What was saved is what was there, and each state of it once.
-    let (mut drafts, mut versions) = (0, 0);
-    for id in OTHERS.iter().chain(&[DRAFT_ID]) {
+    let mut objects = 0;
+    for id in OTHER_DRAFTS.iter().chain(&[DRAFT_ID]) {
         let document = s3.get(BUCKET, &draft_key(id));
         let saved = s3.keys(BUCKET, &format!("saved/{id}/"));
-        assert!(saved.len() <= 1, "{saved:?}");
+        assert!(saved.len() <= 1, "{id} has one state: {saved:?}");
         for key in &saved {
-            assert!(s3.get(BUCKET, key) == document, "{key} is another state");
+            assert!(s3.get(BUCKET, key) == document, "{key} is the draft");
         }
-        drafts += 1;
-        versions += saved.len();
+        objects += 1 + saved.len();
     }
-    assert_eq!(s3.keys(BUCKET, "").len(), drafts + versions);
+    assert_eq!(
+        s3.keys(BUCKET, "").len(),
+        objects,
+        "nothing else is written"
+    );
     if count > 1_000 {
-        // Neither are all refused, nor is one kind of answer never given.
-        for outcome in [
+        for kind in [
             "200",
             "400",
             "404",
@@ -205,44 +184,26 @@ async fn feed() {
             "InvalidRequest",
             "DraftNotFound",
         ] {
-            assert!(tally.contains_key(outcome), "none came to {outcome}");
+            assert!(counts.contains_key(kind), "some inputs lead to {kind}");
         }
     }
 }
 
-/// Sends one input, and checks what comes of it; tells in a word what that is.
-async fn one<S>(function: &S, s3: &S3, input: &[u8]) -> String
+/// Sends one input and checks the result, of which it returns the kind.
+async fn send_input<S>(service: &S, s3: &S3, input: &[u8]) -> String
 where
     S: Service<LambdaEvent<SanitizedRequest>, Response: Serialize, Error = InvocationError> + Clone,
 {
     s3.clear_requests();
-    // As the Lambda runtime reads it.
-    let payload = SanitizedRequest::deserialize(&mut serde_json::Deserializer::from_slice(input));
-    let Ok(payload) = payload else {
-        return "no JSON".to_owned();
+    let answer = match common::invoke(service, input).await {
+        None => return "not JSON".to_owned(),
+        Some(Outcome::Response(response)) => Ok(response),
+        Some(outcome) => Err(outcome.error()),
     };
-    let deadline = SystemTime::now() + INVOCATION;
-    let deadline = deadline.duration_since(SystemTime::UNIX_EPOCH);
-    let mut context = Context::default();
-    "8476a536-e9f4-11e8-9739-2dfe598c3fcd".clone_into(&mut context.request_id);
-    context.deadline = deadline.expect("it is after 1970").as_secs() * 1000;
-    let answer = function.clone().oneshot(LambdaEvent::new(payload, context));
-    let answer: Answer = match answer.await {
-        Ok(answer) => Ok(serde_json::to_value(answer).expect("an answer is JSON")),
-        Err(failure) => {
-            let failure = Diagnostic::from(failure);
-            Err((failure.error_type, failure.error_message))
-        }
-    };
-    let texts = Texts::of(input);
-    check::answer(&texts, &answer);
+    let strings = InputStrings::of(input);
+    check::result(&strings, &answer);
     for request in s3.requests() {
-        check::request(
-            &texts,
-            request.method.as_str(),
-            &request.bucket,
-            &request.key,
-        );
+        check::s3_request(&strings, &request);
     }
     match answer {
         Err((kind, _)) => kind,
@@ -253,8 +214,8 @@ where
     }
 }
 
-/// Texts that are odd somewhere: as a host, a path, a stage, a key, an id, Base64, JSON.
-const ODD: &[&str] = &[
+/// Texts that are special in a host, a path, a key, an id, Base64 or JSON.
+const SPECIAL: &[&str] = &[
     "",
     " ",
     "\0",
@@ -334,7 +295,7 @@ const ODD: &[&str] = &[
     "drafts//draft_content.json",
     "drafts/%61/draft_content.json",
     "drafts/a%2Fdraft_content.json",
-    "saved/a/20250928T114730Z-1f3a5c7e9b2d4a60/draft_content.json",
+    "saved/a/20250928T114730Z-44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a/draft_content.json",
     "ObjectCreated:",
     "ObjectRemoved:Delete",
     "s3:ObjectCreated:Put",
@@ -355,7 +316,7 @@ const ODD: &[&str] = &[
     "true",
 ];
 
-/// Names of fields that mean something somewhere.
+/// Names of fields that are read in some event.
 const NAMES: &[&str] = &[
     "Records",
     "records",
@@ -391,7 +352,7 @@ const NAMES: &[&str] = &[
     "",
 ];
 
-/// Makes one input out of the samples.
+/// Makes one input from the samples.
 struct Mutator<'a> {
     random: TestRng,
     samples: &'a [Value],
@@ -406,10 +367,10 @@ impl<'a> Mutator<'a> {
         Self { random, samples }
     }
 
-    /// A number below `end`, which is not 0.
+    /// Returns a number below `end`.
     fn below(&mut self, end: usize) -> usize {
-        let end = u64::try_from(end).expect("it fits");
-        usize::try_from(self.random.next_u64() % end).expect("it is below")
+        let end = u64::try_from(end).expect("a length");
+        usize::try_from(self.random.next_u64() % end).expect("a length")
     }
 
     fn one_in(&mut self, many: usize) -> bool {
@@ -427,7 +388,7 @@ impl<'a> Mutator<'a> {
         }
         let mut text = event.to_string();
         if self.one_in(8) {
-            self.double_field(&mut text);
+            self.repeat_field(&mut text);
         }
         let mut bytes = text.into_bytes();
         if self.one_in(4) {
@@ -438,7 +399,7 @@ impl<'a> Mutator<'a> {
         bytes
     }
 
-    /// Changes something in `event`, or in an event within.
+    /// Changes a value in `event`, or in an event that it contains as text.
     fn structure(&mut self, event: &mut Value) {
         match self.below(12) {
             0 => *event = self.wrapped(event),
@@ -451,8 +412,8 @@ impl<'a> Mutator<'a> {
             _ => {
                 let nodes = count(event);
                 let node = self.below(nodes);
-                let node = nth(event, node).expect("it has as many");
-                // A text that is JSON is changed in its inside as often as not.
+                let node = nth(event, node).expect("the index of a value");
+                // Two of three texts that are JSON are changed inside.
                 if let Value::String(text) = &*node
                     && let Ok(mut inner @ (Value::Object(_) | Value::Array(_))) =
                         serde_json::from_str(text)
@@ -467,7 +428,7 @@ impl<'a> Mutator<'a> {
         }
     }
 
-    /// Changes one value, or what is in it.
+    /// Changes one value, or its content.
     fn node(&mut self, node: &mut Value) {
         match node {
             Value::Object(fields) if !fields.is_empty() && !self.one_in(6) => {
@@ -476,7 +437,7 @@ impl<'a> Mutator<'a> {
                 match self.below(4) {
                     0 => drop(fields.remove(&name)),
                     1 => {
-                        let value = fields.remove(&name).expect("it is there");
+                        let value = fields.remove(&name).expect("an existing field");
                         fields.insert(self.pick(NAMES).to_owned(), value);
                     }
                     2 => {
@@ -500,7 +461,7 @@ impl<'a> Mutator<'a> {
     }
 
     fn text(&mut self, text: &mut String) {
-        let odd = self.pick(ODD);
+        let special = self.pick(SPECIAL);
         let places: Vec<_> = text.char_indices().map(|(at, _)| at).collect();
         let place = if places.is_empty() {
             0
@@ -509,18 +470,18 @@ impl<'a> Mutator<'a> {
         };
         match self.below(8) {
             0 => text.truncate(place),
-            1 => text.insert_str(place, odd),
-            2 => text.push_str(odd),
+            1 => text.insert_str(place, special),
+            2 => text.push_str(special),
             3 => {
-                let unit = if odd.is_empty() { "x" } else { odd };
+                let unit = if special.is_empty() { "x" } else { special };
                 let length = self.pick(&[65, 2_050, 9_000, 70_000]);
                 *text = unit.repeat(length / unit.len() + 1);
             }
-            _ => odd.clone_into(text),
+            _ => special.clone_into(text),
         }
     }
 
-    /// Any value: of any type, or one from another event.
+    /// Returns a value of any type, or one from another event.
     fn value(&mut self) -> Value {
         match self.below(10) {
             0 => Value::Null,
@@ -532,20 +493,20 @@ impl<'a> Mutator<'a> {
             6 => {
                 let depth = self.pick(&[3, 130, 2_000]);
                 let nested = "[".repeat(depth) + &"]".repeat(depth);
-                // Past what a value may nest, it goes as a text.
+                // Deeper than `serde_json` accepts: used as text.
                 serde_json::from_str(&nested).unwrap_or(Value::String(nested))
             }
-            7 | 8 => self.pick(ODD).into(),
+            7 | 8 => self.pick(SPECIAL).into(),
             _ => {
                 let mut other = self.pick(self.samples);
                 let nodes = count(&other);
                 let node = self.below(nodes);
-                nth(&mut other, node).expect("it has as many").take()
+                nth(&mut other, node).expect("the index of a value").take()
             }
         }
     }
 
-    /// `event` as the content of another.
+    /// Returns an event that contains `event`.
     fn wrapped(&mut self, event: &Value) -> Value {
         let text = event.to_string();
         match self.below(6) {
@@ -562,8 +523,8 @@ impl<'a> Mutator<'a> {
         }
     }
 
-    /// Puts a field a second time into one of the objects.
-    fn double_field(&mut self, text: &mut String) {
+    /// Repeats a field in one of the objects.
+    fn repeat_field(&mut self, text: &mut String) {
         let ends: Vec<_> = text.match_indices("\":").map(|(at, _)| at).collect();
         let Some(end) = (!ends.is_empty()).then(|| self.pick(&ends)) else {
             return;
@@ -601,7 +562,7 @@ impl<'a> Mutator<'a> {
     }
 }
 
-/// How many values there are in `value`, itself included.
+/// Returns the number of values in `value`, including itself.
 fn count(value: &Value) -> usize {
     1 + match value {
         Value::Array(items) => items.iter().map(count).sum(),
@@ -610,7 +571,7 @@ fn count(value: &Value) -> usize {
     }
 }
 
-/// The value that has as many before it, itself being the first.
+/// Returns the value number `n` in `value`, which is number 0 itself.
 fn nth(value: &mut Value, mut n: usize) -> Option<&mut Value> {
     if n == 0 {
         return Some(value);

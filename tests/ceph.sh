@@ -1,33 +1,33 @@
 #!/usr/bin/env bash
 #
-# Runs a command against a real distributed object store: Ceph's RADOS Gateway, on loopback.
+# Starts Ceph with its RADOS Gateway on loopback, and runs a command against it.
 #
-#     tests/ceph.sh                   the store's tests (DEFAULT_COMMAND below)
-#     tests/ceph.sh -- COMMAND...     COMMAND, whose exit status is this script's
+#     tests/ceph.sh                   runs the tests of the store and the races
+#     tests/ceph.sh -- COMMAND...     runs COMMAND, and exits with its status
 #
-# One monitor, one OSD that keeps its data in memory, and one gateway are started in a temporary
-# folder, and are gone when the script ends, however it ends. Every port is a free one, so several
-# copies may run at once. The programs are Debian's; root gets the packages installed when missing.
+# The cluster has one monitor, one OSD with its data in memory, and one gateway, in a temporary folder.
+# It is stopped when the script ends. All ports are free ones, so that several copies can run at the
+# same time. Missing Debian packages are installed if the script is run by root.
 #
-# COMMAND finds in its environment
+# Environment of COMMAND:
 #
 #     S3_TEST_ENDPOINT            the gateway, http://127.0.0.1:<port>
-#     S3_TEST_STORE=ceph          which store that is: the tests skip by name what it cannot do
+#     S3_TEST_STORE=ceph          tests for features that Ceph does not support are skipped
 #     AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION
-#     CEPH_OSD_PID                the OSD: `kill -STOP` stalls every request, `kill -CONT` lets them go on
-#     CEPH_CONF                   the cluster's configuration, for `ceph -s` and the like
+#     CEPH_OSD_PID                process id of the OSD: `kill -STOP` stalls all requests, `kill -CONT` continues them
+#     CEPH_CONF                   configuration of the cluster, for commands like `ceph -s`
 #
-# The gateway waits for a stopped OSD as long as it takes (see `write_config`), then does what it was
-# asked, also for a client that has given up by then. A stopped OSD does not keep the script from ending.
+# The gateway waits for a stopped OSD without a time limit (see `write_config`), and executes a request
+# also after its client has disconnected.
 #
-# CEPH_START_SECONDS (default 120) bounds the whole start.
+# CEPH_START_SECONDS (default 120): time limit of the start.
 
 set -euo pipefail
 
-# What runs, in the project's folder, when no command is given.
+# Runs in the root of the repository.
 readonly DEFAULT_COMMAND=(
   cargo test --test main -- --include-ignored --nocapture
-  store:: racing_savers_against_another_store racing_savers_outlast_an_outage
+  store:: files::contract:: concurrent_saves_in_an_external_store saves_during_an_outage
 )
 
 readonly ACCESS_KEY=local
@@ -65,14 +65,14 @@ main() {
   bring_up
   say "up after $(elapsed): $S3_TEST_ENDPOINT, OSD is process $CEPH_OSD_PID"
 
-  # In the foreground, with our own input: `tests/ceph.sh -- bash` is a shell beside the cluster.
+  # In the foreground, so that `tests/ceph.sh -- bash` is interactive.
   local status=0
   "${command[@]}" || status=$?
   survived || ((status)) || status=1
   return "$status"
 }
 
-# Installs what is missing; says what to do where that needs another user.
+# Installs missing packages, or prints the command for another user.
 install_packages() {
   local program missing=()
   for program in ceph monmaptool ceph-mon ceph-osd radosgw radosgw-admin curl setpriv; do
@@ -107,7 +107,7 @@ bring_up() {
   export CEPH_CONF=$work/ceph.conf
   ceph-mon --version >&2
 
-  # The OSD formats its store without asking the monitor, so both are prepared side by side.
+  # The OSD and the monitor are set up at the same time, because they do not need each other for it.
   local osd_uuid osd_format
   osd_uuid=$(</proc/sys/kernel/random/uuid)
   ceph-osd --no-mon-config --mkfs -i 0 --osd-uuid "$osd_uuid" &>"$work/log/osd-mkfs.out" &
@@ -120,19 +120,18 @@ bring_up() {
   wait "$osd_format" || fail 'the OSD could not be set up'
   step 'monitor started'
 
-  # `ceph` itself waits for the monitor. The place in the CRUSH map is given here, as the OSD would
-  # ask for it, and for its device class, in a way that needs a manager.
+  # `ceph` waits for the monitor. The OSD would need a manager to set its own place in the CRUSH map.
   ask ceph osd new "$osd_uuid" 0
   ask ceph osd crush create-or-move osd.0 1.0 host=localhost root=default
   start osd ceph-osd -f -i 0
   step 'OSD placed and started'
 
-  # Creates the gateway's pools on the way, and so returns only once the OSD stores objects.
+  # Creates the gateway's pools, and returns after the OSD has stored objects.
   ask radosgw-admin user create --uid=local --display-name=local \
     --access-key="$ACCESS_KEY" --secret-key="$SECRET_KEY"
   step 'user created'
 
-  # Without tcp_nodelay, a GET waits for the client's delayed acknowledgement.
+  # Without tcp_nodelay, a response waits for the client's delayed acknowledgement.
   gateway_port=$(free_port)
   start gateway radosgw -f --name client.gateway \
     --rgw-frontends "beast endpoint=127.0.0.1:$gateway_port tcp_nodelay=1"
@@ -143,7 +142,7 @@ bring_up() {
   await gateway curl -sf --noproxy '*' -o "$work/log/ping.out" "$S3_TEST_ENDPOINT"
   step 'gateway answers'
 
-  # The pools for data are made by the first write, which takes long enough to look like a fault.
+  # The first write creates the pools for data, which takes seconds.
   s3 PUT warm-up
   s3 PUT warm-up/object --data-binary warm
   s3 DELETE warm-up/object
@@ -151,7 +150,7 @@ bring_up() {
   step 'first object written'
 }
 
-# $1: the cluster's id; $2: the monitor's port.
+# $1: id of the cluster; $2: port of the monitor.
 write_config() {
   cat >"$work/ceph.conf" <<CONFIG
 [global]
@@ -159,11 +158,11 @@ fsid = $1
 mon_host = [v2:127.0.0.1:$2]
 public_addr = 127.0.0.1
 cluster_addr = 127.0.0.1
-# Nobody but this machine reaches the cluster: no keys among the daemons.
+# The cluster listens on loopback only: the daemons need no keys.
 auth_cluster_required = none
 auth_service_required = none
 auth_client_required = none
-# Everything stays in the temporary folder.
+# All files are in the temporary folder.
 run_dir = $work
 admin_socket =
 crash_dir = $work/log
@@ -172,35 +171,34 @@ mon_cluster_log_file = $work/log/cluster.log
 mon_data = $work/mon
 osd_data = $work/osd
 rgw_data = $work/gateway
-# One copy of everything, few placement groups.
+# One replica, few placement groups.
 osd_pool_default_size = 1
 osd_pool_default_min_size = 1
 osd_pool_default_pg_num = 8
 osd_pool_default_pg_autoscale_mode = off
 mon_allow_pool_size_one = true
-# Changes to the cluster's maps are not batched: that is most of the start.
+# Changes to the cluster's maps are not batched, which would take most of the start.
 paxos_propose_interval = 0.05
 
 [mon]
-# An OSD with no peers is called down only when it has not reported for this long, in seconds. Until
-# then the gateway waits for it.
+# Seconds without a report after which an OSD without peers is down. Until then the gateway waits.
 mon_osd_report_timeout = 86400
 
 [osd]
 osd_objectstore = memstore
-# What it may grow to, in bytes of memory: a write to a full store is not refused, it waits.
+# Maximum size in bytes. A write to a full store waits.
 memstore_device_bytes = 8589934592
-# Both would wait for the manager, which there is none of.
+# Both need a manager.
 osd_crush_update_on_start = false
 osd_class_update_on_start = false
-# Time passes for a stopped OSD too: it must not take its threads for hung ones, and end itself.
+# A stopped OSD must not end itself when it continues.
 osd_op_thread_suicide_timeout = 0
-# Its leases on its placement groups, four fifths of this in seconds, must outlast a stop as well. With
-# no peer to renew an expired one with, requests wait for ever in "waiting for readable".
+# The leases of placement groups last four fifths of this, in seconds. After one has expired, an OSD
+# without peers cannot renew it, and requests wait in "waiting for readable".
 osd_heartbeat_grace = 86400
 
 [client]
-# The gateway's own default is an encrypted connection to the monitor, for which there are no keys.
+# The default of the gateway is an encrypted connection, which needs keys.
 ms_mon_client_mode = crc
 rgw_enable_usage_log = false
 rgw_dynamic_resharding = false
@@ -208,21 +206,20 @@ rgw_run_sync_thread = false
 CONFIG
 }
 
-# Starts a daemon: $1 its name here, the rest its command line, in the foreground.
-# The kernel ends it with this script, should the script itself be killed outright.
+# Starts a daemon. $1: its name; the rest: its command. The kernel kills it if this script is killed.
 start() {
   setpriv --pdeathsig KILL "${@:2}" </dev/null &>"$work/log/$1.out" &
   daemons[$1]=$!
 }
 
-# Runs an administration command; it waits for the cluster by itself, we bound it.
+# Runs an administration command with a time limit. The command waits for the cluster.
 ask() {
   local left=$((${CEPH_START_SECONDS:-120} - SECONDS))
   ((left > 0)) && timeout --foreground "$left" "$@" &>>"$work/log/admin.out" </dev/null && return
   fail "this failed, or did not end in time: $*"
 }
 
-# Polls until a command succeeds: $1 the daemon it depends on, the rest the command.
+# Repeats a command until it succeeds. $1: the daemon it needs; the rest: the command.
 await() {
   until "${@:2}"; do
     kill -0 "${daemons[$1]}" 2>/dev/null || fail "the $1 ended during the start"
@@ -231,14 +228,14 @@ await() {
   done
 }
 
-# One signed request: $1 the method, $2 the path, the rest more arguments for curl.
+# Sends a signed request. $1: the method; $2: the path; the rest: arguments of curl.
 s3() {
   ask curl -sSf --noproxy '*' -X "$1" --aws-sigv4 "aws:amz:$REGION:s3" --user "$ACCESS_KEY:$SECRET_KEY" \
     -H 'x-amz-content-sha256: UNSIGNED-PAYLOAD' "${@:3}" "$S3_TEST_ENDPOINT/$2"
 }
 
-# Prints a port on loopback that is free and, for the next minute, is given to nobody who asks for
-# any port: a connection that was closed on this side keeps it busy, save for a server that names it.
+# Prints a free port. A closed connection in TIME_WAIT reserves it for a minute: only a server that
+# names the port gets it.
 free_port() {
   /usr/bin/python3 - <<'PYTHON'
 import socket
@@ -251,7 +248,7 @@ print(port)
 PYTHON
 }
 
-# Whether every daemon still runs; names those that do not.
+# Fails if a daemon has ended, and prints its name.
 survived() {
   local name result=0
   for name in "${!daemons[@]}"; do
@@ -263,7 +260,7 @@ survived() {
   return "$result"
 }
 
-# Ends the daemons (none has anything to keep) and removes the folder; after a failure, the logs stay.
+# Kills the daemons and removes the folder; after a failure, the logs are kept.
 tear_down() {
   local status=$?
   trap '' INT TERM HUP

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::{env, fs, io, thread};
 
@@ -13,10 +13,14 @@ use save_draft::config::{
 use save_draft::draft::Sha256Digest;
 use serde_json::Value;
 use tempfile::TempDir;
+use test_support::fixtures::{DRAFT_ID, post, post_id, post_url};
+
+use crate::common::{TestEnv, skip_or_fail};
 
 const README: &str = "README.md";
 const API: &str = "docs/api.md";
 const DESIGN: &str = "docs/design.md";
+const OPERATIONS: &str = "docs/operations.md";
 /// The sample draft of the local endpoint.
 const SAMPLE: &[u8] = include_bytes!("../examples/draft_content.json");
 
@@ -194,8 +198,8 @@ fn readme_lists_every_variable_with_its_default() {
     }
 }
 
-#[test]
-fn pages_list_every_documented_error() {
+/// Returns the status and the detail of each error in the OpenAPI document.
+fn documented_errors() -> BTreeSet<(String, String)> {
     let document: Value = serde_saphyr::from_str(&read("docs/openapi.yaml")).unwrap();
     let paths = document["paths"].as_object().unwrap();
     let responses = paths.values().next().unwrap()["post"]["responses"].as_object();
@@ -212,6 +216,12 @@ fn pages_list_every_documented_error() {
             }
         }
     }
+    errors
+}
+
+#[test]
+fn pages_list_every_documented_error() {
+    let errors = documented_errors();
     for (path, heading) in [(README, "Call"), (API, "Errors")] {
         let section = section(path, heading);
         let listed: BTreeSet<_> = section
@@ -222,6 +232,42 @@ fn pages_list_every_documented_error() {
         let name = format!("{heading:?} in {path}, and docs/openapi.yaml");
         assert_same(&listed, &errors, &name);
     }
+}
+
+#[tokio::test]
+async fn the_function_returns_the_documented_errors() {
+    let test_env = TestEnv::start().await;
+    test_env.put_draft("damaged", "{");
+    let mut get = post_id(DRAFT_ID);
+    get["requestContext"]["http"]["method"] = "GET".into();
+    let mut other_path = post_id(DRAFT_ID);
+    other_path["rawPath"] = "/capcut-mate/v1/create_draft".into();
+    let in_maintenance = TestEnv::with(&[("MAINTENANCE", "true")]).await;
+
+    let mut errors = BTreeSet::new();
+    for (test_env, event) in [
+        (&test_env, post("")),
+        (&test_env, post("[]")),
+        (&test_env, post_url("https://example.com/")),
+        (&test_env, post_id("missing")),
+        (&test_env, other_path),
+        (&test_env, get),
+        (&test_env, post_id("damaged")),
+        (&in_maintenance, post_id(DRAFT_ID)),
+    ] {
+        let response = test_env.function.invoke(&event).await.response();
+        let body: Value = serde_json::from_str(response["body"].as_str().unwrap()).unwrap();
+        let detail = body["detail"].as_str().unwrap().to_owned();
+        errors.insert((response["statusCode"].to_string(), detail));
+    }
+    let mut documented = documented_errors();
+    // Errors of the gateway.
+    documented.retain(|(status, _)| !["403", "413", "429"].contains(&status.as_str()));
+    assert_same(
+        &errors,
+        &documented,
+        "The errors of the function, and docs/openapi.yaml",
+    );
 }
 
 #[test]
@@ -248,11 +294,13 @@ fn design_lists_every_module_and_library() {
     let [modules, tree] = section_text.blocks.as_slice() else {
         panic!("\"Architecture\" in {DESIGN} must have two blocks");
     };
-    let documentation: String = read("src/lib.rs")
+    let library = read("src/lib.rs");
+    let documentation: Vec<_> = library
         .lines()
         .map_while(|line| line.strip_prefix("//!"))
-        .map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line)))
+        .map(|line| line.strip_prefix(' ').unwrap_or(line))
         .collect();
+    let documentation = documentation.join("\n");
     assert!(
         documentation.contains(&format!("```{modules}\n```")),
         "{DESIGN} and src/lib.rs must show the same modules"
@@ -302,6 +350,76 @@ fn design_lists_every_module_and_library() {
     );
 }
 
+#[test]
+fn pages_name_existing_tests() {
+    let main = read("tests/main.rs");
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let exists = |name: &str| match name.split_once("::") {
+        None => main.contains(&format!("\nmod {name};")) || tests.join(name).is_dir(),
+        Some((module, "tests")) => read(&format!("src/{module}.rs")).contains("mod tests {"),
+        Some((module, test)) => {
+            read(&format!("tests/{module}.rs")).contains(&format!("fn {test}("))
+        }
+    };
+    for path in ["docs/reliability.md", "docs/threat-model.md"] {
+        for section in sections(path) {
+            let Some(header) = section.lines.iter().find(|line| line.starts_with('|')) else {
+                continue;
+            };
+            if !header.ends_with("| tests |") {
+                continue;
+            }
+            for row in section.table() {
+                let names = row.last().unwrap().split('`').skip(1).step_by(2);
+                for name in names {
+                    assert!(
+                        exists(name),
+                        "{path} names the test {name}, which does not exist"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn operations_lists_every_parameter_and_uses_existing_outputs() {
+    let template: Value = serde_saphyr::from_str(&read("template.yaml")).unwrap();
+    let names = |key: &str| -> BTreeSet<String> {
+        template[key].as_object().unwrap().keys().cloned().collect()
+    };
+    let parameters = section(OPERATIONS, "Parameters");
+    let table = parameters.table();
+    let listed = table
+        .iter()
+        .flat_map(|row| row[0].split(", "))
+        .map(|parameter| code(parameter).to_owned())
+        .collect();
+    assert_same(
+        &listed,
+        &names("Parameters"),
+        "\"Parameters\" in docs/operations.md, and template.yaml",
+    );
+
+    let outputs = names("Outputs");
+    for path in [OPERATIONS, API, README] {
+        let text = read(path);
+        let used = text.split("$(output ").skip(1);
+        let used = used.chain(text.split("OutputKey=='").skip(1));
+        for rest in used {
+            let name: String = rest
+                .chars()
+                .take_while(char::is_ascii_alphanumeric)
+                .collect();
+            // `$1` is the parameter of a shell function.
+            assert!(
+                rest.starts_with("$1") || outputs.contains(&name),
+                "{path} uses the output {name:?}, which template.yaml does not have"
+            );
+        }
+    }
+}
+
 /// A running `examples/local`, which is stopped on drop.
 struct LocalEndpoint {
     process: Child,
@@ -313,7 +431,7 @@ struct LocalEndpoint {
 }
 
 impl LocalEndpoint {
-    fn start(variables: &[(&str, &str)]) -> Self {
+    fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         // Beside `deps`, the folder of this executable.
         let executable = env::current_exe().unwrap();
@@ -325,7 +443,6 @@ impl LocalEndpoint {
         let mut process = Command::new(local)
             .args(["--port", "0", "--s3-port", "0", "--data-dir"])
             .arg(folder.path())
-            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .expect("`cargo build --example local` must have built the local endpoint");
@@ -359,6 +476,10 @@ impl LocalEndpoint {
             .args(&command[1..])
             .arg(&code)
             .current_dir(self.folder.path())
+            .env("NO_PROXY", "127.0.0.1")
+            .env("AWS_CONFIG_FILE", "/dev/null")
+            .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+            .env_remove("AWS_PROFILE")
             .stdin(Stdio::null())
             .output()
             .unwrap();
@@ -366,10 +487,6 @@ impl LocalEndpoint {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{code}\n{text}\n{errors}");
         text
-    }
-
-    fn path(&self, key: &str) -> PathBuf {
-        self.folder.path().join("drafts").join(key)
     }
 }
 
@@ -381,14 +498,12 @@ impl Drop for LocalEndpoint {
     }
 }
 
-/// Returns whether `program` can be run. If not, the test is skipped, or fails where `CI` is `true`.
+/// Returns whether `program` can be run.
 fn has(program: &str) -> bool {
-    let mut command = Command::new(program);
-    let found = command.arg("--version").output().is_ok();
+    let output = Command::new(program).arg("--version").output();
+    let found = output.is_ok_and(|output| output.status.success());
     if !found {
-        let reason = format!("{program} is not installed");
-        assert!(env::var("CI").as_deref() != Ok("true"), "{reason}");
-        println!("skipped: {reason}");
+        skip_or_fail(&format!("{program} is not installed"));
     }
     found
 }
@@ -404,7 +519,7 @@ fn block(section: &Section, language: &str) -> String {
 
 #[test]
 fn documented_examples_save_the_draft() {
-    let endpoint = LocalEndpoint::start(&[]);
+    let endpoint = LocalEndpoint::start();
     for (path, heading, language, command) in [
         (README, "Call", "sh", ["bash", "-euc"]),
         (API, "curl", "sh", ["bash", "-euc"]),
@@ -428,44 +543,30 @@ fn documented_examples_save_the_draft() {
 }
 
 #[test]
-fn documented_commands_list_download_link_and_restore_versions() {
-    if !["aws", "bash", "curl", "jq"].into_iter().all(has) {
+fn documented_commands_list_download_and_link_versions() {
+    if !["aws", "bash", "curl"].into_iter().all(has) {
         return;
     }
-    let endpoint = LocalEndpoint::start(&[("SAVE_FILES", "true")]);
-    let document = endpoint.path("drafts/2025092811473036584258/draft_content.json");
-    let media = endpoint.path("drafts/2025092811473036584258/assets/你好 1.mp4");
-    fs::create_dir_all(media.parent().unwrap()).unwrap();
-    fs::write(&media, "media").unwrap();
+    let endpoint = LocalEndpoint::start();
     endpoint.run(&["bash", "-euc"], &block(&section(README, "Call"), "sh"));
-    fs::write(&document, "{}").unwrap();
-    fs::write(&media, "other").unwrap();
-
     let versions = section(README, "Versions");
-    let blocks = versions
-        .blocks
-        .iter()
-        .filter_map(|block| block.strip_prefix("sh\n"))
-        // The local S3 server has no versioning.
-        .filter(|block| !block.contains("list-object-versions") && !block.contains("versionId"));
-    // The last block sets the variables for the others.
-    let mut blocks: Vec<_> = blocks.collect();
-    blocks.rotate_right(1);
-    let link = blocks.iter().position(|block| block.contains("presign"));
-    let link = format!(
-        "URL=$({})\ncurl -fsS \"$URL\" -o linked.json",
-        blocks[link.unwrap()]
+    let commands = |text: &str| -> &str {
+        let mut blocks = versions.blocks.iter();
+        let block = blocks.find(|block| block.starts_with("sh\n") && block.contains(text));
+        block.unwrap_or_else(|| panic!("{README} has no {text}"))[3..].trim()
+    };
+    let script = format!(
+        "{}\n{}\n{}\ncurl -fsS \"$({})\" -o linked.json",
+        commands("export AWS_ENDPOINT_URL"),
+        commands("aws s3 ls \"s3://$DRAFT_BUCKET/saved/$DRAFT_ID/\""),
+        commands("VERSION=$("),
+        commands("aws s3 presign"),
     );
-    blocks.push(&link);
-    endpoint.run(&["bash", "-euo", "pipefail", "-c"], &blocks.join("\n"));
-
+    let output = endpoint.run(&["bash", "-euo", "pipefail", "-c"], &script);
+    let digest = Sha256Digest::of(SAMPLE).to_string();
+    assert!(output.contains(&digest), "the list is {output:?}");
     for file in ["draft_content.json", "linked.json"] {
         let bytes = fs::read(endpoint.folder.path().join(file)).unwrap();
         assert!(bytes == SAMPLE, "{file} is not the saved document");
     }
-    assert!(
-        fs::read(&document).unwrap() == SAMPLE,
-        "the document is not restored"
-    );
-    assert_eq!(fs::read_to_string(&media).unwrap(), "media");
 }

@@ -274,7 +274,7 @@ async fn an_http_event_without_a_method_or_in_a_message_is_refused() {
             "{name}"
         );
     }
-    assert_eq!(test_env.gets_and_puts(), (0, 0));
+    assert_eq!(test_env.gets_and_puts(), (0, 0), "the store is not used");
 }
 
 #[tokio::test]
@@ -288,7 +288,7 @@ async fn a_failed_invocation_has_the_kind_of_the_error() {
     let failed = error("SaveFailed", "Save failed");
     let both = "Only one of draft_url and draft_id is allowed";
     for (event, expected) in [
-        (json!({"draft_url": "no URL"}), &invalid_url),
+        (json!({"draft_url": "not a URL"}), &invalid_url),
         (json!({"draft_url": ""}), &invalid_url),
         (json!({"draft_url": 1}), &invalid_url),
         (json!({"draft_id": ""}), &invalid_id),
@@ -320,7 +320,7 @@ async fn a_failed_invocation_has_the_kind_of_the_error() {
         );
     }
     slow.clear();
-    assert_eq!(test_env.version(DRAFT_ID), None);
+    assert_eq!(test_env.version(DRAFT_ID), None, "nothing is saved");
 }
 
 #[tokio::test]
@@ -329,7 +329,7 @@ async fn an_unknown_event_is_refused() {
     let record = event("s3")["Records"][0].clone();
     let with = |pointer: &str, value: Value| {
         let mut record = record.clone();
-        *record.pointer_mut(pointer).expect("the field is there") = value;
+        *record.pointer_mut(pointer).expect("an existing field") = value;
         json!({"Records": [record]})
     };
     let mut deep = json!({"draft_id": DRAFT_ID});
@@ -382,8 +382,11 @@ async fn an_unknown_event_is_refused() {
     let count = bodies.len();
     let batch = sqs(bodies.into_iter().chain([json!({"draft_id": DRAFT_ID})]));
     assert_eq!(test_env.function.invoke(&batch).await, failures(0..count));
-    assert!(test_env.version(DRAFT_ID).is_some());
-    assert_eq!(test_env.gets_and_puts(), (1, 1));
+    assert_eq!(
+        test_env.gets_and_puts(),
+        (1, 1),
+        "the draft in the last message is saved"
+    );
 }
 
 #[tokio::test]
@@ -397,11 +400,14 @@ async fn a_failed_record_fails_the_event_after_the_others_are_saved() {
     // Of two errors, the one that an operator has to look at is reported.
     let failed = error("SaveFailed", "Save failed");
     assert_eq!(test_env.function.invoke(&records).await, failed);
-    assert!(test_env.version("good-1").is_some() && test_env.version("good-2").is_some());
-    assert_eq!(
-        (test_env.version("broken"), test_env.version("missing")),
-        (None, None)
-    );
+    for (id, is_saved) in [
+        ("good-1", true),
+        ("good-2", true),
+        ("broken", false),
+        ("missing", false),
+    ] {
+        assert_eq!(test_env.version(id).is_some(), is_saved, "{id}");
+    }
 
     // A retryable error takes precedence, so that the trigger retries the event.
     let slow = When::op(Op::GetObject).key_starts_with(draft_key("good-2"));
@@ -414,7 +420,7 @@ async fn a_failed_record_fails_the_event_after_the_others_are_saved() {
     let mut records = s3_records([draft_key("good-3").as_str(), ""]);
     records["Records"][1]["eventName"] = Value::Null;
     assert_eq!(test_env.function.invoke(&records).await, unknown());
-    assert!(test_env.version("good-3").is_some());
+    assert!(test_env.version("good-3").is_some(), "good-3 is saved");
 }
 
 #[tokio::test]
@@ -434,14 +440,16 @@ async fn a_batch_reports_only_the_messages_that_failed() {
         s3_event(&draft_key("slow")),
         s3_records([draft_key("good").as_str()]),
         s3_records(two.iter().map(String::as_str)),
-        json!("no JSON"),
+        json!("not JSON"),
         sns(&s3_event(&draft_key("broken"))),
         event("s3-test-event"),
         event("sns"),
     ]);
     let outcome = test_env.function.invoke(&batch).await;
     assert_eq!(outcome, failures([1, 3, 4, 6, 7, 8]));
-    assert!(test_env.version("good").is_some() && test_env.version(DRAFT_ID).is_some());
+    for id in ["good", DRAFT_ID] {
+        assert!(test_env.version(id).is_some(), "{id} is saved");
+    }
 
     // SQS delivers them again, when some can be saved.
     slow.clear();
@@ -449,7 +457,7 @@ async fn a_batch_reports_only_the_messages_that_failed() {
     test_env.put_draft("broken", sample_draft());
     assert_eq!(test_env.function.invoke(&batch).await, failures([3, 7]));
     for id in ["slow", "missing", "broken", "good", DRAFT_ID] {
-        assert!(test_env.version(id).is_some(), "{id}");
+        assert!(test_env.version(id).is_some(), "{id} is saved");
     }
 }
 
@@ -489,7 +497,7 @@ async fn a_draft_is_saved_once_for_all_its_records() {
     let response = test_env.function.invoke(&records).await.response();
     assert_eq!(test_env.gets_and_puts(), (10, 10));
     let expected = ids.iter().map(|id| {
-        let version = test_env.version(id).expect("it was saved");
+        let version = test_env.version(id).expect("a saved version");
         json!({"draft_id": id, "version": version, "saved": "created"})
     });
     let expected = json!({"saves": expected.collect::<Vec<_>>(), "skipped": 0});
@@ -558,7 +566,7 @@ async fn events_of_other_objects_are_skipped() {
             "{event}"
         );
     }
-    assert_eq!(test_env.gets_and_puts(), (0, 0));
+    assert_eq!(test_env.gets_and_puts(), (0, 0), "the store is not used");
 
     // A draft in the same event is saved.
     let key = draft_key(DRAFT_ID);
@@ -597,7 +605,7 @@ async fn an_event_of_a_version_is_skipped() {
                 "{saved}"
             );
         }
-        assert_eq!(test_env.gets_and_puts(), (0, 0));
+        assert_eq!(test_env.gets_and_puts(), (0, 0), "the store is not used");
     }
 }
 

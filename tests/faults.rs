@@ -1,7 +1,7 @@
-//! What goes wrong between the function and S3, at the wire: each fault at each step, once,
-//! twice and for ever. Whatever happens, the answer is a right one and comes in time, and
-//! the store holds nothing new or one whole version, never a part.
+//! Faults between the function and S3: each fault in each request, once, twice and in all attempts. The response is
+//! correct and in time, and the store contains the whole version or nothing.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_config::retry::RetryConfig;
@@ -10,16 +10,14 @@ use aws_config::timeout::TimeoutConfig;
 use save_draft::error::ErrorKind;
 use save_draft::save::Saver;
 use save_draft::store::CreateOutcome;
-use sha2::{Digest as _, Sha256};
 use test_support::fixtures::{BUCKET, draft_key, draft_of_size, post_id, sha256_hex};
 use test_support::runtime::Outcome;
-use test_support::s3::{Fault, Op, S3, When};
+use test_support::s3::{Fault, Op, S3, ScriptedFault, When};
 use tokio::task::JoinSet;
 
-use crate::common::{self, TestEnv};
-use crate::common::{Endpoint, saver};
+use crate::common::{self, Endpoint, TestEnv, saver};
 
-/// The step of a save that goes wrong.
+/// The request in which the fault occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Read,
@@ -28,324 +26,308 @@ enum Step {
 
 use Step::{Read, Write};
 
-/// How a save of a new draft ends.
+/// The expected result of a save, and of the store after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// 200, by this save.
+enum Expected {
+    /// 200, `created`.
     Created,
-    /// 200, and the version was found to be there: an earlier try had made it.
+    /// 200, `unchanged`: an earlier attempt has created the version.
     Unchanged,
-    /// 200, by this save or by one that had been given up.
+    /// 200, `created` or `unchanged`: the store may still execute an attempt that was given up.
     Saved,
-    /// 500, and nothing is there.
+    /// 500, and no version.
     Failed,
-    /// 503, and nothing is there.
-    Busy,
-    /// 503, and the version is there: the client's next try finds it.
-    BusyButSaved,
+    /// 503, and no version.
+    Unavailable,
+    /// 503, and the version exists.
+    UnavailableButSaved,
 }
 
-use End::{Busy, BusyButSaved, Created, Failed, Saved, Unchanged};
+use Expected::{Created, Failed, Saved, Unavailable, UnavailableButSaved, Unchanged};
 
-impl End {
+impl Expected {
     fn status(self) -> u64 {
         match self {
             Created | Unchanged | Saved => 200,
             Failed => 500,
-            Busy | BusyButSaved => 503,
+            Unavailable | UnavailableButSaved => 503,
         }
     }
 
-    fn is_saved(self) -> bool {
-        matches!(self, Created | Unchanged | Saved | BusyButSaved)
+    fn has_version(self) -> bool {
+        !matches!(self, Failed | Unavailable)
     }
 }
 
-/// A fault, and how a save ends that meets it.
+/// A fault and its effect.
 #[derive(Clone)]
 struct Row {
     name: &'static str,
     step: Step,
-    fault: fn() -> Fault,
-    /// When it is met once, twice, and at every try.
-    ends: [End; 3],
-    /// How many tries are made of the request that always fails.
-    tries: usize,
+    fault: Fault,
+    /// The result with the fault in one attempt, in two, and in all.
+    expected: [Expected; 3],
+    /// The number of attempts if all have the fault.
+    attempts: usize,
 }
 
 impl Row {
-    /// What the same save comes to after `end`, once nothing is wrong any more.
-    fn next(&self, end: End) -> End {
-        match (self.step, (self.fault)()) {
-            _ if end.is_saved() => Unchanged,
-            // A store may still do what nobody waits for any more.
+    /// Returns the result of another save without the fault, after one with the result `previous`.
+    fn expected_after(&self, previous: Expected) -> Expected {
+        match (self.step, &self.fault) {
+            _ if previous.has_version() => Unchanged,
             (Write, Fault::Stall) => Saved,
             _ => Created,
         }
     }
+
+    /// Returns the description of a case, for the messages of assertions.
+    fn case(&self, count: &str) -> String {
+        format!("{} in {:?}, {count}", self.name, self.step)
+    }
 }
 
-fn row(name: &'static str, step: Step, fault: fn() -> Fault, ends: [End; 3], tries: usize) -> Row {
+fn row(
+    name: &'static str,
+    step: Step,
+    fault: Fault,
+    expected: [Expected; 3],
+    attempts: usize,
+) -> Row {
     Row {
         name,
         step,
         fault,
-        ends,
-        tries,
+        expected,
+        attempts,
     }
 }
 
-/// The faults after which S3 says something, or the connection ends.
+/// Faults that end the request.
 #[rustfmt::skip]
-fn rows() -> Vec<Row> {
+fn errors() -> Vec<Row> {
     vec![
-        //  the fault                        step   it                                     once       twice      for ever       tries
-        row("500",                           Read,  || Fault::INTERNAL_ERROR,             [Created,   Created,   Busy],         3),
-        row("503 SlowDown",                  Read,  || Fault::SLOW_DOWN,                  [Created,   Created,   Busy],         3),
-        row("403",                           Read,  || Fault::ACCESS_DENIED,              [Failed,    Failed,    Failed],       1),
-        row("closed before the response",    Read,  || Fault::Cut,                        [Created,   Created,   Busy],         3),
-        row("reset before the response",     Read,  || Fault::Reset,                      [Created,   Created,   Busy],         3),
-        row("reset in the body",             Read,  || Fault::CutBody(PART),              [Created,   Created,   Busy],         3),
-        row("reset before the body",         Read,  || Fault::CutBody(0),                 [Created,   Created,   Busy],         3),
-        row("body shorter than its length",  Read,  || Fault::ShortBody(PART),            [Created,   Created,   Busy],         3),
-        row("body short by one byte",        Read,  || Fault::ShortBody(DRAFT_BYTES - 1), [Created,   Created,   Busy],         3),
-        row("one bit of the body wrong",     Read,  || Fault::CorruptBody,                [Created,   Created,   Busy],         3),
-        row("wrong checksum",                Read,  || Fault::WrongChecksum,              [Created,   Created,   Busy],         3),
-        row("500",                           Write, || Fault::INTERNAL_ERROR,             [Created,   Created,   Busy],         3),
-        row("503 SlowDown",                  Write, || Fault::SLOW_DOWN,                  [Created,   Created,   Busy],         3),
-        row("403",                           Write, || Fault::ACCESS_DENIED,              [Failed,    Failed,    Failed],       1),
-        row("409 on create",                 Write, || Fault::CONFLICT,                   [Created,   Created,   Busy],         8),
-        row("closed before the response",    Write, || Fault::Cut,                        [Created,   Created,   Busy],         3),
-        row("reset before the response",     Write, || Fault::Reset,                      [Created,   Created,   Busy],         3),
-        // S3 refuses what does not match its checksum; the SDK leaves the next try to the client.
-        row("one bit of the upload wrong",   Write, || Fault::CorruptRequest,             [Busy,      Busy,      Busy],         1),
-        row("done, and the response lost",   Write, || Fault::LoseResponse,               [Unchanged, Unchanged, BusyButSaved], 3),
+        row("500",                           Read,  Fault::INTERNAL_ERROR,             [Created,   Created,   Unavailable],         3),
+        row("503 SlowDown",                  Read,  Fault::SLOW_DOWN,                  [Created,   Created,   Unavailable],         3),
+        row("403",                           Read,  Fault::ACCESS_DENIED,              [Failed,    Failed,    Failed],              1),
+        row("closed before the response",    Read,  Fault::Cut,                        [Created,   Created,   Unavailable],         3),
+        row("reset before the response",     Read,  Fault::Reset,                      [Created,   Created,   Unavailable],         3),
+        row("reset in the body",             Read,  Fault::CutBody(PART_BYTES),        [Created,   Created,   Unavailable],         3),
+        row("reset before the body",         Read,  Fault::CutBody(0),                 [Created,   Created,   Unavailable],         3),
+        row("incomplete body",               Read,  Fault::ShortBody(PART_BYTES),      [Created,   Created,   Unavailable],         3),
+        row("last byte missing",             Read,  Fault::ShortBody(DRAFT_BYTES - 1), [Created,   Created,   Unavailable],         3),
+        row("corrupt body",                  Read,  Fault::CorruptBody,                [Created,   Created,   Unavailable],         3),
+        row("wrong checksum",                Read,  Fault::WrongChecksum,              [Created,   Created,   Unavailable],         3),
+        row("500",                           Write, Fault::INTERNAL_ERROR,             [Created,   Created,   Unavailable],         3),
+        row("503 SlowDown",                  Write, Fault::SLOW_DOWN,                  [Created,   Created,   Unavailable],         3),
+        row("403",                           Write, Fault::ACCESS_DENIED,              [Failed,    Failed,    Failed],              1),
+        row("409",                           Write, Fault::CONFLICT,                   [Created,   Created,   Unavailable],         8),
+        row("closed before the response",    Write, Fault::Cut,                        [Created,   Created,   Unavailable],         3),
+        row("reset before the response",     Write, Fault::Reset,                      [Created,   Created,   Unavailable],         3),
+        // The SDK does not retry BadDigest.
+        row("corrupt upload",                Write, Fault::CorruptRequest,             [Unavailable; 3],                            1),
+        row("response lost",                 Write, Fault::LoseResponse,               [Unchanged, Unchanged, UnavailableButSaved], 3),
     ]
 }
 
-/// The faults after which nothing comes any more.
+/// Faults after which nothing is sent.
 #[rustfmt::skip]
 fn stalls() -> Vec<Row> {
     vec![
-        row("stalled before the response",   Read,  || Fault::Stall,                      [Created,   Created,   Busy],         3),
-        row("stalled body",                  Read,  || Fault::StallBody(PART),            [Created,   Created,   Busy],         3),
-        row("stalled before the response",   Write, || Fault::Stall,                      [Created,   Created,   Busy],         3),
-        row("done, and the response stalls", Write, || Fault::StallResponse,              [Unchanged, Unchanged, BusyButSaved], 3),
+        row("stalled",                       Read,  Fault::Stall,                      [Created,   Created,   Unavailable],         3),
+        row("body stalled",                  Read,  Fault::StallBody(PART_BYTES),      [Created,   Created,   Unavailable],         3),
+        row("stalled",                       Write, Fault::Stall,                      [Created,   Created,   Unavailable],         3),
+        row("response stalled",              Write, Fault::StallResponse,              [Unchanged, Unchanged, UnavailableButSaved], 3),
     ]
 }
 
-const COUNTS: [(&str, usize); 3] = [("once", 1), ("twice", 2), ("for ever", usize::MAX)];
+const COUNTS: [(&str, usize); 3] = [("once", 1), ("twice", 2), ("always", usize::MAX)];
 
-/// How much a document has, in bytes: several packets of loopback, so that there is a middle.
+/// Size of a draft in bytes: several packets.
 const DRAFT_BYTES: usize = 100_000;
-/// And how much of it is a part.
-const PART: usize = DRAFT_BYTES / 4;
+const PART_BYTES: usize = DRAFT_BYTES / 4;
 
-/// How long an invocation has that is to see its tries through: far more than they take.
-const AMPLE: Duration = Duration::from_mins(1);
-/// How long one has that is to run out of time.
-const SHORT: Duration = Duration::from_millis(2500);
-/// When a saver gives a stall up that is told to be less patient than the function is.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// More time than all attempts need.
+const LONG_TIME: Duration = Duration::from_mins(1);
+/// Less time than a stalled attempt takes.
+const SHORT_TIME: Duration = Duration::from_millis(2500);
+/// Time limit of an attempt in [`saver_with_short_timeouts`].
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a test says when it fails.
-fn case(row: &Row, count: &str) -> String {
-    format!("{}, at {:?}, {count}", row.name, row.step)
-}
-
-/// The requests of the draft `id` that are made at `step`.
-fn requests(step: Step, id: &str) -> When {
-    match step {
+/// Applies `fault` to `times` requests for the draft `id` at `step`.
+fn apply(s3: &S3, step: Step, id: &str, times: usize, fault: Fault) -> ScriptedFault {
+    let requests = match step {
         Read => When::op(Op::GetObject).key_starts_with(draft_key(id)),
         Write => When::op(Op::PutObject).key_starts_with(format!("saved/{id}/")),
-    }
+    };
+    s3.fault(requests.times(times), fault)
 }
 
-/// A draft of its own for one case.
 fn put_draft(s3: &S3, id: &str) -> Vec<u8> {
-    let seed = u64::from_be_bytes(Sha256::digest(id)[..8].try_into().expect("it has more"));
-    let document = draft_of_size(DRAFT_BYTES, seed);
+    let document = draft_of_size(DRAFT_BYTES, id.len() as u64);
     s3.put(BUCKET, &draft_key(id), &document);
     document
 }
 
-/// Holds the store against how a save has ended: one whole version, under the name that its
-/// content has, or nothing.
+/// Checks that the store contains only the draft and, if it is expected, one version with its bytes.
 #[track_caller]
-fn check_store(s3: &S3, id: &str, document: &[u8], end: End, version: Option<&str>, case: &str) {
-    let keys = s3.keys(BUCKET, &format!("saved/{id}/"));
-    let digest = &sha256_hex(document)[..16];
-    match &keys[..] {
-        [] => assert!(!end.is_saved(), "{case}: there is no version"),
-        [key] => {
-            assert!(end.is_saved(), "{case}: there is {key}");
-            let name = key.split('/').nth(2).expect("a version's key has one");
-            assert!(name.ends_with(&format!("Z-{digest}")), "{case}: {name}");
-            assert!(version.is_none_or(|version| version == name), "{case}");
-            let stored = s3.get(BUCKET, key).expect("it is there");
-            assert!(stored == document, "{case}: {key} has other bytes");
-        }
-        _ => panic!("{case}: there is more than one version: {keys:?}"),
-    }
-    assert_eq!(end.status() == 200, version.is_some(), "{case}");
-    // What is uploaded shows as a whole or not at all, under no other name either.
+fn assert_stored(s3: &S3, id: &str, document: &[u8], expected: Expected, case: &str) {
     let all = s3.keys(BUCKET, "");
-    let others = all
-        .iter()
-        .filter(|key| key.contains(id) && !keys.contains(*key) && **key != draft_key(id));
-    assert_eq!(others.count(), 0, "{case}: {all:?}");
+    let keys = all.iter().filter(|key| key.contains(id));
+    let keys: Vec<_> = keys.filter(|key| **key != draft_key(id)).collect();
+    assert_eq!(
+        keys.len(),
+        usize::from(expected.has_version()),
+        "{case}: {keys:?}"
+    );
+    for key in keys {
+        let suffix = format!("Z-{}/draft_content.json", sha256_hex(document));
+        assert!(
+            key.starts_with(&format!("saved/{id}/")) && key.ends_with(&suffix),
+            "{case}: {key}"
+        );
+        let stored = s3.get(BUCKET, key).expect("the version exists");
+        assert!(stored == document, "{case}: {key} has other bytes");
+    }
 }
 
-/// Saves a draft over HTTP by the real binary, and holds the answer, its time and the store
-/// against `end`.
-async fn save(
-    test_env: &TestEnv,
+/// Saves a draft over HTTP by the real process, and checks the response, its time and the store.
+async fn assert_save(
+    env: &TestEnv,
     id: &str,
     document: &[u8],
-    (end, left): (End, Duration),
+    (expected, time_limit): (Expected, Duration),
     case: &str,
 ) {
-    let begin = Instant::now();
-    let pending = test_env
-        .function
-        .begin_within(post_id(id).to_string(), left);
-    let answer = pending.outcome().await.response();
-    let took = begin.elapsed();
-    assert!(took < left, "{case}: it took {took:?} of {left:?}");
-    assert_eq!(answer["statusCode"], end.status(), "{case}");
-    let detail = match end {
-        Created | Unchanged | Saved => None,
-        Failed => Some(r#"{"detail":"Save failed"}"#),
-        Busy | BusyButSaved => Some(r#"{"detail":"Service unavailable"}"#),
-    };
-    assert!(
-        detail.is_none_or(|detail| answer["body"] == detail),
-        "{case}: {answer}"
-    );
-    let saved = answer["headers"]["draft-saved"].as_str();
-    let words: &[_] = match end {
+    let start = Instant::now();
+    let event = post_id(id).to_string();
+    let pending = env.function.begin_within(event, time_limit);
+    let response = pending.outcome().await.response();
+    let elapsed = start.elapsed();
+    assert!(elapsed < time_limit, "{case}: {elapsed:?}");
+    assert_eq!(response["statusCode"], expected.status(), "{case}");
+    let outcome = response["headers"]["draft-saved"].as_str();
+    let expected_outcomes: &[_] = match expected {
         Created => &[Some("created")],
         Unchanged => &[Some("unchanged")],
         Saved => &[Some("created"), Some("unchanged")],
-        Failed | Busy | BusyButSaved => &[None],
+        Failed | Unavailable | UnavailableButSaved => &[None],
     };
-    assert!(words.contains(&saved), "{case}: {saved:?}");
-    let version = answer["headers"]["draft-version"].as_str();
-    check_store(&test_env.s3, id, document, end, version, case);
+    assert!(expected_outcomes.contains(&outcome), "{case}: {outcome:?}");
+    if let Some(version) = response["headers"]["draft-version"].as_str() {
+        let prefix = format!("saved/{id}/{version}/");
+        assert_eq!(env.s3.keys(BUCKET, &prefix).len(), 1, "{case}: {version}");
+    }
+    assert_stored(&env.s3, id, document, expected, case);
 }
 
 #[tokio::test]
-async fn each_fault_at_each_step_once_twice_and_for_ever() {
-    let mut worlds = JoinSet::new();
-    for (number, row) in rows().into_iter().enumerate() {
-        // A function of its own for each fault: the SDK tries less often while much fails.
-        worlds.spawn(async move {
-            let test_env = TestEnv::start().await;
-            for ((count, times), end) in COUNTS.into_iter().zip(row.ends) {
-                let case = case(&row, count);
+async fn each_fault_is_retried_or_reported_and_leaves_the_whole_version_or_nothing() {
+    let mut cases = JoinSet::new();
+    for (number, row) in errors().into_iter().enumerate() {
+        // A process for each fault, because the SDK makes fewer attempts after many errors.
+        cases.spawn(async move {
+            let env = TestEnv::start().await;
+            for ((count, times), expected) in COUNTS.into_iter().zip(row.expected) {
+                let case = row.case(count);
                 let id = format!("fault-{number}-{times:x}");
-                let document = put_draft(&test_env.s3, &id);
-                let fault = requests(row.step, &id).times(times);
-                let fault = test_env.s3.fault(fault, (row.fault)());
-
-                save(&test_env, &id, &document, (end, AMPLE), &case).await;
-                assert_eq!(fault.hits(), times.min(row.tries), "{case}");
+                let document = put_draft(&env.s3, &id);
+                let fault = apply(&env.s3, row.step, &id, times, row.fault.clone());
+                assert_save(&env, &id, &document, (expected, LONG_TIME), &case).await;
+                assert_eq!(fault.hits(), times.min(row.attempts), "{case}: attempts");
 
                 fault.clear();
-                let case = format!("{case}, and tried again");
-                save(&test_env, &id, &document, (row.next(end), AMPLE), &case).await;
+                let expected = row.expected_after(expected);
+                let case = format!("{case}, second save");
+                assert_save(&env, &id, &document, (expected, LONG_TIME), &case).await;
             }
         });
     }
-    worlds.join_all().await;
+    cases.join_all().await;
 }
 
-/// The deadline is the test's: all that is for ever ends before it.
 #[tokio::test]
-async fn whatever_lasts_is_answered_before_the_deadline() {
-    let mut worlds = JoinSet::new();
-    let conflict = rows().into_iter().filter(|row| row.name.starts_with("409"));
+async fn the_response_comes_before_the_deadline_while_a_request_stalls_or_conflicts() {
+    let mut cases = JoinSet::new();
+    let conflict = errors().into_iter().filter(|row| row.name == "409");
     for (number, row) in stalls().into_iter().chain(conflict).enumerate() {
-        worlds.spawn(async move {
-            let test_env = TestEnv::start().await;
-            let case = case(&row, "until the deadline");
-            let id = format!("late-{number}");
-            // The time is for the save, and not for the function's start.
-            let document = put_draft(&test_env.s3, "first");
-            save(&test_env, "first", &document, (Created, AMPLE), &case).await;
+        cases.spawn(async move {
+            let env = TestEnv::start().await;
+            let case = row.case("until the deadline");
+            // The start of the process is not part of the time.
+            let document = put_draft(&env.s3, "first");
+            assert_save(&env, "first", &document, (Created, LONG_TIME), &case).await;
 
-            let document = put_draft(&test_env.s3, &id);
-            let fault = test_env.s3.fault(requests(row.step, &id), (row.fault)());
-            let end = row.ends[2];
-            save(&test_env, &id, &document, (end, SHORT), &case).await;
-            assert!(fault.hits() >= 1, "{case}");
+            let id = format!("late-{number}");
+            let document = put_draft(&env.s3, &id);
+            let fault = apply(&env.s3, row.step, &id, usize::MAX, row.fault.clone());
+            let expected = row.expected[2];
+            assert_save(&env, &id, &document, (expected, SHORT_TIME), &case).await;
 
             fault.clear();
-            let case = format!("{case}, and tried again");
-            save(&test_env, &id, &document, (row.next(end), AMPLE), &case).await;
+            let expected = row.expected_after(expected);
+            let case = format!("{case}, second save");
+            assert_save(&env, &id, &document, (expected, LONG_TIME), &case).await;
         });
     }
-    worlds.join_all().await;
+    cases.join_all().await;
 }
 
-/// A saver that loses patience sooner than the function does.
-fn impatient(s3: &S3) -> Saver {
-    let timeouts = TimeoutConfig::builder().operation_attempt_timeout(PATIENCE);
-    let stalls = StalledStreamProtectionConfig::enabled().grace_period(PATIENCE);
-    let sdk = Endpoint::of(s3).sdk().into_builder();
-    let sdk = sdk
+fn saver_with_short_timeouts(s3: &S3) -> Saver {
+    let timeouts = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT);
+    let stalls = StalledStreamProtectionConfig::enabled().grace_period(ATTEMPT_TIMEOUT);
+    let sdk_config = Endpoint::of(s3).sdk().into_builder();
+    let sdk_config = sdk_config
         .timeout_config(timeouts.build())
         .stalled_stream_protection(stalls.build());
-    saver(&sdk.build(), BUCKET)
+    saver(&sdk_config.build(), BUCKET)
 }
 
-/// Saves a draft by `saver`, and holds the result and the store against `end`.
-async fn save_by(saver: &Saver, s3: &S3, id: &str, document: &[u8], end: End, case: &str) {
-    let deadline = Instant::now() + AMPLE;
-    let attempt = saver.save(id.parse().expect("an id"), deadline).await;
-    assert!(Instant::now() < deadline, "{case}");
-    let version = match (&attempt.result, end) {
-        (Ok(saved), Created | Unchanged | Saved) => {
-            let right = match saved.outcome {
-                CreateOutcome::Created => end != Unchanged,
-                CreateOutcome::AlreadyExists => end != Created,
-            };
-            assert!(right, "{case}: {saved:?}");
-            Some(saved.version.as_str())
+/// Saves a draft by `saver`, and checks the result and the store.
+async fn assert_save_by(
+    saver: &Saver,
+    s3: &S3,
+    id: &str,
+    document: &[u8],
+    expected: Expected,
+    case: &str,
+) {
+    let deadline = Instant::now() + LONG_TIME;
+    let report = saver.save(id.parse().expect("a valid id"), deadline).await;
+    let result = report.result.map(|saved| saved.outcome);
+    let is_expected = match &result {
+        Ok(CreateOutcome::Created) => matches!(expected, Created | Saved),
+        Ok(CreateOutcome::AlreadyExists) => matches!(expected, Unchanged | Saved),
+        Err(error) if error.kind() == ErrorKind::ServiceUnavailable => {
+            matches!(expected, Unavailable | UnavailableButSaved)
         }
-        (Err(error), Failed) => {
-            assert_eq!(error.kind(), ErrorKind::SaveFailed, "{case}");
-            None
-        }
-        (Err(error), Busy | BusyButSaved) => {
-            assert_eq!(error.kind(), ErrorKind::ServiceUnavailable, "{case}");
-            None
-        }
-        (result, end) => panic!("{case}: {result:?}, and not {end:?}"),
+        Err(_) => false,
     };
-    check_store(s3, id, document, end, version, case);
+    assert!(is_expected, "{case}: expected {expected:?}, got {result:?}");
+    assert_stored(s3, id, document, expected, case);
 }
 
 #[tokio::test]
-async fn a_stall_is_given_up_and_tried_again() {
+async fn a_stalled_request_is_retried() {
+    let s3 = Arc::new(S3::start_empty().await.expect("the S3 server starts"));
+    // Created before the requests: in a debug build it blocks the thread.
+    let saver = saver_with_short_timeouts(&s3);
     let mut cases = JoinSet::new();
     for (number, row) in stalls().into_iter().enumerate() {
-        for ((count, times), end) in COUNTS.into_iter().zip(row.ends) {
-            let row = row.clone();
+        for ((count, times), expected) in COUNTS.into_iter().zip(row.expected) {
+            let (row, s3, saver) = (row.clone(), Arc::clone(&s3), saver.clone());
             cases.spawn(async move {
-                let case = case(&row, count);
-                let id = format!("stall-{number}-{times:x}");
-                let s3 = S3::start_empty().await.expect("the S3 starts");
-                let saver = impatient(&s3);
+                let case = row.case(count);
+                let id = format!("stalled-{number}-{times:x}");
                 let document = put_draft(&s3, &id);
-                let fault = requests(row.step, &id).times(times);
-                let fault = s3.fault(fault, (row.fault)());
-                save_by(&saver, &s3, &id, &document, end, &case).await;
-                assert_eq!(fault.hits(), times.min(row.tries), "{case}");
+                let fault = apply(&s3, row.step, &id, times, row.fault.clone());
+                assert_save_by(&saver, &s3, &id, &document, expected, &case).await;
+                assert_eq!(fault.hits(), times.min(row.attempts), "{case}: attempts");
 
                 fault.clear();
-                let case = format!("{case}, and tried again");
-                save_by(&saver, &s3, &id, &document, row.next(end), &case).await;
+                let expected = row.expected_after(expected);
+                let case = format!("{case}, second save");
+                assert_save_by(&saver, &s3, &id, &document, expected, &case).await;
             });
         }
     }
@@ -353,79 +335,69 @@ async fn a_stall_is_given_up_and_tried_again() {
 }
 
 #[tokio::test]
-async fn refused_connections_are_a_503_until_they_are_taken_again() {
+async fn refused_connections_are_unavailable_until_the_store_is_back() {
     for step in [Read, Write] {
-        let test_env = TestEnv::start().await;
-        let id = "refused";
-        let document = put_draft(&test_env.s3, id);
-        let case = format!("refused, from {step:?} on");
-        let fault = test_env.s3.fault(requests(step, id), Fault::Refuse);
-        save(&test_env, id, &document, (Busy, AMPLE), &case).await;
-        assert_eq!(fault.hits(), 1, "{case}: nobody listened");
-        let case = format!("{case}, and still");
-        save(&test_env, id, &document, (Busy, AMPLE), &case).await;
+        let env = TestEnv::start().await;
+        let document = put_draft(&env.s3, "refused");
+        let case = format!("refused in {step:?}");
+        let fault = apply(&env.s3, step, "refused", usize::MAX, Fault::Refuse);
+        for _ in 0..2 {
+            assert_save(&env, "refused", &document, (Unavailable, LONG_TIME), &case).await;
+        }
+        assert_eq!(fault.hits(), 1, "{case}: requests before the refusal");
         fault.clear();
-        test_env.s3.reopen().await;
-        let case = format!("{case}, and no more");
-        save(&test_env, id, &document, (Created, AMPLE), &case).await;
+        env.s3.reopen().await;
+        assert_save(&env, "refused", &document, (Created, LONG_TIME), &case).await;
     }
 }
 
-/// How many connections are refused meanwhile is the machine's choice, so there are tries
-/// in plenty.
 #[tokio::test]
-async fn a_moment_of_refused_connections_is_not_seen() {
+async fn a_short_refusal_of_connections_is_retried() {
     for step in [Read, Write] {
-        let s3 = S3::start_empty().await.expect("the S3 starts");
+        let s3 = S3::start_empty().await.expect("the S3 server starts");
+        // The time until the store is back depends on the machine.
         let retries = RetryConfig::standard()
             .with_max_attempts(20)
             .with_initial_backoff(Duration::from_millis(50));
-        let sdk = Endpoint::of(&s3).sdk().into_builder();
-        let saver = saver(&sdk.retry_config(retries).build(), BUCKET);
-        let id = "refused-once";
-        let document = put_draft(&s3, id);
-        let fault = s3.fault(requests(step, id).once(), Fault::Refuse);
-        let case = format!("refused for a moment, at {step:?}");
+        let sdk_config = Endpoint::of(&s3).sdk().into_builder();
+        let saver = saver(&sdk_config.retry_config(retries).build(), BUCKET);
+        let document = put_draft(&s3, "refused");
+        let fault = apply(&s3, step, "refused", 1, Fault::Refuse);
+        let case = format!("refused once in {step:?}");
         let reopen = async {
             fault.wait_for_hits(1).await;
             s3.reopen().await;
         };
-        tokio::join!(save_by(&saver, &s3, id, &document, Created, &case), reopen);
+        let save = assert_save_by(&saver, &s3, "refused", &document, Created, &case);
+        tokio::join!(save, reopen);
     }
 }
 
-/// What cuts the function itself off: its process is gone at each request it makes.
 #[tokio::test]
-async fn a_function_that_is_killed_leaves_nothing_or_a_whole_version() {
-    let stages = [
-        (Read, Fault::Stall, Busy, Created),
-        (Read, Fault::StallBody(PART), Busy, Created),
-        (Write, Fault::Stall, Busy, Saved),
-        (Write, Fault::StallResponse, BusyButSaved, Unchanged),
-    ];
-    for (step, stall, end, next) in stages {
-        let test_env = TestEnv::start().await;
-        let id = "killed";
-        let document = put_draft(&test_env.s3, id);
-        let fault = test_env.s3.fault(requests(step, id), stall);
-        let case = format!("killed at {step:?}");
-        let pending = test_env.function.begin(&post_id(id));
+async fn a_killed_process_leaves_the_whole_version_or_nothing() {
+    for (step, fault, expected, expected_after) in [
+        (Read, Fault::Stall, Unavailable, Created),
+        (Read, Fault::StallBody(PART_BYTES), Unavailable, Created),
+        (Write, Fault::Stall, Unavailable, Saved),
+        (Write, Fault::StallResponse, UnavailableButSaved, Unchanged),
+    ] {
+        let env = TestEnv::start().await;
+        let document = put_draft(&env.s3, "killed");
+        let fault = apply(&env.s3, step, "killed", usize::MAX, fault);
+        let case = format!("killed in {step:?}");
+        let pending = env.function.begin(&post_id("killed"));
         fault.wait_for_hits(1).await;
-        if end == BusyButSaved {
-            while test_env.versions(id).is_empty() {
-                tokio::task::yield_now().await;
-            }
+        while expected.has_version() && env.versions("killed").is_empty() {
+            tokio::task::yield_now().await;
         }
-        test_env.function.kill().await;
+        env.function.kill().await;
         assert_eq!(pending.outcome().await, Outcome::Exited, "{case}");
-        check_store(&test_env.s3, id, &document, end, None, &case);
+        assert_stored(&env.s3, "killed", &document, expected, &case);
 
         fault.clear();
-        let function = common::start_function(&test_env.s3, &[]).await;
-        let test_env = TestEnv {
-            function,
-            ..test_env
-        };
-        save(&test_env, id, &document, (next, AMPLE), &case).await;
+        let function = common::start_function(&env.s3, &[]).await;
+        let env = TestEnv { function, ..env };
+        let expected = (expected_after, LONG_TIME);
+        assert_save(&env, "killed", &document, expected, &case).await;
     }
 }

@@ -6,15 +6,21 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use proptest::collection::vec;
+use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof};
+use proptest::sample::{Index, select};
+use proptest::test_runner::TestRunner;
 use save_draft::error::ErrorKind;
 use save_draft::save::Saver;
-use save_draft::store::Store;
+use save_draft::store::{CreateOutcome, Store};
 use serde_json::{Value, json};
 use test_support::fixtures::{
-    BUCKET, DRAFT_ID, draft_key, draft_of_size, long_tests, post_id, sha256_hex,
+    BUCKET, DRAFT_ID, draft_key, draft_of_size, in_repository, long_tests, post_id, sha256_hex,
 };
 use test_support::runtime::{Bootstrap, with_timeout};
 use test_support::s3::{Fault, ObjectInfo, Op, RawResponse, S3, When};
+use tokio::process::Command;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -648,6 +654,49 @@ async fn files_of_multipart_uploads_are_copied() {
     assert_eq!(again.version, saved.version);
     assert_eq!(s3.count(Copy), 1);
     assert_eq!(s3.count(Head), 0);
+
+    // The ETags cannot be compared, but the sizes can.
+    let copy = format!("saved-files/{id}/{etag}/a.mp4");
+    s3.put(BUCKET, &copy, b"longer content");
+    save(&test_env.function, id).await.assert_error(500, &copy);
+}
+
+#[tokio::test]
+async fn keys_in_listings_are_decoded() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id) = (&test_env.s3, "encoded");
+    let document = put_document(s3, id);
+    let files = put_files(s3, id, ["a b+c%2B"]);
+    let etag = |key: &str| s3.metadata(BUCKET, key).expect("the object exists").etag;
+    // S3 encodes a space as `+`. A store that ignores `encoding-type` does not encode.
+    for (encoding, key) in [
+        (
+            "<EncodingType>url</EncodingType>",
+            "drafts/encoded/a+b%2Bc%252B",
+        ),
+        ("", "drafts/encoded/a b+c%2B"),
+    ] {
+        let entry = |key: &str, etag: String, bytes: usize| {
+            format!(
+                "<Contents><Key>{key}</Key><LastModified>2025-09-28T11:47:30.000Z</LastModified>\
+                 <ETag>&quot;{etag}&quot;</ETag><Size>{bytes}</Size></Contents>"
+            )
+        };
+        let xml = format!(
+            "<ListBucketResult><IsTruncated>false</IsTruncated>{encoding}{}{}</ListBucketResult>",
+            entry(
+                key,
+                etag("drafts/encoded/a b+c%2B"),
+                files["a b+c%2B"].len()
+            ),
+            entry(&draft_key(id), etag(&draft_key(id)), document.len()),
+        );
+        let list = When::op(List).and(|request| request.query.contains("prefix=drafts"));
+        let fault = s3.fault(list, Fault::Respond(RawResponse::new(200).body(xml)));
+        let saved = save(&test_env.function, id).await;
+        saved.assert_saved(s3, id, &document, &files);
+        fault.clear();
+    }
 }
 
 #[tokio::test]
@@ -1138,7 +1187,7 @@ impl Race {
 #[tokio::test(flavor = "multi_thread")]
 async fn racing_savers_save_states_that_existed_at_one_moment() {
     const SAVERS: usize = 32;
-    let rounds = if long_tests() { 400 } else { 20 };
+    let rounds = if long_tests() { 200 } else { 12 };
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
@@ -1211,4 +1260,594 @@ async fn racing_savers_save_states_that_existed_at_one_moment() {
         assert!(states.contains(&saved), "{version} is no state");
     }
     assert!(reported.is_subset(&stored));
+}
+
+/// An action on the draft of the model.
+#[derive(Clone, Debug)]
+enum Action {
+    WriteDocument(u64),
+    DeleteDocument,
+    /// Overwrites or adds a file: path, content.
+    WriteFile(u8, u8),
+    DeleteFile(u8),
+    /// Saves without faults.
+    Save,
+    /// Saves with this fault at this step: the index of a fault, and the number of times.
+    SaveWithFault(Step, usize, usize),
+    /// Replaces the folder by one of the versions.
+    Restore(Index),
+}
+
+const MODEL_FAULTS: [Fault; 4] = [
+    Fault::INTERNAL_ERROR,
+    Fault::ACCESS_DENIED,
+    Fault::LoseResponse,
+    Fault::Cut,
+];
+
+fn actions() -> impl Strategy<Value = Vec<Action>> {
+    let steps = select(vec![
+        FirstListOfDraft,
+        FirstListOfCopies,
+        CopyFile,
+        SecondListOfDraft,
+        SecondListOfCopies,
+        CreateManifest,
+        CreateDocument,
+    ]);
+    let times = select(vec![1, 2, usize::MAX]);
+    let action = prop_oneof![
+        3 => (0..4_u64).prop_map(Action::WriteDocument),
+        1 => Just(Action::DeleteDocument),
+        4 => (0..4_u8, 0..3_u8).prop_map(|(path, content)| Action::WriteFile(path, content)),
+        2 => (0..4_u8).prop_map(Action::DeleteFile),
+        4 => Just(Action::Save),
+        4 => (steps, 0..MODEL_FAULTS.len(), times)
+            .prop_map(|(step, fault, times)| Action::SaveWithFault(step, fault, times)),
+        1 => any::<Index>().prop_map(Action::Restore),
+    ];
+    vec(action, 1..16)
+}
+
+/// The expected content of the bucket.
+struct Model {
+    s3: S3,
+    saver: Saver,
+    document: Option<Vec<u8>>,
+    files: Files,
+    versions: BTreeMap<String, (Vec<u8>, Files)>,
+}
+
+impl Model {
+    const ID: &str = "model";
+
+    async fn new() -> Self {
+        let s3 = S3::start_empty().await.expect("the S3 starts");
+        let config = common::config(BUCKET, &[SAVE_FILES]);
+        let saver = Saver::new(Store::new(&Endpoint::of(&s3).sdk(), &config), &config);
+        Self {
+            s3,
+            saver,
+            document: None,
+            files: Files::new(),
+            versions: BTreeMap::new(),
+        }
+    }
+
+    async fn apply(&mut self, action: &Action) {
+        let path =
+            |number: u8| ["a", "b", "assets/c d", "assets/你"][usize::from(number)].to_owned();
+        match action {
+            Action::WriteDocument(seed) => self.document = Some(draft_of_size(1_000, *seed)),
+            Action::DeleteDocument => self.document = None,
+            Action::WriteFile(number, content) => {
+                self.files.insert(path(*number), vec![*content; 100]);
+            }
+            Action::DeleteFile(number) => drop(self.files.remove(&path(*number))),
+            Action::Save => self.save(None).await,
+            Action::SaveWithFault(step, fault, times) => {
+                let when = step.requests(Self::ID).times(*times);
+                self.s3.fault(when, MODEL_FAULTS[*fault].clone());
+                self.save(Some(action)).await;
+                self.s3.clear_faults();
+            }
+            Action::Restore(index) => {
+                let versions: Vec<_> = self.versions.values().collect();
+                if !versions.is_empty() {
+                    let (document, files) = index.get(&versions);
+                    (self.document, self.files) = (Some(document.clone()), files.clone());
+                }
+            }
+        }
+        if !matches!(action, Action::Save | Action::SaveWithFault(..)) {
+            self.write();
+        }
+    }
+
+    /// Changes the folder to the expected state. Files that are equal are not written again.
+    fn write(&self) {
+        let stored = read_folder(&self.s3, Self::ID);
+        for (path, content) in &self.files {
+            if stored.get(path) != Some(content) {
+                self.s3.put(BUCKET, &file_key(Self::ID, path), content);
+            }
+        }
+        for path in stored.keys().filter(|path| !self.files.contains_key(*path)) {
+            self.s3.delete(BUCKET, &file_key(Self::ID, path));
+        }
+        match &self.document {
+            Some(document) => drop(self.s3.put(BUCKET, &draft_key(Self::ID), document)),
+            None => self.s3.delete(BUCKET, &draft_key(Self::ID)),
+        }
+    }
+
+    async fn save(&mut self, fault: Option<&Action>) {
+        let id = Self::ID.parse().expect("an id");
+        let report = self
+            .saver
+            .save(id, Instant::now() + Duration::from_mins(1))
+            .await;
+        let state = self
+            .document
+            .clone()
+            .map(|document| (document, self.files.clone()));
+        let stored: BTreeSet<_> = versions(&self.s3, BUCKET, Self::ID).into_iter().collect();
+        let added = stored
+            .iter()
+            .filter(|name| !self.versions.contains_key(*name));
+        let added: Vec<_> = added.cloned().collect();
+        match (&report.result, state) {
+            (Ok(saved), Some(state)) => {
+                let name = saved.version.to_string();
+                let is_new = !self.versions.contains_key(&name);
+                assert_eq!(added.is_empty(), !is_new, "{added:?}");
+                // After a lost response the version may be found instead of created.
+                if fault.is_none() {
+                    assert_eq!(saved.outcome == CreateOutcome::Created, is_new);
+                }
+                self.versions.insert(name, state);
+            }
+            (Err(error), None) => {
+                assert_eq!(error.kind(), ErrorKind::DraftNotFound);
+                assert_eq!(added, [""; 0]);
+            }
+            (Err(error), Some(state)) => {
+                let expected = match fault {
+                    Some(Action::SaveWithFault(_, 1, _)) => ErrorKind::SaveFailed,
+                    Some(_) => ErrorKind::ServiceUnavailable,
+                    None => panic!("{}", error.cause_chain()),
+                };
+                assert_eq!(error.kind(), expected, "{}", error.cause_chain());
+                // The response to the last request of a complete save was lost.
+                if let Some(Action::SaveWithFault(CreateDocument, 2, _)) = fault {
+                    self.versions
+                        .extend(added.into_iter().map(|name| (name, state.clone())));
+                } else {
+                    assert_eq!(added, [""; 0]);
+                }
+            }
+            (Ok(saved), None) => panic!("{saved:?} without a document"),
+        }
+    }
+
+    /// Compares the bucket with the model.
+    fn check(&self) {
+        assert_eq!(self.s3.get(BUCKET, &draft_key(Self::ID)), self.document);
+        assert_eq!(read_folder(&self.s3, Self::ID), self.files);
+        let stored = versions(&self.s3, BUCKET, Self::ID).into_iter();
+        let stored = stored.map(|name| {
+            let state = read_version(&self.s3, BUCKET, Self::ID, &name);
+            (name, state)
+        });
+        assert!(stored.collect::<BTreeMap<_, _>>() == self.versions);
+        for key in self.s3.keys(BUCKET, "saved-files/") {
+            // The key names the content.
+            let etag = self
+                .s3
+                .metadata(BUCKET, &key)
+                .expect("the copy exists")
+                .etag;
+            assert_eq!(key.split('/').nth(2), Some(&*etag));
+        }
+    }
+}
+
+#[test]
+fn any_sequence_of_changes_saves_and_restores_fits_the_model() {
+    let config = ProptestConfig {
+        cases: if long_tests() { 300 } else { 12 },
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let result = TestRunner::new(config).run(&actions(), |actions| {
+        let runtime = Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let mut model = Model::new().await;
+            for action in &actions {
+                model.apply(action).await;
+                model.check();
+            }
+        });
+        Ok(())
+    });
+    result.expect("the bucket equals the model");
+}
+
+/// Returns the commands in the README that restore a version with its files: the block that reads
+/// `files.json`, and the next one, which copies the document.
+fn restore_commands() -> String {
+    let readme = std::fs::read_to_string(in_repository("README.md")).expect("the README exists");
+    let blocks = readme.split("```sh\n").skip(1);
+    let blocks = blocks.map(|block| block.split("```").next().unwrap_or_default());
+    let commands = blocks.skip_while(|block| !block.contains("files.json"));
+    commands.take(2).collect()
+}
+
+/// Restores the version `version` by the commands in the README.
+async fn run_restore(s3: &S3, id: &str, version: &str) {
+    let user = s3.options();
+    let output = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", &restore_commands()])
+        .env("DRAFT_BUCKET", BUCKET)
+        .env("DRAFT_ID", id)
+        .env("VERSION", version)
+        .env("AWS_ENDPOINT_URL", s3.endpoint())
+        .env("AWS_ACCESS_KEY_ID", &user.access_key)
+        .env("AWS_SECRET_ACCESS_KEY", &user.secret_key)
+        .env("AWS_REGION", "us-east-1")
+        .output()
+        .await
+        .expect("bash starts");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+}
+
+#[tokio::test]
+async fn a_version_is_restored_byte_for_byte_by_the_documented_commands() {
+    for program in ["aws", "jq", "bash"] {
+        let version = Command::new(program).arg("--version").output().await;
+        if !version.is_ok_and(|output| output.status.success()) {
+            common::skip_or_fail(&format!("{program} is not installed"));
+            return;
+        }
+    }
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, function, id) = (&test_env.s3, &test_env.function, "restored");
+    let document = put_document(s3, id);
+    let files = put_files(
+        s3,
+        id,
+        ["draft_meta_info.json", "assets/a b/剪映 +%41 '1'.mp4"],
+    );
+    let saved = save(function, id).await;
+    saved.assert_saved(s3, id, &document, &files);
+
+    // A file is replaced, one is deleted, and the document too.
+    put_files(s3, id, ["assets/a b/剪映 +%41 '1'.mp4"]);
+    s3.put(BUCKET, &file_key(id, "draft_meta_info.json"), b"changed");
+    s3.delete(BUCKET, &file_key(id, "assets/a b/剪映 +%41 '1'.mp4"));
+    s3.delete(BUCKET, &draft_key(id));
+    run_restore(s3, id, &saved.version).await;
+    assert!(s3.get(BUCKET, &draft_key(id)) == Some(document.clone()));
+    assert_eq!(read_folder(s3, id), files);
+
+    // The restored draft has the saved state. Nothing has to be copied.
+    let again = save(function, id).await;
+    again.assert_saved(s3, id, &document, &files);
+    assert_eq!(again.line["files_copied"], 0);
+    let digest = |version: &str| version.split_once('-').map(|(_, digest)| digest.to_owned());
+    assert_eq!(digest(&again.version), digest(&saved.version));
+}
+
+/// The requests of `SAVE_FILES` that a store has to support, for all stores of the contract suite.
+mod store {
+    use save_draft::store::{CopyOutcome, ListedObject};
+
+    use super::*;
+    use crate::store::{
+        CONTROL_CHARACTERS, COPY_IF_MATCH, COPY_IF_NONE_MATCH, COPY_WITHOUT_TAGS, Target, targets,
+    };
+
+    const KEYS: [&str; 12] = [
+        "a b/c d.mp4",
+        "a+b",
+        "100%",
+        "%41%2F%",
+        "剪映/素材 1.mp4",
+        "e\u{301} and \u{e9}",
+        "?versionId=1&x=y#z",
+        "<&>\"'`\\|^{}[]~!$()*,;:=@",
+        "a//b",
+        "folder/",
+        "line\nbreak\ttab",
+        "😀",
+    ];
+
+    /// The keys that the store supports.
+    fn keys(target: &Target) -> Vec<&'static str> {
+        let control = target.can(CONTROL_CHARACTERS);
+        let keys = KEYS.into_iter();
+        keys.filter(|key| control || !key.contains(char::is_control))
+            .collect()
+    }
+
+    /// Lists the one object `key` of the drafts.
+    async fn find(target: &Target, key: &str) -> ListedObject {
+        let listing = target.store.list_drafts(key).await.expect("a listing");
+        let mut objects = listing.objects.into_iter();
+        objects
+            .find(|object| object.key == key)
+            .expect("the object")
+    }
+
+    async fn copy(target: &Target, source: &ListedObject, key: &str) -> CopyOutcome {
+        let outcome = target.store.copy(source, key).await;
+        outcome.unwrap_or_else(|error| panic!("{}: {}", target.name, error.cause_chain()))
+    }
+
+    fn is_created(outcome: &CopyOutcome) -> bool {
+        matches!(outcome, CopyOutcome::Created)
+    }
+
+    #[tokio::test]
+    async fn a_listing_has_the_keys_as_they_were_written() {
+        for target in targets().await {
+            let written = keys(&target);
+            for key in &written {
+                target.put(&format!("drafts/x/{key}"), (*key).into()).await;
+            }
+            target.put("drafts/x-2/a", Vec::new()).await;
+            target.put("drafts/w", Vec::new()).await;
+            let listing = target.store.list_drafts("drafts/x/").await;
+            let listing = listing.expect("a listing");
+            assert!(listing.is_one_page, "{}", target.name);
+            let keys: BTreeSet<_> = listing.objects.iter().map(|object| &*object.key).collect();
+            let expected: Vec<_> = written
+                .iter()
+                .map(|key| format!("drafts/x/{key}"))
+                .collect();
+            let expected: BTreeSet<_> = expected.iter().map(String::as_str).collect();
+            assert_eq!(keys, expected, "{}", target.name);
+            for object in &listing.objects {
+                let head = target.client.head_object().bucket(&target.bucket);
+                let head = head.key(&object.key).send().await.expect("the object");
+                let etag = head.e_tag().map(|etag| etag.trim_matches('"'));
+                assert_eq!(Some(object.etag.trim_matches('"')), etag, "{}", target.name);
+                let time = head.last_modified().expect("a time").secs();
+                assert_eq!(
+                    object.last_modified.unix_timestamp(),
+                    time,
+                    "{}",
+                    target.name
+                );
+                let size = head.content_length().and_then(|size| size.try_into().ok());
+                assert_eq!(Some(object.size), size, "{}", target.name);
+            }
+            let none = target.store.list_saved("saved-files/none/").await;
+            let none = none.expect("a listing");
+            assert!(
+                none.is_one_page && none.objects.is_empty(),
+                "{}",
+                target.name
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listing_of_several_pages_is_complete() {
+        const OBJECTS: usize = 1003;
+        for target in targets().await {
+            let target = Arc::new(target);
+            let mut writers = JoinSet::new();
+            for writer in 0..8 {
+                let target = Arc::clone(&target);
+                writers.spawn(async move {
+                    for number in (writer..OBJECTS).step_by(8) {
+                        target
+                            .put(&format!("drafts/p/{number:04} +%"), b"x".to_vec())
+                            .await;
+                    }
+                });
+            }
+            writers.join_all().await;
+            let listing = target.store.list_drafts("drafts/p/").await;
+            let listing = listing.expect("a listing");
+            assert!(!listing.is_one_page, "{}", target.name);
+            let keys: Vec<_> = listing
+                .objects
+                .into_iter()
+                .map(|object| object.key)
+                .collect();
+            let expected = (0..OBJECTS).map(|number| format!("drafts/p/{number:04} +%"));
+            assert!(
+                keys.iter().cloned().eq(expected),
+                "{}: {keys:?}",
+                target.name
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listing_of_a_missing_bucket_is_an_error() {
+        for target in targets().await {
+            let config = common::config("no-such-bucket-here", &[]);
+            let store = Store::new(&target.endpoint.sdk(), &config);
+            let error = store.list_drafts("drafts/x/").await.expect_err("no bucket");
+            assert_eq!(error.kind(), ErrorKind::SaveFailed, "{}", target.name);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_copy_has_the_bytes_the_content_type_and_the_metadata() {
+        for target in targets().await {
+            for (number, key) in keys(&target).into_iter().enumerate() {
+                let (source, copy_key) = (format!("drafts/x/{key}"), format!("copies/{key}"));
+                let content = format!("content {number}").into_bytes();
+                let put = target
+                    .client
+                    .put_object()
+                    .bucket(&target.bucket)
+                    .key(&source);
+                let put = put.content_type("video/mp4").metadata("made-by", "test");
+                let put = put.tagging("a=b").body(content.clone().into());
+                // The embedded store has no tags.
+                let put = if target.name == "embedded" {
+                    put.set_tagging(None)
+                } else {
+                    put
+                };
+                put.send().await.expect("the object is written");
+
+                let source = find(&target, &source).await;
+                assert!(
+                    is_created(&copy(&target, &source, &copy_key).await),
+                    "{key}"
+                );
+                assert_eq!(
+                    target.get(&copy_key).await,
+                    content,
+                    "{}: {key}",
+                    target.name
+                );
+                let head = target.client.head_object().bucket(&target.bucket);
+                let head = head.key(&copy_key).send().await.expect("the copy");
+                assert_eq!(head.content_type(), Some("video/mp4"), "{}", target.name);
+                let metadata = head.metadata().expect("metadata");
+                let made_by = metadata.get("made-by").map(String::as_str);
+                assert_eq!(made_by, Some("test"), "{}", target.name);
+                assert_eq!(
+                    head.e_tag().map(|etag| etag.trim_matches('"')),
+                    Some(source.etag.trim_matches('"')),
+                    "{}",
+                    target.name
+                );
+                if target.name != "embedded" && target.can(COPY_WITHOUT_TAGS) {
+                    let tags = target.client.get_object_tagging().bucket(&target.bucket);
+                    let tags = tags.key(&copy_key).send().await.expect("tags");
+                    assert!(tags.tag_set().is_empty(), "{}: {tags:?}", target.name);
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_not_replaced() {
+        for target in targets().await {
+            if !target.can(COPY_IF_NONE_MATCH) {
+                continue;
+            }
+            target.put("drafts/x/a", b"source".to_vec()).await;
+            target.put("copies/a", b"another".to_vec()).await;
+            let source = find(&target, "drafts/x/a").await;
+            let outcome = copy(&target, &source, "copies/a").await;
+            assert!(!is_created(&outcome), "{}", target.name);
+            assert_eq!(target.get("copies/a").await, b"another", "{}", target.name);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_that_was_replaced_is_not_copied() {
+        for target in targets().await {
+            target.put("drafts/x/a", b"before".to_vec()).await;
+            let source = find(&target, "drafts/x/a").await;
+            target.put("drafts/x/a", b"after".to_vec()).await;
+            if target.can(COPY_IF_MATCH) {
+                let outcome = copy(&target, &source, "copies/a").await;
+                assert!(!is_created(&outcome), "{}", target.name);
+                assert!(!target.exists("copies/a").await, "{}", target.name);
+            }
+            let source = find(&target, "drafts/x/a").await;
+            let outcome = copy(&target, &source, "copies/b").await;
+            assert!(is_created(&outcome), "{}", target.name);
+            assert_eq!(target.get("copies/b").await, b"after", "{}", target.name);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_that_was_deleted_is_not_copied() {
+        for target in targets().await {
+            target.put("drafts/x/a", b"before".to_vec()).await;
+            let source = find(&target, "drafts/x/a").await;
+            let delete = target.client.delete_object().bucket(&target.bucket);
+            delete.key("drafts/x/a").send().await.expect("deleted");
+            let outcome = copy(&target, &source, "copies/a").await;
+            assert!(!is_created(&outcome), "{}", target.name);
+            assert!(!target.exists("copies/a").await, "{}", target.name);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_copy_into_a_missing_bucket_is_an_error() {
+        for target in targets().await {
+            target.put("drafts/x/a", b"source".to_vec()).await;
+            let source = find(&target, "drafts/x/a").await;
+            let variables = [("SAVED_BUCKET", "no-such-bucket-here")];
+            let config = common::config(&target.bucket, &variables);
+            let store = Store::new(&target.endpoint.sdk(), &config);
+            let error = store
+                .copy(&source, "copies/a")
+                .await
+                .expect_err("no bucket");
+            assert_eq!(error.kind(), ErrorKind::SaveFailed, "{}", target.name);
+            let cause = error.cause_chain();
+            assert!(cause.contains("NoSuchBucket"), "{}: {cause}", target.name);
+        }
+    }
+
+    #[tokio::test]
+    async fn only_objects_encrypted_with_kms_are_reported_so() {
+        for target in targets().await {
+            target.put("drafts/x/a", b"before".to_vec()).await;
+            let source = find(&target, "drafts/x/a").await;
+            for found in [
+                target.store.is_draft_kms_encrypted(&source).await,
+                target.store.is_saved_kms_encrypted(&source).await,
+            ] {
+                assert_eq!(found.expect("a response"), Some(false), "{}", target.name);
+            }
+            target.put("drafts/x/a", b"after".to_vec()).await;
+            let found = target.store.is_draft_kms_encrypted(&source).await;
+            assert_eq!(found.expect("a response"), None, "{}", target.name);
+            let delete = target.client.delete_object().bucket(&target.bucket);
+            delete.key("drafts/x/a").send().await.expect("deleted");
+            let found = target.store.is_draft_kms_encrypted(&source).await;
+            assert_eq!(found.expect("a response"), None, "{}", target.name);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_draft_is_saved_as_a_whole() {
+        for target in targets().await {
+            let id = "whole";
+            target.put(&draft_key(id), draft_of_size(3_000, 1)).await;
+            let paths = keys(&target);
+            for path in &paths {
+                target.put(&file_key(id, path), (*path).into()).await;
+            }
+            let config = common::config(&target.bucket, &[SAVE_FILES]);
+            let saver = Saver::new(Store::new(&target.endpoint.sdk(), &config), &config);
+            let mut saved = Vec::new();
+            for copied in [paths.len(), 0] {
+                let deadline = Instant::now() + Duration::from_mins(1);
+                let report = saver.save(id.parse().expect("an id"), deadline).await;
+                let version = report.result.unwrap_or_else(|error| {
+                    panic!("{}: {}", target.name, error.cause_chain());
+                });
+                saved.push(version.version.to_string());
+                let files = report.files.expect("a report");
+                assert_eq!(files.copied, copied as u64, "{}", target.name);
+            }
+            assert_eq!(saved[0], saved[1], "{}", target.name);
+            let manifest = format!("saved/{id}/{}/files.json", saved[0]);
+            let manifest = target.get(&manifest).await;
+            let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
+            let files = manifest["files"].as_array().expect("a list");
+            assert_eq!(files.len(), paths.len(), "{}", target.name);
+            for file in files {
+                let (path, key) = (file["path"].as_str(), file["key"].as_str());
+                let content = target.get(key.expect("a key")).await;
+                assert_eq!(content, path.expect("a path").as_bytes(), "{}", target.name);
+            }
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use test_support::fixtures::DRAFT_ID;
@@ -22,7 +23,7 @@ fn executable() -> PathBuf {
     executable
 }
 
-fn command(data_dir: &Path) -> Command {
+pub(crate) fn command(data_dir: &Path) -> Command {
     let mut command = Command::new(executable());
     command.args(["--port", "0", "--s3-port", "0", "--data-dir"]);
     command.arg(data_dir).kill_on_drop(true);
@@ -38,17 +39,17 @@ async fn output(mut command: Command) -> (Output, String) {
 }
 
 /// A running local endpoint, killed when this is dropped.
-struct Local {
-    process: Child,
-    output: Lines<BufReader<ChildStdout>>,
+pub(crate) struct Local {
+    pub(crate) process: Child,
+    pub(crate) output: Lines<BufReader<ChildStdout>>,
     /// The address of the function.
-    address: String,
+    pub(crate) address: String,
     /// The address of the S3 server.
     s3: String,
 }
 
 impl Local {
-    async fn start(mut command: Command) -> Self {
+    pub(crate) async fn start(mut command: Command) -> Self {
         let mut process = command.stdout(Stdio::piped()).spawn().expect("it starts");
         let stdout = process.stdout.take().expect("it is a pipe");
         let mut local = Self {
@@ -180,6 +181,35 @@ async fn prints_logs_and_metrics_with_json() {
 }
 
 #[tokio::test]
+async fn saves_all_files_of_the_sample_draft_with_save_files() {
+    let folder = tempfile::tempdir().expect("a folder is created");
+    let mut command = command(folder.path());
+    command.arg("--save-files");
+    let mut local = Local::start(command).await;
+    local.line_with("saved-files").await;
+    for copied in ["3 files (3 copied)", "3 files (0 copied)"] {
+        local.save(DRAFT_ID).await;
+        let line = local.line_with("save_draft 200").await;
+        assert!(line.contains(copied), "{line}");
+    }
+    let versions = folder.path().join("drafts/saved").join(DRAFT_ID);
+    let version = fs::read_dir(versions).expect("a version").next();
+    let version = version.expect("one").expect("readable").path();
+    let manifest = fs::read(version.join("files.json")).expect("a manifest");
+    let manifest: Value = serde_json::from_slice(&manifest).expect("it is JSON");
+    let files = manifest["files"].as_array().expect("a list");
+    for file in files {
+        let read = |key: String| {
+            fs::read(folder.path().join("drafts").join(key)).expect("the file exists")
+        };
+        let path = file["path"].as_str().expect("a path");
+        let copy = read(file["key"].as_str().expect("a key").to_owned());
+        assert_eq!(copy, read(format!("drafts/{DRAFT_ID}/{path}")), "{path}");
+    }
+    assert_eq!(files.len(), 3);
+}
+
+#[tokio::test]
 async fn refuses_requests_of_web_pages() {
     let folder = tempfile::tempdir().expect("a folder is created");
     let mut command = command(folder.path());
@@ -224,8 +254,10 @@ async fn stops_at_once_on_the_second_interrupt() {
     local.line_with("Press Ctrl-C again").await;
     assert!(local.process.try_wait().expect("it is ours").is_none());
     local.interrupt().await;
-    let status = with_timeout(local.process.wait()).await;
-    assert!(status.expect("it has ended").success());
+    // Without the second, it would wait 29 seconds for the half request.
+    let ended = tokio::time::timeout(Duration::from_secs(20), local.process.wait()).await;
+    let status = ended.expect("it does not wait for the half request");
+    assert!(status.expect("it is ours").success());
 }
 
 #[tokio::test]

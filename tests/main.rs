@@ -22,6 +22,9 @@ mod model;
 mod process;
 mod properties;
 mod races;
+#[cfg(target_os = "linux")]
+mod resources;
+mod responses;
 mod security;
 mod store;
 mod telemetry;

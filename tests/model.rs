@@ -1,5 +1,5 @@
-//! Any sequence of what clients, editors and triggers do, with faults in between, against
-//! a model of what should be there: after each step the bucket equals the model.
+//! Random sequences of writes, saves, events and restores, with faults, compared with a model: after each step the bucket
+//! is equal to the model.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -9,185 +9,181 @@ use proptest::sample::{Index, select};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 use serde_json::{Value, json};
 use test_support::fixtures::{
-    BUCKET, draft_key, draft_of_size, event, long_tests, post_id, sha256_hex,
+    BUCKET, DRAFT_ID, draft_key, draft_of_size, event, long_tests, post_id, sha256_hex,
 };
 use test_support::runtime::Outcome;
 use test_support::s3::{Fault, Op, S3, When};
 use tokio::runtime::{self, Runtime};
 
-use crate::common::{self, TestEnv};
-use crate::common::{Endpoint, client};
+use crate::common::{self, Endpoint, TestEnv};
 
-/// The drafts that there may be.
 const DRAFTS: [&str; 3] = [
-    "2025092811473036584258",
     "20251126220753b7e35362",
     "2f52a63b-8c6a-4417-8b01-1b2a569ccb6c",
+    DRAFT_ID,
 ];
 
-/// 2025-09-28T11:00:00Z, when each story begins, in seconds since the epoch.
-const BEGIN: u64 = 1_759_057_200;
+/// 2025-09-28T11:00:00Z, the start of each sequence, in seconds since the epoch.
+const START: u64 = 1_759_057_200;
 
-/// One thing that happens.
 #[derive(Clone, Debug)]
 enum Step {
-    /// An editor writes a draft, in this second or the next.
+    /// Writes a draft, in the same second as the last write or in the next.
     Write {
         id: &'static str,
         content: u64,
-        later: bool,
+        next_second: bool,
     },
-    /// An editor dies while it writes a draft in place.
-    Spoil { id: &'static str },
-    /// A draft is cleaned up.
-    Delete { id: &'static str },
-    /// A client saves a draft, while this goes wrong.
+    /// Writes an incomplete document.
+    WriteIncomplete {
+        id: &'static str,
+    },
+    Delete {
+        id: &'static str,
+    },
+    /// Saves a draft over HTTP.
     Save {
         id: &'static str,
-        mishap: Option<Mishap>,
+        fault: Option<SaveFault>,
     },
-    /// A trigger tells of a draft, as often as this.
-    Deliver {
+    /// Sends an event about a draft, several times.
+    Event {
         id: &'static str,
         trigger: &'static str,
         times: usize,
     },
-    /// A user copies one of the versions back, if there is any.
+    /// Copies a version to the draft, if there is one.
     Restore {
         id: &'static str,
-        which: Index,
-        later: bool,
+        version: Index,
+        next_second: bool,
     },
 }
 
-/// What goes wrong during a save, and is over after it.
+/// A fault during one save.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mishap {
-    /// The first read is a 500.
-    ReadFails,
-    /// Every read is a 503.
+enum SaveFault {
+    FirstReadFails,
     ReadsFail,
-    /// Every body breaks off.
-    ReadsBreakOff,
-    /// Two creates are a 409.
-    Conflicts,
-    /// Every create is a 403.
-    CreatesDenied,
-    /// Every create is a 500.
-    CreatesFail,
-    /// The first create is done, and its response lost.
-    ResponseLost,
-    /// Every create is done, and its response lost.
+    ReadsAreCut,
+    TwoConflicts,
+    WriteDenied,
+    WritesFail,
+    FirstResponseLost,
     ResponsesLost,
 }
 
-use Mishap::{
-    Conflicts, CreatesDenied, CreatesFail, ReadFails, ReadsBreakOff, ReadsFail, ResponseLost,
-    ResponsesLost,
+use SaveFault::{
+    FirstReadFails, FirstResponseLost, ReadsAreCut, ReadsFail, ResponsesLost, TwoConflicts,
+    WriteDenied, WritesFail,
 };
 
-impl Mishap {
-    fn script(self, s3: &S3) {
-        let read = || When::op(Op::GetObject);
-        let create = || When::op(Op::PutObject);
-        let (when, fault) = match self {
-            ReadFails => (read().once(), Fault::INTERNAL_ERROR),
-            ReadsFail => (read(), Fault::SLOW_DOWN),
-            ReadsBreakOff => (read(), Fault::CutBody(20)),
-            Conflicts => (create().times(2), Fault::CONFLICT),
-            CreatesDenied => (create(), Fault::ACCESS_DENIED),
-            CreatesFail => (create(), Fault::INTERNAL_ERROR),
-            ResponseLost => (create().once(), Fault::LoseResponse),
-            ResponsesLost => (create(), Fault::LoseResponse),
+impl SaveFault {
+    const ALL: [Self; 8] = [
+        FirstReadFails,
+        ReadsFail,
+        ReadsAreCut,
+        TwoConflicts,
+        WriteDenied,
+        WritesFail,
+        FirstResponseLost,
+        ResponsesLost,
+    ];
+
+    fn apply(self, s3: &S3) {
+        let reads = || When::op(Op::GetObject);
+        let writes = || When::op(Op::PutObject);
+        let (requests, fault) = match self {
+            FirstReadFails => (reads().once(), Fault::INTERNAL_ERROR),
+            ReadsFail => (reads(), Fault::SLOW_DOWN),
+            ReadsAreCut => (reads(), Fault::CutBody(20)),
+            TwoConflicts => (writes().times(2), Fault::CONFLICT),
+            WriteDenied => (writes(), Fault::ACCESS_DENIED),
+            WritesFail => (writes(), Fault::INTERNAL_ERROR),
+            FirstResponseLost => (writes().once(), Fault::LoseResponse),
+            ResponsesLost => (writes(), Fault::LoseResponse),
         };
-        s3.fault(when, fault);
+        s3.fault(requests, fault);
     }
 }
 
-/// What should be there.
+/// The expected content of the bucket.
 #[derive(Clone, Debug, Default)]
 struct Model {
-    /// Since [`BEGIN`].
-    seconds: u64,
+    /// Seconds since [`START`].
+    time: u64,
     drafts: BTreeMap<&'static str, Draft>,
-    /// The versions of each draft, by name.
+    /// Versions by draft id and name.
     versions: BTreeMap<(&'static str, String), Vec<u8>>,
-    /// What the last step should be answered, each time.
-    answers: Vec<Answer>,
+    /// Expected results of the saves in the last step.
+    results: Vec<SaveResult>,
 }
 
 #[derive(Clone, Debug)]
 struct Draft {
     document: Vec<u8>,
-    is_whole: bool,
-    /// When it was written, since [`BEGIN`].
-    seconds: u64,
+    is_complete: bool,
+    /// Seconds since [`START`].
+    written: u64,
 }
 
 impl Draft {
     fn version(&self) -> String {
-        let (minute, second) = (self.seconds / 60, self.seconds % 60);
+        let (minute, second) = (self.written / 60, self.written % 60);
         let digest = sha256_hex(&self.document);
-        format!("20250928T11{minute:02}{second:02}Z-{}", &digest[..16])
+        format!("20250928T11{minute:02}{second:02}Z-{digest}")
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Answer {
+enum SaveResult {
     Created(String),
     Unchanged(String),
-    Missing,
+    NotFound,
     Failed,
-    Busy,
+    Unavailable,
 }
 
 impl Model {
-    fn tick(&mut self, later: bool) {
-        self.seconds += u64::from(later);
+    fn write(&mut self, id: &'static str, document: Vec<u8>, is_complete: bool, next_second: bool) {
+        self.time += u64::from(next_second);
+        let written = self.time;
+        let draft = Draft {
+            document,
+            is_complete,
+            written,
+        };
+        self.drafts.insert(id, draft);
     }
 
-    fn write(&mut self, id: &'static str, document: Vec<u8>, is_whole: bool) {
-        let seconds = self.seconds;
-        self.drafts.insert(
-            id,
-            Draft {
-                document,
-                is_whole,
-                seconds,
-            },
-        );
-    }
-
-    /// What a save does, and what it is answered.
-    fn save(&mut self, id: &'static str, mishap: Option<Mishap>) -> Answer {
-        if matches!(mishap, Some(ReadsFail | ReadsBreakOff)) {
-            return Answer::Busy;
+    fn save(&mut self, id: &'static str, fault: Option<SaveFault>) -> SaveResult {
+        if matches!(fault, Some(ReadsFail | ReadsAreCut)) {
+            return SaveResult::Unavailable;
         }
         let Some(draft) = self.drafts.get(id) else {
-            return Answer::Missing;
+            return SaveResult::NotFound;
         };
-        if !draft.is_whole || mishap == Some(CreatesDenied) {
-            return Answer::Failed;
+        if !draft.is_complete || fault == Some(WriteDenied) {
+            return SaveResult::Failed;
         }
-        if mishap == Some(CreatesFail) {
-            return Answer::Busy;
+        if fault == Some(WritesFail) {
+            return SaveResult::Unavailable;
         }
         let version = draft.version();
         let key = (id, version.clone());
-        let before = self.versions.insert(key, draft.document.clone());
-        match (mishap, before) {
-            (Some(ResponsesLost), _) => Answer::Busy,
-            // The try whose response was lost had made it.
-            (Some(ResponseLost), _) | (_, Some(_)) => Answer::Unchanged(version),
-            (_, None) => Answer::Created(version),
+        let existing = self.versions.insert(key, draft.document.clone());
+        match (fault, existing) {
+            (Some(ResponsesLost), _) => SaveResult::Unavailable,
+            (Some(FirstResponseLost), _) | (_, Some(_)) => SaveResult::Unchanged(version),
+            (_, None) => SaveResult::Created(version),
         }
     }
 
-    /// The name of the version that `which` means.
-    fn version(&self, id: &str, which: Index) -> Option<String> {
-        let of_draft = self.versions.keys().filter(|(draft, _)| *draft == id);
-        let names: Vec<_> = of_draft.map(|(_, name)| name.clone()).collect();
-        (!names.is_empty()).then(|| which.get(&names).clone())
+    /// Returns the name of one of the draft's versions.
+    fn version(&self, id: &str, index: Index) -> Option<String> {
+        let versions = self.versions.keys().filter(|(draft, _)| *draft == id);
+        let names: Vec<_> = versions.map(|(_, name)| name.clone()).collect();
+        (!names.is_empty()).then(|| index.get(&names).clone())
     }
 }
 
@@ -203,61 +199,55 @@ impl ReferenceStateMachine for Reference {
 
     fn transitions(_: &Model) -> BoxedStrategy<Step> {
         let id = || select(&DRAFTS[..]);
-        let mishaps = [
-            ReadFails,
-            ReadsFail,
-            ReadsBreakOff,
-            Conflicts,
-            CreatesDenied,
-            CreatesFail,
-            ResponseLost,
-            ResponsesLost,
-        ];
         let triggers = ["s3", "eventbridge-s3", "sns", "sqs"];
         prop_oneof![
-            // Few contents, so that a draft comes back to one that it had.
-            5 => (id(), 0..4_u64, any::<bool>()).prop_map(|(id, content, later)| Step::Write { id, content, later }),
-            1 => id().prop_map(|id| Step::Spoil { id }),
+            // Few contents, so that drafts return to earlier states.
+            5 => (id(), 0..4_u64, any::<bool>())
+                .prop_map(|(id, content, next_second)| Step::Write { id, content, next_second }),
+            1 => id().prop_map(|id| Step::WriteIncomplete { id }),
             1 => id().prop_map(|id| Step::Delete { id }),
-            4 => id().prop_map(|id| Step::Save { id, mishap: None }),
-            4 => (id(), select(mishaps.to_vec()))
-                .prop_map(|(id, mishap)| Step::Save { id, mishap: Some(mishap) }),
+            4 => id().prop_map(|id| Step::Save { id, fault: None }),
+            4 => (id(), select(&SaveFault::ALL[..]))
+                .prop_map(|(id, fault)| Step::Save { id, fault: Some(fault) }),
             3 => (id(), select(triggers.to_vec()), 1..3_usize)
-                .prop_map(|(id, trigger, times)| Step::Deliver { id, trigger, times }),
-            2 => (id(), any::<Index>(), any::<bool>()).prop_map(|(id, which, later)| Step::Restore { id, which, later }),
+                .prop_map(|(id, trigger, times)| Step::Event { id, trigger, times }),
+            2 => (id(), any::<Index>(), any::<bool>())
+                .prop_map(|(id, version, next_second)| Step::Restore { id, version, next_second }),
         ]
         .boxed()
     }
 
     fn apply(mut model: Model, step: &Step) -> Model {
-        model.answers.clear();
+        model.results.clear();
         match *step {
-            Step::Write { id, content, later } => {
-                model.tick(later);
-                model.write(id, draft_of_size(500, content), true);
-            }
-            Step::Spoil { id } => {
+            Step::Write {
+                id,
+                content,
+                next_second,
+            } => model.write(id, draft_of_size(500, content), true, next_second),
+            Step::WriteIncomplete { id } => {
                 let document = draft_of_size(500, 0)[..250].to_vec();
-                model.write(id, document, false);
+                model.write(id, document, false, false);
             }
-            Step::Delete { id } => {
-                model.drafts.remove(id);
+            Step::Delete { id } => drop(model.drafts.remove(id)),
+            Step::Save { id, fault } => {
+                let result = model.save(id, fault);
+                model.results.push(result);
             }
-            Step::Save { id, mishap } => {
-                let answer = model.save(id, mishap);
-                model.answers.push(answer);
-            }
-            Step::Deliver { id, times, .. } => {
+            Step::Event { id, times, .. } => {
                 for _ in 0..times {
-                    let answer = model.save(id, None);
-                    model.answers.push(answer);
+                    let result = model.save(id, None);
+                    model.results.push(result);
                 }
             }
-            Step::Restore { id, which, later } => {
-                if let Some(version) = model.version(id, which) {
-                    model.tick(later);
+            Step::Restore {
+                id,
+                version,
+                next_second,
+            } => {
+                if let Some(version) = model.version(id, version) {
                     let document = model.versions[&(id, version)].clone();
-                    model.write(id, document, true);
+                    model.write(id, document, true, next_second);
                 }
             }
         }
@@ -265,29 +255,23 @@ impl ReferenceStateMachine for Reference {
     }
 }
 
-/// The real binary, and the bucket that it works on.
+/// The real process and its bucket.
 struct System {
-    test_env: TestEnv,
+    env: TestEnv,
     client: aws_sdk_s3::Client,
-    /// What was in the bucket before the last step.
+    /// Keys of the versions before the last step.
     versions: Vec<String>,
     runtime: Runtime,
 }
 
 impl System {
     fn set_clock(&self, model: &Model) {
-        let time = Duration::from_secs(BEGIN + model.seconds);
-        self.test_env.s3.set_clock(SystemTime::UNIX_EPOCH + time);
-    }
-
-    fn put(&self, id: &str, document: Vec<u8>) {
-        let put = self.client.put_object().bucket(BUCKET).key(draft_key(id));
-        let put = put.body(document.into()).send();
-        self.runtime.block_on(put).expect("the draft is written");
+        let time = Duration::from_secs(START + model.time);
+        self.env.s3.set_clock(SystemTime::UNIX_EPOCH + time);
     }
 
     fn invoke(&self, event: &Value) -> Outcome {
-        self.runtime.block_on(self.test_env.function.invoke(event))
+        self.runtime.block_on(self.env.function.invoke(event))
     }
 }
 
@@ -295,75 +279,72 @@ fn saved_key(id: &str, version: &str) -> String {
     format!("saved/{id}/{version}/draft_content.json")
 }
 
-/// What a client is answered.
-fn over_http(outcome: Outcome) -> Answer {
+fn http_result(outcome: Outcome) -> SaveResult {
     let response = outcome.response();
-    let version = || {
-        let version = response["headers"]["draft-version"].as_str();
-        version.expect("it is there").to_owned()
-    };
-    match (
-        response["statusCode"].as_u64(),
-        response["headers"]["draft-saved"].as_str(),
-    ) {
-        (Some(200), Some("created")) => Answer::Created(version()),
-        (Some(200), Some("unchanged")) => Answer::Unchanged(version()),
-        (Some(404), None) => Answer::Missing,
-        (Some(500), None) => Answer::Failed,
-        (Some(503), None) => Answer::Busy,
-        _ => panic!("{response}"),
+    let header = |name: &str| response["headers"][name].as_str().map(str::to_owned);
+    let version = || header("draft-version").expect("a version");
+    let outcome = header("draft-saved");
+    match (response["statusCode"].as_u64(), outcome.as_deref()) {
+        (Some(200), Some("created")) => SaveResult::Created(version()),
+        (Some(200), Some("unchanged")) => SaveResult::Unchanged(version()),
+        (Some(404), None) => SaveResult::NotFound,
+        (Some(500), None) => SaveResult::Failed,
+        (Some(503), None) => SaveResult::Unavailable,
+        _ => panic!("an unexpected response: {response}"),
     }
 }
 
-/// The event in `events/{trigger}.json`, about the draft `id`.
-fn about(trigger: &str, id: &str) -> Value {
-    let mut event = event(trigger);
-    if trigger == "sqs" {
-        // Two messages about the same draft, each in a form of its own.
-        let s3 = about("s3", id).to_string();
-        let direct = json!({"draft_id": id}).to_string();
-        let mut message = event["Records"][0].take();
-        event["Records"] = json!([]);
-        for (name, body) in [("first", s3), ("second", direct)] {
-            message["messageId"] = name.into();
-            message["body"] = body.into();
-            let records = event["Records"].as_array_mut().expect("it is a list");
-            records.push(message.clone());
-        }
-        return event;
+/// Returns the event in `events/{trigger}.json` with the draft `id`. That of SQS has two messages about it.
+fn event_for(trigger: &str, id: &str) -> Value {
+    if trigger != "sqs" {
+        let text = event(trigger).to_string().replace(DRAFT_ID, id);
+        return serde_json::from_str(&text).expect("JSON");
     }
-    let text = event
-        .to_string()
-        .replace(test_support::fixtures::DRAFT_ID, id);
-    serde_json::from_str(&text).expect("it is JSON as before")
+    let mut event = event("sqs");
+    let message = event["Records"][0].take();
+    let bodies = [event_for("s3", id), json!({"draft_id": id})];
+    let messages = bodies.into_iter().zip(["first", "second"]);
+    event["Records"] = messages
+        .map(|(body, message_id)| {
+            let mut message = message.clone();
+            message["messageId"] = message_id.into();
+            message["body"] = body.to_string().into();
+            message
+        })
+        .collect();
+    event
 }
 
-/// Holds what a trigger is told against `answer`.
-fn check_event(trigger: &str, outcome: Outcome, answer: &Answer, id: &str) {
-    let saved = |version: &String, saved| {
-        let save = json!({"draft_id": id, "version": version, "saved": saved});
-        Outcome::Response(json!({"saves": [save], "skipped": 0}))
+/// Checks the outcome of an event about the draft `id`.
+fn assert_event_outcome(trigger: &str, outcome: Outcome, expected: &SaveResult, id: &str) {
+    let (version, saved) = match expected {
+        SaveResult::Created(version) => (Some(version), "created"),
+        SaveResult::Unchanged(version) => (Some(version), "unchanged"),
+        _ => (None, ""),
     };
     if trigger == "sqs" {
-        let failures: &[_] = match answer {
-            Answer::Created(_) | Answer::Unchanged(_) => &[],
-            _ => &["first", "second"],
+        let failed: &[_] = if version.is_some() {
+            &[]
+        } else {
+            &["first", "second"]
         };
-        let failures: Vec<_> = failures
-            .iter()
-            .map(|id| json!({"itemIdentifier": id}))
-            .collect();
-        let expected = json!({"batchItemFailures": failures});
-        assert_eq!(outcome, Outcome::Response(expected));
+        let failures = failed.iter().map(|id| json!({"itemIdentifier": id}));
+        let response = json!({"batchItemFailures": failures.collect::<Value>()});
+        assert_eq!(outcome, Outcome::Response(response));
         return;
     }
-    match answer {
-        Answer::Created(version) => assert_eq!(outcome, saved(version, "created")),
-        Answer::Unchanged(version) => assert_eq!(outcome, saved(version, "unchanged")),
-        Answer::Missing => assert_eq!(outcome.error().0, "DraftNotFound"),
-        Answer::Failed => assert_eq!(outcome.error().0, "SaveFailed"),
-        Answer::Busy => assert_eq!(outcome.error().0, "ServiceUnavailable"),
-    }
+    let error_type = match expected {
+        SaveResult::Created(_) | SaveResult::Unchanged(_) => {
+            let save = json!({"draft_id": id, "version": version, "saved": saved});
+            let response = json!({"saves": [save], "skipped": 0});
+            assert_eq!(outcome, Outcome::Response(response));
+            return;
+        }
+        SaveResult::NotFound => "DraftNotFound",
+        SaveResult::Failed => "SaveFailed",
+        SaveResult::Unavailable => "ServiceUnavailable",
+    };
+    assert_eq!(outcome.error().0, error_type);
 }
 
 impl StateMachineTest for System {
@@ -373,14 +354,14 @@ impl StateMachineTest for System {
     fn init_test(model: &Model) -> Self {
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("the runtime starts");
-        let test_env = runtime.block_on(async {
-            let s3 = S3::start_empty().await.expect("the S3 starts");
+        let env = runtime.block_on(async {
+            let s3 = S3::start_empty().await.expect("the S3 server starts");
             let function = common::start_function(&s3, &[]).await;
             TestEnv { s3, function }
         });
         let system = Self {
-            client: client(&Endpoint::of(&test_env.s3).sdk()),
-            test_env,
+            client: common::client(&Endpoint::of(&env.s3).sdk()),
+            env,
             versions: Vec::new(),
             runtime,
         };
@@ -391,76 +372,66 @@ impl StateMachineTest for System {
     fn apply(mut system: Self, model: &Model, step: Step) -> Self {
         system.set_clock(model);
         match step {
-            Step::Write { id, .. } | Step::Spoil { id } => {
-                system.put(id, model.drafts[id].document.clone());
+            Step::Write { id, .. } | Step::WriteIncomplete { id } => {
+                system.env.put_draft(id, &model.drafts[id].document);
             }
-            Step::Delete { id } => {
-                let delete = system.client.delete_object().bucket(BUCKET);
-                let delete = delete.key(draft_key(id)).send();
-                system.runtime.block_on(delete).expect("it is deleted");
-            }
-            Step::Save { id, mishap } => {
-                if let Some(mishap) = mishap {
-                    mishap.script(&system.test_env.s3);
+            Step::Delete { id } => system.env.s3.delete(BUCKET, &draft_key(id)),
+            Step::Save { id, fault } => {
+                if let Some(fault) = fault {
+                    fault.apply(&system.env.s3);
                 }
-                let answer = over_http(system.invoke(&post_id(id)));
-                system.test_env.s3.clear_faults();
-                let log = || system.test_env.function.lines().join("\n");
-                assert_eq!(model.answers, [answer], "{}", log());
+                let result = http_result(system.invoke(&post_id(id)));
+                system.env.s3.clear_faults();
+                let log = || system.env.function.lines().join("\n");
+                assert_eq!([result], *model.results, "{}", log());
             }
-            Step::Deliver { id, trigger, .. } => {
-                for answer in &model.answers {
-                    let outcome = system.invoke(&about(trigger, id));
-                    check_event(trigger, outcome, answer, id);
+            Step::Event { id, trigger, .. } => {
+                for expected in &model.results {
+                    let outcome = system.invoke(&event_for(trigger, id));
+                    assert_event_outcome(trigger, outcome, expected, id);
                 }
             }
-            Step::Restore { id, which, .. } => {
-                if let Some(version) = model.version(id, which) {
+            Step::Restore { id, version, .. } => {
+                if let Some(version) = model.version(id, version) {
+                    let source = format!("{BUCKET}/{}", saved_key(id, &version));
                     let copy = system.client.copy_object().bucket(BUCKET);
-                    let copy = copy.copy_source(format!("{BUCKET}/{}", saved_key(id, &version)));
-                    let copy = copy.key(draft_key(id)).send();
-                    system.runtime.block_on(copy).expect("it is copied");
+                    let copy = copy.copy_source(source).key(draft_key(id)).send();
+                    let copied = system.runtime.block_on(copy);
+                    copied.expect("the version is copied");
                 }
             }
         }
-        let versions = system.test_env.s3.keys(BUCKET, "saved/");
-        let kept = system.versions.iter().all(|key| versions.contains(key));
-        assert!(kept, "a version is gone");
+        let versions = system.env.s3.keys(BUCKET, "saved/");
+        let is_kept = |key| versions.contains(key);
+        assert!(system.versions.iter().all(is_kept), "a version was deleted");
         system.versions = versions;
         system
     }
 
     fn check_invariants(system: &Self, model: &Model) {
-        let s3 = &system.test_env.s3;
+        let s3 = &system.env.s3;
         let mut expected: BTreeMap<String, &Vec<u8>> = BTreeMap::new();
         for (id, draft) in &model.drafts {
             expected.insert(draft_key(id), &draft.document);
         }
         for ((id, version), document) in &model.versions {
-            let key = saved_key(id, version);
-            let metadata = s3.metadata(BUCKET, &key);
-            let metadata = metadata.unwrap_or_else(|| panic!("there is no {key}"));
-            let header = |name: &str| metadata.headers.get(name).cloned().unwrap_or_default();
-            assert_eq!(header("x-amz-meta-draft-id"), *id);
-            assert_eq!(header("x-amz-meta-sha256"), sha256_hex(document));
-            expected.insert(key, document);
+            expected.insert(saved_key(id, version), document);
         }
         let keys = s3.keys(BUCKET, "");
         assert_eq!(keys, expected.keys().cloned().collect::<Vec<_>>());
         for (key, document) in expected {
-            let stored = s3.get(BUCKET, &key).expect("it is listed");
+            let stored = s3.get(BUCKET, &key).expect("the object exists");
             assert!(stored == *document, "{key} has other bytes");
         }
     }
 }
 
-/// 24 stories, or with `LONG=1` 500.
+/// 24 sequences, or 500 with `LONG=1`.
 fn config() -> ProptestConfig {
     ProptestConfig {
         cases: if long_tests() { 500 } else { 24 },
-        // What failed is in the message, and there is a file less.
         failure_persistence: None,
-        // Each step is real: a few minutes are enough to shrink in.
+        // Each step takes milliseconds.
         max_shrink_iters: 200,
         ..ProptestConfig::default()
     }
@@ -470,5 +441,5 @@ prop_state_machine! {
     #![proptest_config(config())]
 
     #[test]
-    fn the_bucket_is_as_the_model_says_after_every_step(sequential 1..30 => System);
+    fn the_bucket_is_equal_to_the_model_after_each_step(sequential 1..30 => System);
 }

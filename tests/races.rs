@@ -1,5 +1,4 @@
-//! Many saves of one draft at once, while it is being overwritten, and while the function
-//! is killed: through real HTTP, and against other stores too.
+//! Concurrent saves of one draft while it is overwritten, while requests fail and while the process is killed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::env;
@@ -24,67 +23,66 @@ use tokio::task::JoinSet;
 
 use crate::common::{self, Endpoint};
 
-/// How many save at once.
+/// Number of concurrent savers.
 const SAVERS: usize = 200;
-/// How often the draft is overwritten meanwhile.
-const WRITES: usize = 500;
-/// The draft.
+/// Number of states that are written during the saves.
+const STATES: usize = 500;
 const ID: &str = "raced";
-/// How long a save may take where nothing stands still: far more than it does.
-const AMPLE: Duration = Duration::from_mins(2);
+const DRAFT_BYTES: usize = 4_000;
+/// More time than a save without stalls needs.
+const LONG_TIME: Duration = Duration::from_mins(2);
 
-/// A draft, who writes it, and all that was ever said about it.
-struct Race {
+/// A draft, its writer, and the states that were written.
+struct Draft {
     client: Client,
     bucket: String,
-    /// The S3 in this process, whose clock we set; `None` for another.
+    /// The S3 server in this process, or `None` for an external store.
     s3: Option<Arc<S3>>,
     size: usize,
-    /// How many states are being written, or have been.
-    begun: AtomicUsize,
-    /// How many states have been written.
+    /// Number of writes that have started.
+    started: AtomicUsize,
+    /// Number of writes that have ended.
     written: watch::Sender<usize>,
 }
 
-/// What a saver was told, and which states it may have been told of.
+/// The result of a save, and the states that it may have saved.
 #[derive(Debug)]
-struct Told {
-    answer: Answer,
-    /// How many states had been written when the save began.
-    from: usize,
-    /// How many had been begun when it ended.
-    to: usize,
+struct Observation {
+    result: SaveResult,
+    /// Number of writes that had ended before the save.
+    written_before: usize,
+    /// Number of writes that had started at the end of the save.
+    started_after: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Answer {
-    /// 200.
-    Saved { version: String, created: bool },
-    /// 503.
-    Busy,
-    /// 404.
-    Missing,
-    /// None: the function's process was gone.
+enum SaveResult {
+    Saved {
+        version: String,
+        is_created: bool,
+    },
+    Unavailable,
+    /// The process ended before the response.
     Exited,
 }
 
-impl Race {
-    /// One in this process: seconds pass as states are written, five states in each.
-    async fn here(size: usize) -> (Arc<Self>, Arc<S3>) {
-        let s3 = Arc::new(S3::start_empty().await.expect("the S3 starts"));
-        let client = writer(&Endpoint::of(&s3));
-        let race = Self::new(client, BUCKET.to_owned(), size, Some(Arc::clone(&s3)));
-        (Arc::new(race), s3)
+impl Draft {
+    /// Creates a draft in the S3 server of this process.
+    async fn local(size: usize) -> (Arc<Self>, Arc<S3>) {
+        let s3 = Arc::new(S3::start_empty().await.expect("the S3 server starts"));
+        let client = client_without_retries(&Endpoint::of(&s3));
+        let draft = Self::new(client, BUCKET.to_owned(), size, Some(Arc::clone(&s3)));
+        (Arc::new(draft), s3)
     }
 
-    /// One in a bucket of its own at `S3_TEST_ENDPOINT`.
-    async fn there(size: usize) -> (Arc<Self>, Endpoint) {
+    /// Creates a draft in a new bucket of the store at `S3_TEST_ENDPOINT`.
+    async fn external(size: usize) -> (Arc<Self>, Endpoint) {
         let endpoint = Endpoint::external().expect("S3_TEST_ENDPOINT is set");
-        let client = writer(&endpoint);
-        let now = SystemTime::UNIX_EPOCH.elapsed().expect("it is after 1970");
-        let bucket = format!("races-{}", now.as_micros());
-        let create = client.create_bucket().bucket(&bucket);
-        create.send().await.expect("the bucket is made");
+        let client = client_without_retries(&endpoint);
+        let now = SystemTime::UNIX_EPOCH.elapsed();
+        let bucket = format!("races-{}", now.expect("a time after 1970").as_micros());
+        let created = client.create_bucket().bucket(&bucket).send().await;
+        created.expect("the bucket is created");
         (Arc::new(Self::new(client, bucket, size, None)), endpoint)
     }
 
@@ -94,24 +92,24 @@ impl Race {
             bucket,
             s3,
             size,
-            begun: AtomicUsize::new(0),
+            started: AtomicUsize::new(0),
             written: watch::Sender::new(0),
         }
     }
 
-    /// The document of a state: no two share a segment.
+    /// Returns the document of a state. States differ in size.
     fn state(&self, number: usize) -> Vec<u8> {
-        // Not all of one length, so that a mixture would be seen by that too.
         draft_of_size(self.size + number % 97, number as u64)
     }
 
-    /// Overwrites the draft with its next state.
+    /// Overwrites the draft with its next state. In this process, five states have the same second.
     async fn write(&self) {
-        let number = self.begun.fetch_add(1, Ordering::SeqCst);
+        let number = self.started.fetch_add(1, Ordering::SeqCst);
         if let Some(s3) = &self.s3 {
             let start = Duration::from_secs(1_759_060_050); // 2025-09-28T11:47:30Z
-            let tick = Duration::from_millis(200) * u32::try_from(number).expect("not so many");
-            s3.set_clock(SystemTime::UNIX_EPOCH + start + tick);
+            let elapsed =
+                Duration::from_millis(200) * u32::try_from(number).expect("a small number");
+            s3.set_clock(SystemTime::UNIX_EPOCH + start + elapsed);
         }
         let put = self.client.put_object().bucket(&self.bucket);
         let put = put.key(draft_key(ID)).body(self.state(number).into());
@@ -119,407 +117,392 @@ impl Race {
         self.written.send_replace(number + 1);
     }
 
-    /// Overwrites the draft with its next states.
-    async fn write_times(&self, times: usize) {
-        for _ in 0..times {
+    async fn write_states(&self, count: usize) {
+        for _ in 0..count {
             self.write().await;
         }
     }
 
-    /// Waits until so many states have been written.
-    async fn wrote(&self, number: usize) {
+    /// Waits until `count` states have been written.
+    async fn wait_for_states(&self, count: usize) {
         let mut written = self.written.subscribe();
-        let reached = written.wait_for(|written| *written >= number).await;
-        drop(reached.expect("its sender is here"));
+        let reached = written.wait_for(|written| *written >= count).await;
+        drop(reached.expect("the sender is part of `self`"));
     }
 
-    /// One save, and what there is to hold it against.
-    async fn save(&self, by: &By) -> Told {
-        let from = *self.written.borrow();
-        let answer = by.save(ID).await;
-        let to = self.begun.load(Ordering::SeqCst);
-        Told { answer, from, to }
+    async fn save(&self, function: &Function) -> Observation {
+        let written_before = *self.written.borrow();
+        let result = function.save(ID).await;
+        let started_after = self.started.load(Ordering::SeqCst);
+        Observation {
+            result,
+            written_before,
+            started_after,
+        }
     }
 
-    /// The versions that are there, by name, and their bytes.
+    /// Returns the stored versions, by name.
     async fn versions(&self) -> BTreeMap<String, Vec<u8>> {
         let list = self.client.list_objects_v2().bucket(&self.bucket);
         let mut pages = list.prefix(format!("saved/{ID}/")).into_paginator().send();
         let mut versions = BTreeMap::new();
         while let Some(page) = pages.next().await {
             for object in page.expect("the bucket can be listed").contents() {
-                let key = object.key().expect("an object has one");
+                let key = object.key().expect("a key");
                 let get = self.client.get_object().bucket(&self.bucket).key(key);
-                let body = get.send().await.expect("what is listed is there").body;
-                let bytes = body.collect().await.expect("it is readable").to_vec();
-                let name = key.split('/').nth(2).expect("a version's key has one");
+                let body = get.send().await.expect("the version exists").body;
+                let bytes = body.collect().await.expect("the whole body").to_vec();
+                let name = key.split('/').nth(2).expect("the name of a version");
                 versions.insert(name.to_owned(), bytes);
             }
         }
         versions
     }
 
-    /// Holds what was told against what is there. `exact` is whether each save was seen
-    /// to its end, so that each version has the one save that made it.
-    async fn judge(&self, told: &[Told], exact: bool) -> Verdict {
+    /// Checks the stored versions and the results of the saves. `all_observed` means that the response of each save is
+    /// known, so that each version was created by exactly one of them.
+    async fn verify(&self, observations: &[Observation], all_observed: bool) -> Summary {
         let states: HashMap<String, usize> = (0..*self.written.borrow())
             .map(|number| (sha256_hex(&self.state(number)), number))
             .collect();
         let versions = self.versions().await;
 
-        // Every version is one of the states, whole, under the name it has to have.
-        let mut found = BTreeMap::new();
+        // Each version is one state, with its name.
+        let mut times = BTreeMap::new();
+        let mut numbers = HashMap::new();
         for (name, bytes) in &versions {
-            let digits = sha256_hex(bytes);
-            let state = states.get(&digits);
-            let state = *state.unwrap_or_else(|| panic!("{name} is none of the states written"));
-            assert!(*bytes == self.state(state), "{name} is a mixture");
-            let (second, hash) = name.split_once('-').expect("time and hash");
-            assert_eq!(hash, &digits[..16], "{name} has another hash");
-            let before = found.insert(state, second);
-            assert_eq!(before, None, "state {state} was saved twice");
+            let digest = sha256_hex(bytes);
+            let number = states.get(&digest);
+            let number = *number.unwrap_or_else(|| panic!("{name} was never written"));
+            let (time, hash) = name.split_once('-').expect("a time and a hash");
+            assert_eq!(hash, digest, "{name} has the hash of another state");
+            let other = times.insert(number, time);
+            assert_eq!(other, None, "state {number} has two versions");
+            numbers.insert(name.as_str(), number);
         }
+        let sorted: Vec<&str> = times.values().copied().collect();
+        assert!(sorted.is_sorted(), "versions are not sorted: {times:?}");
 
-        // They sort as the states were written.
-        let seconds: Vec<&str> = found.values().copied().collect();
-        assert!(seconds.is_sorted(), "not in order: {found:?}");
-
-        // Every success names one of them, and none that was over before the save began.
-        let numbers: HashMap<&str, usize> = versions
-            .iter()
-            .map(|(name, bytes)| (name.as_str(), states[&sha256_hex(bytes)]))
-            .collect();
-        let mut makers = HashMap::new();
-        for one in told {
-            if let Answer::Saved { version, created } = &one.answer {
-                let state = numbers.get(version.as_str());
-                let state = *state.unwrap_or_else(|| panic!("a 200 named {version}: not there"));
+        // Each success names a version, and not of a state that had been overwritten before the save.
+        let mut creations = HashMap::new();
+        for observation in observations {
+            if let SaveResult::Saved {
+                version,
+                is_created,
+            } = &observation.result
+            {
+                let number = numbers.get(version.as_str());
+                let number = *number.unwrap_or_else(|| panic!("{version} does not exist"));
+                let (first, last) = (observation.written_before, observation.started_after);
                 assert!(
-                    (one.from..=one.to).contains(&(state + 1)),
-                    "state {state} is none of those between {} and {}",
-                    one.from,
-                    one.to,
+                    (first..=last).contains(&(number + 1)),
+                    "state {number} is older than state {first} or newer than {last}"
                 );
-                *makers.entry(state).or_insert(0) += usize::from(*created);
+                *creations.entry(number).or_insert(0) += usize::from(*is_created);
             }
         }
-        let told_of = makers.len();
-        makers.retain(|_, makers| *makers > 1 || (exact && *makers == 0));
+        let reported = creations.len();
         assert!(
-            makers.is_empty(),
-            "not created by one save each: {makers:?}"
+            !all_observed || reported == versions.len(),
+            "a version that no save reported"
         );
-        assert!(!exact || told_of == versions.len(), "a version of nobody");
+        creations.retain(|_, count| *count > 1 || (all_observed && *count == 0));
+        assert!(
+            creations.is_empty(),
+            "states that were not created by one save: {creations:?}"
+        );
 
-        let count =
-            |is_it: fn(&Answer) -> bool| told.iter().filter(|one| is_it(&one.answer)).count();
-        Verdict {
-            writes: *self.written.borrow(),
-            saved: count(|answer| matches!(answer, Answer::Saved { .. })),
-            busy: count(|answer| *answer == Answer::Busy),
-            missing: count(|answer| *answer == Answer::Missing),
-            exited: count(|answer| *answer == Answer::Exited),
+        let count = |is_match: fn(&SaveResult) -> bool| {
+            let results = observations.iter().map(|observation| &observation.result);
+            results.filter(|result| is_match(result)).count()
+        };
+        let summary = Summary {
+            saved: count(|result| matches!(result, SaveResult::Saved { .. })),
+            unavailable: count(|result| *result == SaveResult::Unavailable),
+            exited: count(|result| *result == SaveResult::Exited),
             versions: versions.len(),
-            untold: versions.len() - told_of,
-        }
+        };
+        println!("{summary:?}");
+        summary
     }
 }
 
-/// What came of a race, once nothing was found wrong.
+/// The number of saves by result, and of versions.
 #[derive(Debug)]
-#[allow(dead_code, reason = "it is printed")]
-struct Verdict {
-    writes: usize,
+#[allow(dead_code, reason = "printed")]
+struct Summary {
     saved: usize,
-    busy: usize,
-    missing: usize,
+    unavailable: usize,
     exited: usize,
     versions: usize,
-    /// Of the versions, those that nobody was told of: the process or the answer was lost.
-    untold: usize,
 }
 
-/// A client that writes each state once: what is tried again may be written twice, and is
-/// then two states.
-fn writer(endpoint: &Endpoint) -> Client {
-    let sdk = endpoint.sdk().into_builder();
-    let sdk = sdk
+/// Creates a client for the writer. A repeated write would create a second state.
+fn client_without_retries(endpoint: &Endpoint) -> Client {
+    let sdk_config = endpoint.sdk().into_builder();
+    let sdk_config = sdk_config
         .retry_config(RetryConfig::disabled())
         .timeout_config(TimeoutConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-    common::client(&sdk.build())
+    common::client(&sdk_config.build())
 }
 
-/// Who saves.
+/// Saves drafts in this process, or in a process of its own over the Runtime API.
 #[derive(Clone)]
-enum By {
-    /// The use case, in this process.
-    Saver(Saver, Duration),
-    /// The real binary, over its Runtime API.
-    Binary(Arc<Bootstrap>),
+enum Function {
+    Saver(Arc<Saver>, Duration),
+    Process(Arc<Bootstrap>),
 }
 
-impl By {
-    async fn save(&self, id: &str) -> Answer {
+impl Function {
+    async fn save(&self, id: &str) -> SaveResult {
         match self {
-            Self::Saver(saver, left) => {
-                let deadline = Instant::now() + *left;
-                let attempt = saver.save(id.parse().expect("an id"), deadline).await;
-                match attempt.result {
-                    Ok(saved) => Answer::Saved {
+            Self::Saver(saver, time_limit) => {
+                let deadline = Instant::now() + *time_limit;
+                let report = saver.save(id.parse().expect("a valid id"), deadline).await;
+                match report.result {
+                    Ok(saved) => SaveResult::Saved {
                         version: saved.version.to_string(),
-                        created: saved.outcome == CreateOutcome::Created,
+                        is_created: saved.outcome == CreateOutcome::Created,
                     },
-                    Err(error) => match error.kind() {
-                        ErrorKind::ServiceUnavailable => Answer::Busy,
-                        ErrorKind::DraftNotFound => Answer::Missing,
-                        other => panic!("{other:?}: {}", error.cause_chain()),
-                    },
+                    Err(error) => {
+                        let cause = error.cause_chain();
+                        assert_eq!(error.kind(), ErrorKind::ServiceUnavailable, "{cause}");
+                        SaveResult::Unavailable
+                    }
                 }
             }
-            Self::Binary(function) => {
-                let pending = function.begin_within(post_id(id).to_string(), AMPLE);
-                let response = match pending.outcome().await {
-                    Outcome::Exited => return Answer::Exited,
+            Self::Process(function) => {
+                let event = post_id(id).to_string();
+                let response = match function.begin_within(event, LONG_TIME).outcome().await {
+                    Outcome::Exited => return SaveResult::Exited,
                     outcome => outcome.response(),
                 };
                 let header = |name: &str| response["headers"][name].as_str();
                 match response["statusCode"].as_u64() {
-                    Some(200) => Answer::Saved {
-                        version: header("draft-version").expect("it is there").to_owned(),
-                        created: header("draft-saved") == Some("created"),
+                    Some(200) => SaveResult::Saved {
+                        version: header("draft-version").expect("a version").to_owned(),
+                        is_created: header("draft-saved") == Some("created"),
                     },
-                    Some(503) => Answer::Busy,
-                    Some(404) => Answer::Missing,
-                    other => panic!("{other:?}"),
+                    Some(503) => SaveResult::Unavailable,
+                    other => panic!("expected 200 or 503, got {other:?}"),
                 }
             }
         }
     }
 }
 
-/// Overwrites the draft [`WRITES`] times while [`SAVERS`] save it: in waves, some all at once
-/// and some one by one, or with `LONG=1` again and again to the end of the writing. After
-/// that, each saves the last state.
-async fn race(race: &Arc<Race>, by: &By) -> Vec<Told> {
-    let waves = if long_tests() { WRITES } else { 2 };
-    race.write().await;
+/// Writes [`STATES`] states while [`SAVERS`] save the draft: some of them at the same time and some one after the
+/// other, or with `LONG=1` all the time. Then each saves the last state.
+async fn race(draft: &Arc<Draft>, function: &Function) -> Vec<Observation> {
+    let waves = if long_tests() { STATES } else { 2 };
+    draft.write().await;
     let mut savers = JoinSet::new();
     for saver in 0..SAVERS {
-        let (race, by) = (Arc::clone(race), by.clone());
+        let (draft, function) = (Arc::clone(draft), function.clone());
         savers.spawn(async move {
-            let mut told = Vec::new();
+            let mut observations = Vec::new();
             for wave in 0..waves {
-                // The odd waves are as long as there is time to the next.
-                let part = if wave % 2 == 1 {
-                    saver * WRITES / SAVERS
-                } else {
-                    0
-                };
-                race.wrote((wave * WRITES + part) / waves).await;
-                if !long_tests() || *race.written.borrow() < WRITES {
-                    told.push(race.save(&by).await);
+                // In every other wave the savers start one after the other.
+                let offset = wave % 2 * saver * STATES / SAVERS;
+                draft
+                    .wait_for_states((wave * STATES + offset) / waves)
+                    .await;
+                if !long_tests() || *draft.written.borrow() < STATES {
+                    observations.push(draft.save(&function).await);
                 }
             }
-            race.wrote(WRITES).await;
-            told.push(race.save(&by).await);
-            told
+            draft.wait_for_states(STATES).await;
+            observations.push(draft.save(&function).await);
+            observations
         });
     }
-    race.write_times(WRITES - 1).await;
+    draft.write_states(STATES - 1).await;
     savers.join_all().await.into_iter().flatten().collect()
 }
 
-/// The function with as many invocations at a time as there are savers.
-async fn binary(s3: &S3) -> By {
-    let concurrency = SAVERS.to_string();
+/// Starts a process that runs `concurrency` invocations at the same time.
+async fn start_process(s3: &S3, concurrency: usize) -> Arc<Bootstrap> {
+    let concurrency = concurrency.to_string();
     let variables = [("AWS_LAMBDA_MAX_CONCURRENCY", concurrency.as_str())];
-    By::Binary(Arc::new(common::start_function(s3, &variables).await))
+    Arc::new(common::start_function(s3, &variables).await)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn racing_savers_save_each_state_that_they_name() {
-    let (here, s3) = Race::here(4_000).await;
-    let by = binary(&s3).await;
-    let told = race(&here, &by).await;
-    let verdict = here.judge(&told, true).await;
-    println!("{SAVERS} savers: {verdict:?}");
-    assert_eq!(verdict.saved, told.len());
+async fn concurrent_saves_report_states_that_are_stored() {
+    let (draft, s3) = Draft::local(DRAFT_BYTES).await;
+    let function = Function::Process(start_process(&s3, SAVERS).await);
+    let observations = race(&draft, &function).await;
+    let summary = draft.verify(&observations, true).await;
+    assert_eq!(summary.saved, observations.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn racing_savers_lose_nothing_to_faults() {
-    let (here, s3) = Race::here(4_000).await;
-    let read = || When::op(Op::GetObject).key_starts_with("drafts/");
-    let write = || When::op(Op::PutObject).key_starts_with("saved/");
-    let rate = 0.02;
+async fn concurrent_saves_with_faults_report_states_that_are_stored() {
+    let (draft, s3) = Draft::local(DRAFT_BYTES).await;
+    let read = |seed| {
+        When::op(Op::GetObject)
+            .key_starts_with("drafts/")
+            .rate(0.02, seed)
+    };
+    let write = |seed| {
+        When::op(Op::PutObject)
+            .key_starts_with("saved/")
+            .rate(0.02, seed)
+    };
     let faults = [
-        s3.fault(read().rate(rate, 1), Fault::INTERNAL_ERROR),
-        s3.fault(read().rate(rate, 2), Fault::Cut),
-        s3.fault(read().rate(rate, 3), Fault::CutBody(1_000)),
-        s3.fault(read().rate(rate, 4), Fault::CorruptBody),
-        s3.fault(write().rate(rate, 5), Fault::SLOW_DOWN),
-        s3.fault(write().rate(rate, 6), Fault::CONFLICT),
-        s3.fault(write().rate(rate, 7), Fault::Reset),
-        s3.fault(write().rate(rate, 8), Fault::CorruptRequest),
-        s3.fault(write().rate(rate, 9), Fault::LoseResponse),
+        s3.fault(read(1), Fault::INTERNAL_ERROR),
+        s3.fault(read(2), Fault::Cut),
+        s3.fault(read(3), Fault::CutBody(1_000)),
+        s3.fault(read(4), Fault::CorruptBody),
+        s3.fault(write(5), Fault::SLOW_DOWN),
+        s3.fault(write(6), Fault::CONFLICT),
+        s3.fault(write(7), Fault::Reset),
+        s3.fault(write(8), Fault::CorruptRequest),
+        s3.fault(write(9), Fault::LoseResponse),
     ];
-    let by = binary(&s3).await;
-    let told = race(&here, &by).await;
+    let function = Function::Process(start_process(&s3, SAVERS).await);
+    let observations = race(&draft, &function).await;
     s3.clear_faults();
-    let verdict = here.judge(&told, false).await;
+    let summary = draft.verify(&observations, false).await;
     let hits: usize = faults.iter().map(ScriptedFault::hits).sum();
-    println!("{SAVERS} savers and {hits} faults: {verdict:?}");
-    assert!(hits > 0 && verdict.saved > 0);
-    assert_eq!(verdict.saved + verdict.busy, told.len());
+    assert!(hits > 0 && summary.saved > 0, "{hits} faults");
+    assert_eq!(summary.saved + summary.unavailable, observations.len());
 }
 
-/// A number below `limit`, another each time.
+/// Returns a random number below `limit`.
 fn random(limit: usize) -> usize {
     let bits = RandomState::new().hash_one(limit);
-    usize::try_from(bits % limit as u64).expect("it is below the limit")
+    usize::try_from(bits % limit as u64).expect("a number below the limit")
 }
 
-/// Starts the binary, has it save while the draft is overwritten, and kills it at a random
-/// point; 20 times, or 200 times with `LONG=1`.
+/// Kills 20 processes, or 200 with `LONG=1`, each at a random request.
 #[tokio::test(flavor = "multi_thread")]
-async fn saves_that_are_killed_leave_whole_versions() {
-    const AT_ONCE: usize = 8;
+async fn killed_processes_leave_whole_versions() {
+    const CONCURRENCY: usize = 8;
     let kills = if long_tests() { 200 } else { 20 };
-    // Large enough that many a kill meets a body on its way.
-    let (here, s3) = Race::here(400_000).await;
-    here.write().await;
-    let concurrency = AT_ONCE.to_string();
-    let variables = [("AWS_LAMBDA_MAX_CONCURRENCY", concurrency.as_str())];
-    let mut told = Vec::new();
+    // Large enough to be killed during the transfer of a body.
+    let (draft, s3) = Draft::local(400_000).await;
+    draft.write().await;
+    let mut observations = Vec::new();
     for _ in 0..kills {
-        let function = Arc::new(common::start_function(&s3, &variables).await);
-        let by = By::Binary(Arc::clone(&function));
+        let process = start_process(&s3, CONCURRENCY).await;
+        let function = Function::Process(Arc::clone(&process));
         let mut saves = JoinSet::new();
-        for _ in 0..AT_ONCE {
-            let (race, by) = (Arc::clone(&here), by.clone());
-            saves.spawn(async move { race.save(&by).await });
+        for _ in 0..CONCURRENCY {
+            let (draft, function) = (Arc::clone(&draft), function.clone());
+            saves.spawn(async move { draft.save(&function).await });
         }
-        // At one of the requests that the saves make, and a bit later.
-        let due = Arc::new(Notify::new());
-        let point = {
-            let due = Arc::clone(&due);
-            let from_function = When::any()
-                .and(|request| request.op == Op::GetObject || request.key.starts_with("saved/"));
-            let when = from_function.after(random(2 * AT_ONCE)).once();
-            s3.fault(when, Fault::Run(Arc::new(move |_| due.notify_one())))
+        let reached = Arc::new(Notify::new());
+        let notify = {
+            let reached = Arc::clone(&reached);
+            Fault::Run(Arc::new(move |_| reached.notify_one()))
         };
+        let requests = When::any()
+            .and(|request| request.op == Op::GetObject || request.key.starts_with("saved/"));
+        let fault = s3.fault(requests.after(random(2 * CONCURRENCY)).once(), notify);
         let kill = async {
-            due.notified().await;
+            reached.notified().await;
             for _ in 0..random(400) {
                 tokio::task::yield_now().await;
             }
-            function.kill().await;
+            process.kill().await;
         };
-        let ((), ()) = tokio::join!(here.write_times(2), kill);
-        point.clear();
-        told.extend(saves.join_all().await);
+        tokio::join!(draft.write_states(2), kill);
+        fault.clear();
+        observations.extend(saves.join_all().await);
     }
-    // The next function finds nothing in its way.
-    let by = By::Binary(Arc::new(common::start_function(&s3, &[]).await));
-    let last = here.save(&by).await;
-    assert!(matches!(last.answer, Answer::Saved { .. }), "{last:?}");
-    told.push(last);
+    let function = Function::Process(start_process(&s3, 1).await);
+    let last = draft.save(&function).await;
+    assert!(matches!(last.result, SaveResult::Saved { .. }), "{last:?}");
+    observations.push(last);
 
-    let verdict = here.judge(&told, false).await;
-    println!("{kills} kills: {verdict:?}");
-    assert_eq!(verdict.saved + verdict.exited, told.len());
-    assert!(verdict.exited > 0, "nothing was killed: {verdict:?}");
+    let summary = draft.verify(&observations, false).await;
+    assert_eq!(summary.saved + summary.exited, observations.len());
+    assert!(summary.exited > 0, "no process was killed during a save");
 }
 
-/// The same race against another store: `S3_TEST_ENDPOINT`.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the S3 at S3_TEST_ENDPOINT"]
-async fn racing_savers_against_another_store() {
-    let (there, endpoint) = Race::there(4_000).await;
-    let sdk = endpoint.sdk();
-    let by = By::Saver(common::saver(&sdk, &there.bucket), AMPLE);
-    let told = race(&there, &by).await;
-    let verdict = there.judge(&told, true).await;
-    println!("{SAVERS} savers at {}: {verdict:?}", endpoint.url);
-    assert_eq!(verdict.saved, told.len());
+#[ignore = "needs a store at S3_TEST_ENDPOINT"]
+async fn concurrent_saves_in_an_external_store_report_states_that_are_stored() {
+    let (draft, endpoint) = Draft::external(DRAFT_BYTES).await;
+    let saver = common::saver(&endpoint.sdk(), &draft.bucket);
+    let observations = race(&draft, &Function::Saver(Arc::new(saver), LONG_TIME)).await;
+    let summary = draft.verify(&observations, true).await;
+    assert_eq!(summary.saved, observations.len());
 }
 
 /// Sends a signal to the OSD of `tests/ceph.sh`.
 fn signal_osd(signal: &str) {
-    let pid = env::var("CEPH_OSD_PID").expect("CEPH_OSD_PID is set, by tests/ceph.sh");
+    let pid = env::var("CEPH_OSD_PID").expect("CEPH_OSD_PID is set");
     let kill = Command::new("kill").args([signal, &pid]).status();
-    assert!(kill.expect("kill runs").success(), "the OSD is there");
+    assert!(kill.expect("kill starts").success(), "the OSD runs");
 }
 
-/// Stops Ceph's OSD while the savers race, and lets it go on.
+/// Stops Ceph's OSD during concurrent saves, and continues it.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the Ceph of tests/ceph.sh"]
-async fn racing_savers_outlast_an_outage_of_the_store() {
-    let (there, endpoint) = Race::there(4_000).await;
-    let sdk = endpoint.sdk();
-    let left = Duration::from_secs(5);
-    let by = By::Saver(common::saver(&sdk, &there.bucket), left);
+#[ignore = "needs tests/ceph.sh"]
+async fn saves_during_an_outage_end_before_their_deadline_and_lose_nothing() {
+    let (draft, endpoint) = Draft::external(DRAFT_BYTES).await;
+    let time_limit = Duration::from_secs(5);
+    let saver = common::saver(&endpoint.sdk(), &draft.bucket);
+    let function = Function::Saver(Arc::new(saver.clone()), time_limit);
 
-    // Savers that save again and again, a writer, and the outage in the middle.
-    there.write_times(10).await;
-    let (over, _) = watch::channel(false);
-    let over = Arc::new(over);
+    draft.write_states(10).await;
+    let is_over = Arc::new(watch::Sender::new(false));
     let mut savers = JoinSet::new();
     for _ in 0..SAVERS {
-        let (race, by, over) = (Arc::clone(&there), by.clone(), Arc::clone(&over));
+        let (draft, function) = (Arc::clone(&draft), function.clone());
+        let is_over = Arc::clone(&is_over);
         savers.spawn(async move {
-            let mut told = Vec::new();
+            let mut observations = Vec::new();
             let mut longest = Duration::ZERO;
-            while !*over.borrow() {
-                let begin = Instant::now();
-                let one = race.save(&by).await;
-                longest = longest.max(begin.elapsed());
-                let busy = one.answer == Answer::Busy;
-                told.push(one);
-                if busy {
-                    // As `Retry-After: 1` tells a client.
+            while !*is_over.borrow() {
+                let start = Instant::now();
+                let observation = draft.save(&function).await;
+                longest = longest.max(start.elapsed());
+                let is_unavailable = observation.result == SaveResult::Unavailable;
+                observations.push(observation);
+                if is_unavailable {
+                    // `Retry-After: 1`
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
-            (told, longest)
+            (observations, longest)
         });
     }
     let writer = tokio::spawn({
-        let race = Arc::clone(&there);
-        async move { race.write_times(WRITES / 10).await }
+        let draft = Arc::clone(&draft);
+        async move { draft.write_states(STATES / 10).await }
     });
-    there.wrote(20).await;
+    draft.wait_for_states(20).await;
     signal_osd("-STOP");
-    let begin = Instant::now();
-    // One save that begins and ends while nothing is stored or read.
-    let during = there.save(&by).await;
-    let took = begin.elapsed();
+    let start = Instant::now();
+    let during = draft.save(&function).await;
+    let mut longest = start.elapsed();
     signal_osd("-CONT");
-    assert_eq!(during.answer, Answer::Busy);
-    assert!(took < left + Duration::from_secs(1), "it took {took:?}");
+    assert_eq!(during.result, SaveResult::Unavailable);
 
-    writer.await.expect("the draft is written");
-    let after = there
-        .save(&By::Saver(common::saver(&sdk, &there.bucket), AMPLE))
+    writer.await.expect("the states are written");
+    let after = draft
+        .save(&Function::Saver(Arc::new(saver), LONG_TIME))
         .await;
-    assert!(matches!(after.answer, Answer::Saved { .. }), "{after:?}");
-    over.send_replace(true);
-    let mut told = vec![during, after];
-    let mut longest = took;
-    for (some, time) in savers.join_all().await {
-        told.extend(some);
+    assert!(
+        matches!(after.result, SaveResult::Saved { .. }),
+        "{after:?}"
+    );
+    is_over.send_replace(true);
+    let mut observations = vec![during, after];
+    for (others, time) in savers.join_all().await {
+        observations.extend(others);
         longest = longest.max(time);
     }
-    let verdict = there.judge(&told, false).await;
-    println!(
-        "an outage of {took:.1?} at {}: the longest save took {longest:.1?}; {verdict:?}",
-        endpoint.url
-    );
-    assert_eq!(verdict.saved + verdict.busy, told.len());
+    let summary = draft.verify(&observations, false).await;
+    assert_eq!(summary.saved + summary.unavailable, observations.len());
     assert!(
-        verdict.busy > SAVERS / 2,
-        "the outage was not felt: {verdict:?}"
+        summary.unavailable > SAVERS / 2,
+        "the outage affected {} saves",
+        summary.unavailable
     );
-    assert!(longest < left + Duration::from_secs(1), "{longest:?}");
+    assert!(longest < time_limit + Duration::from_secs(1), "{longest:?}");
 }

@@ -1,6 +1,7 @@
 //! The function over the S3 server of `test_support`: as a process, and in this process.
 
 use std::env;
+use std::fs;
 use std::io;
 use std::time::{Duration, SystemTime};
 
@@ -32,6 +33,15 @@ pub const BOOTSTRAP: &str = env!("CARGO_BIN_EXE_bootstrap");
 pub fn skip_or_fail(reason: &str) {
     assert!(env::var("CI").as_deref() != Ok("true"), "{reason}");
     println!("skipped: {reason}");
+}
+
+/// Returns the field `name` of `/proc/{pid}/status`, in KiB: `VmRSS` is the memory of the process, `VmHWM` its maximum.
+pub fn memory_kib(pid: u32, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let prefix = format!("{name}:");
+    let value = status.lines().find_map(|line| line.strip_prefix(&prefix));
+    let kib = value.and_then(|value| value.trim().strip_suffix(" kB"));
+    kib.expect("a size in kB").parse().expect("a number")
 }
 
 /// An S3 endpoint and the credentials for it.

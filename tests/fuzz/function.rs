@@ -1,137 +1,105 @@
-//! The function for the fuzz targets: the service that the Lambda runtime calls, over an S3
-//! that is a closure.
+//! The function for the fuzz targets: the service that the Lambda runtime calls, with the S3 server of `test_support`.
 
-pub mod check;
-
-use std::cell::RefCell;
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::io;
 use std::time::{Duration, SystemTime};
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::Region;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
-use aws_smithy_http_client::test_util::infallible_client_fn;
-use aws_smithy_types::body::SdkBody;
 use lambda_http::lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use lambda_http::tower::ServiceExt as _;
+use lambda_http::tower::util::BoxCloneService;
+use save_draft::aws;
 use save_draft::config::Config;
-use save_draft::lambda::Function;
+use save_draft::lambda::{Function, SanitizedRequest};
 use save_draft::store::Store;
 use save_draft::telemetry::Telemetry;
+use serde_json::Value;
+use test_support::check::{self, InputStrings};
+use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, sample_draft};
+use test_support::s3::S3;
+use tokio::runtime::{self, Runtime};
 
-use self::check::{Answer, Texts};
+/// Time limit of an invocation.
+const INVOCATION_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The one draft that there is.
-const DRAFT_ID: &str = "2025092811473036584258";
-const DOCUMENT: &str = r#"{"id":"2025092811473036584258","tracks":[]}"#;
-
-/// Sends `payload`, as the Lambda runtime does, and checks what comes of it.
+/// Sends `payload` to the function as the Lambda runtime does, and checks the result and the requests to S3.
 ///
 /// # Panics
 ///
-/// If it is not what it may be.
+/// If the result is not a documented one, or a request does not belong to the save of a draft that `payload` names.
 pub fn invoke(payload: &[u8]) {
     thread_local! {
-        static FUNCTION: RefCell<Box<dyn FnMut(&[u8]) -> Option<Answer>>> = RefCell::new(function());
+        static ENV: FuzzEnv = FuzzEnv::start();
     }
-    let requests = requests();
-    requests.lock().expect("no panic before").clear();
-    let Some(answer) = FUNCTION.with_borrow_mut(|invoke| invoke(payload)) else {
-        // The runtime answers what is no JSON by itself.
-        return;
-    };
-    let texts = Texts::of(payload);
-    check::answer(&texts, &answer);
-    for (method, path) in requests.lock().expect("no panic before").iter() {
-        let (bucket, key) = path[1..].split_once('/').expect("a bucket and a key");
-        check::request(&texts, method, bucket, key);
+    ENV.with(|env| env.invoke(payload));
+}
+
+type FunctionService = BoxCloneService<LambdaEvent<SanitizedRequest>, Value, (String, String)>;
+
+struct FuzzEnv {
+    runtime: Runtime,
+    /// Contains the draft [`DRAFT_ID`].
+    s3: S3,
+    function: FunctionService,
+}
+
+impl FuzzEnv {
+    fn start() -> Self {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("the runtime starts");
+        let s3 = runtime.block_on(S3::start_empty());
+        let s3 = s3.expect("the S3 server starts");
+        s3.put(BUCKET, &draft_key(DRAFT_ID), sample_draft());
+        let function = function(&s3);
+        Self {
+            runtime,
+            s3,
+            function,
+        }
+    }
+
+    fn invoke(&self, payload: &[u8]) {
+        let Ok(request) = serde_json::from_slice(payload) else {
+            // The Lambda runtime refuses it.
+            return;
+        };
+        let deadline = SystemTime::now() + INVOCATION_TIMEOUT;
+        let deadline = deadline.duration_since(SystemTime::UNIX_EPOCH);
+        let mut context = Context::default();
+        context.deadline = deadline.expect("a time after 1970").as_secs() * 1000;
+        let event = LambdaEvent::new(request, context);
+        self.s3.clear_requests();
+        let result = self.runtime.block_on(self.function.clone().oneshot(event));
+        let input = InputStrings::of(payload);
+        check::result(&input, &result);
+        for request in self.s3.requests() {
+            check::s3_request(&input, &request);
+        }
     }
 }
 
-/// The requests to S3: method and path.
-fn requests() -> Arc<Mutex<Vec<(String, String)>>> {
-    static REQUESTS: std::sync::OnceLock<Arc<Mutex<Vec<(String, String)>>>> =
-        std::sync::OnceLock::new();
-    Arc::clone(REQUESTS.get_or_init(Arc::default))
-}
-
-fn function() -> Box<dyn FnMut(&[u8]) -> Option<Answer>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime starts");
-    let config = Config::read(|name| {
-        Ok(match name {
-            "DRAFT_BUCKET" => Some("drafts".to_owned()),
-            "AWS_ENDPOINT_URL_S3" => Some("http://s3.test".to_owned()),
-            _ => None,
-        })
-    });
-    let config = config.expect("these are values for them");
-    let credentials = Credentials::new("local", "local-secret", None, None, "fuzz");
-    let sdk = SdkConfig::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .http_client(infallible_client_fn(s3()))
-        .endpoint_url("http://s3.test")
+fn function(s3: &S3) -> FunctionService {
+    let config = Config::from_lookup(|name| (name == "DRAFT_BUCKET").then(|| BUCKET.into()));
+    let config = config.expect("a valid configuration");
+    let options = s3.options();
+    let credentials =
+        Credentials::new(&options.access_key, &options.secret_key, None, None, "fuzz");
+    let sdk_config = aws::config_from_env().expect("a valid environment");
+    let sdk_config = sdk_config
+        .into_builder()
+        .endpoint_url(s3.endpoint())
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .region(Region::from_static("us-east-1"))
         .build();
-    let telemetry = Telemetry::new("fuzz".to_owned());
-    let service = Function::new(&config, Store::new(&sdk, &config), telemetry).into_service();
-    Box::new(move |payload| {
-        let payload = serde_json::from_slice(payload).ok()?;
-        let deadline = SystemTime::now() + Duration::from_secs(20);
-        let deadline = deadline.duration_since(SystemTime::UNIX_EPOCH);
-        let mut context = Context::default();
-        context.deadline = deadline.expect("it is after 1970").as_millis() as u64;
-        let answer = service.clone().oneshot(LambdaEvent::new(payload, context));
-        let answer = runtime.block_on(answer).map_err(|failure| {
-            let Diagnostic {
-                error_type,
-                error_message,
-                ..
-            } = failure.into();
-            (error_type, error_message)
-        });
-        Some(answer.map(|answer| serde_json::to_value(answer).expect("an answer is JSON")))
-    })
-}
-
-/// An S3 with one draft.
-fn s3() -> impl Fn(http::Request<SdkBody>) -> http::Response<String> + Send + Sync {
-    let versions = Mutex::new(HashSet::new());
-    move |request| {
-        let (method, path) = (
-            request.method().to_string(),
-            request.uri().path().to_owned(),
-        );
-        let response = http::Response::builder();
-        let response = match method.as_str() {
-            "GET" if path == format!("/drafts/drafts/{DRAFT_ID}/draft_content.json") => response
-                .header("content-length", DOCUMENT.len())
-                .header("last-modified", "Sun, 28 Sep 2025 11:47:30 GMT")
-                .header("etag", "\"0\"")
-                .body(DOCUMENT.to_owned()),
-            "PUT"
-                if versions
-                    .lock()
-                    .expect("no panic before")
-                    .insert(path.clone()) =>
-            {
-                response.body(String::new())
-            }
-            "PUT" => response.status(412).body(error("PreconditionFailed")),
-            _ => response.status(404).body(error("NoSuchKey")),
-        };
-        requests()
-            .lock()
-            .expect("no panic before")
-            .push((method, path));
-        response.expect("these are headers")
-    }
-}
-
-fn error(code: &str) -> String {
-    format!("<Error><Code>{code}</Code><Message>{code}</Message></Error>")
+    let telemetry = Telemetry::with_output("fuzz".to_owned(), io::sink());
+    let function = Function::new(&config, Store::new(&sdk_config, &config), telemetry);
+    function
+        .into_service()
+        .map_response(|response| serde_json::to_value(response).expect("a JSON response"))
+        .map_err(|error| {
+            let error = Diagnostic::from(error);
+            (error.error_type, error.error_message)
+        })
+        .boxed_clone()
 }

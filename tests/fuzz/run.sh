@@ -1,27 +1,27 @@
-#!/bin/sh
-# Fuzzes each target for a number of seconds, 600 by default: tests/fuzz/run.sh [SECONDS] [TARGET...]
+#!/usr/bin/env bash
+# Runs fuzz targets, each for a number of seconds. An input that fails is kept in target/fuzz/artifacts.
 #
-# Needs cargo-fuzz (cargo install cargo-fuzz --locked) and a C++ compiler. What it builds and
-# finds goes to target/fuzz; a find fails the script, and its input is kept there.
-set -eu
+#     tests/fuzz/run.sh [SECONDS] [TARGET...]     default: 600 seconds, the targets document event request
+#
+# Needs a C++ compiler and cargo-fuzz (cargo install --locked cargo-fuzz).
+set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 seconds=${1:-600}
-[ $# -eq 0 ] || shift
-[ $# -gt 0 ] || set -- document event request
+if (($# > 1)); then targets=("${@:2}"); else targets=(document event request); fi
+output=${CARGO_TARGET_DIR:-target}/fuzz
 
-for target; do
-    corpus=target/fuzz/corpus/$target
-    artifacts=target/fuzz/artifacts/$target/
-    mkdir -p "$corpus" "$artifacts"
-    case $target in
-        document) cp examples/draft_content.json "$corpus" ;;
-        event) cp events/*.json "$corpus" ;;
-    esac
-    echo "== $target"
-    # Without a sanitizer: there is no unsafe code here for it to look at, and so stable Rust
-    # will do. Standard output is the function's log.
-    cargo fuzz run --sanitizer none --fuzz-dir tests/fuzz --target-dir target/fuzz "$target" "$corpus" -- \
-        -max_total_time="$seconds" -max_len=16384 -timeout=10 -rss_limit_mb=2048 \
-        -dict=tests/fuzz/words.dict -artifact_prefix="$artifacts" -print_final_stats=1 >/dev/null
+for target in "${targets[@]}"; do
+  corpus=$output/corpus/$target
+  artifacts=$output/artifacts/$target/
+  mkdir -p "$corpus" "$artifacts"
+  case $target in
+    document) cp examples/draft_content.json "$corpus" ;;
+    event) cp events/*.json "$corpus" ;;
+  esac
+  printf '== %s\n' "$target"
+  # Without a sanitizer, so that it works with stable Rust: the project has no unsafe code.
+  cargo fuzz run --sanitizer none --fuzz-dir tests/fuzz --target-dir "$output" "$target" "$corpus" -- \
+    -max_total_time="$seconds" -max_len=16384 -timeout=10 -rss_limit_mb=2048 \
+    -dict=tests/fuzz/words.dict -artifact_prefix="$artifacts" -print_final_stats=1
 done

@@ -1,4 +1,4 @@
-//! Any bytes as the payload of an invocation.
+//! Invokes the function with any bytes as the payload.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Drafts, events and the names that tests use.
+//! Drafts and events for tests.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,17 +9,17 @@ use sha2::{Digest as _, Sha256};
 
 /// The draft of the contract's example.
 pub const DRAFT_ID: &str = "2025092811473036584258";
-/// Its URL.
+/// The URL of that draft.
 pub const DRAFT_URL: &str = "https://capcut-mate.jcaigc.cn/openapi/capcut-mate/v1/get_draft?draft_id=2025092811473036584258";
-/// The bucket, of the drafts and of the versions.
+/// The bucket of the drafts and the versions.
 pub const BUCKET: &str = "drafts";
 
-/// Where the document of a draft is, by default.
+/// The key of the document of a draft, by default.
 pub fn draft_key(id: &str) -> String {
     format!("drafts/{id}/draft_content.json")
 }
 
-/// A file of the repository.
+/// The path of a file of the repository.
 pub fn in_repository(path: impl AsRef<Path>) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(path)
 }
@@ -29,17 +29,13 @@ pub fn sample_draft() -> Vec<u8> {
     fs::read(in_repository("examples/draft_content.json")).expect("the sample is there")
 }
 
-/// A document of exactly `bytes` bytes, like no other with another `seed`.
-///
-/// # Panics
-///
-/// If it is to be smaller than what every one has in it.
+/// Returns a document of exactly `bytes` bytes. Another `seed` makes another document.
 pub fn draft_of_size(bytes: usize, seed: u64) -> Vec<u8> {
     let begin = format!(r#"{{"id":"{seed:016x}","duration":5000000,"tracks":["#);
     let end = r#"],"fps":30.0}"#;
     let segment = format!(r#"{{"id":"{seed:016x}","type":"text","text":"你好"}},"#);
     let room = bytes.checked_sub(begin.len() + end.len() + 2);
-    let mut room = room.expect("a document has its fields");
+    let mut room = room.expect("a document has about 100 bytes");
     let mut document = Vec::with_capacity(bytes);
     document.extend_from_slice(begin.as_bytes());
     while room >= segment.len() {
@@ -68,19 +64,19 @@ pub fn hex(bytes: &[u8]) -> String {
     digits
 }
 
-/// Whether the long variant of a test is wanted: `LONG=1`.
+/// Returns whether `LONG=1` asks for the long variants of tests.
 pub fn long_tests() -> bool {
     env::var("LONG").is_ok_and(|value| value == "1")
 }
 
-/// The event in `events/{name}.json`.
+/// Returns the event in `events/{name}.json`.
 pub fn event(name: &str) -> Value {
     let text = fs::read(in_repository(format!("events/{name}.json")));
     let text = text.unwrap_or_else(|error| panic!("events/{name}.json: {error}"));
     serde_json::from_slice(&text).unwrap_or_else(|error| panic!("events/{name}.json: {error}"))
 }
 
-/// The names of all files in `events/`, without what is for SAM alone.
+/// Returns the names of all events in `events/`.
 pub fn event_names() -> Vec<String> {
     let files = fs::read_dir(in_repository("events")).expect("the folder is there");
     let paths = files.map(|file| file.expect("the folder is readable").path());
@@ -95,19 +91,19 @@ pub fn event_names() -> Vec<String> {
     names
 }
 
-/// An event of API Gateway (HTTP API) that posts `body`.
+/// Returns an event of API Gateway (HTTP API) that posts `body`.
 pub fn post(body: impl Into<String>) -> Value {
     let mut event = event("api-gateway-http");
     event["body"] = Value::String(body.into());
     event
 }
 
-/// An event of API Gateway (HTTP API) that posts a save of `draft_url`, whatever that is.
+/// Returns an event of API Gateway (HTTP API) that saves the draft at `draft_url`, which may be invalid.
 pub fn post_url(draft_url: impl Into<Value>) -> Value {
     post(json!({"draft_url": draft_url.into()}).to_string())
 }
 
-/// An event of API Gateway (HTTP API) that posts a save of the draft `id`.
+/// Returns an event of API Gateway (HTTP API) that saves the draft `id`.
 pub fn post_id(id: &str) -> Value {
     post_url(format!("https://example.com/get_draft?draft_id={id}"))
 }

@@ -8,6 +8,7 @@
     reason = "it serves tests, where a panic is a failure"
 )]
 
+pub mod check;
 pub mod fixtures;
 pub mod local;
 pub mod runtime;

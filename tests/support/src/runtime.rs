@@ -1,6 +1,5 @@
-//! Lambda, as far as a function sees it: the Runtime API on loopback, and the real
-//! `bootstrap` that polls it ("Using the Lambda runtime API for custom runtimes", AWS
-//! Lambda Developer Guide).
+//! The Lambda Runtime API, and a function's executable that polls it ("Using the Lambda runtime
+//! API for custom runtimes", AWS Lambda Developer Guide).
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -22,44 +21,36 @@ use tokio::process::{Child, Command};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 
-/// How long an invocation has, where a test does not say.
+/// Default time between the start of an invocation and its deadline.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Waits for what has to happen, so that a test fails, and does not hang, where it never does.
-///
-/// # Panics
-///
-/// If it has not happened after two minutes, which is longer than any invocation here has.
+/// Waits for `future`, and panics after two minutes, which is longer than any invocation takes.
 pub async fn with_timeout<T>(future: impl Future<Output = T>) -> T {
     let limit = tokio::time::timeout(4 * TIMEOUT, future);
-    limit.await.expect("it happens at all")
+    limit.await.expect("it takes less than two minutes")
 }
 
-/// The name that the function has here.
+/// The name of the function.
 pub const FUNCTION_NAME: &str = "save-draft";
 
-/// What became of an invocation.
+/// The result of an invocation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// The function's response.
     Response(Value),
     /// The function's error.
     Error {
-        /// The kind, which a state machine catches.
+        /// The name by which a state machine catches it.
         error_type: String,
         /// The text.
         error_message: String,
     },
-    /// The process ended before it answered.
+    /// The process ended without a response.
     Exited,
 }
 
 impl Outcome {
-    /// The function's response.
-    ///
-    /// # Panics
-    ///
-    /// If there is none.
+    /// Returns the function's response, and panics if there is none.
     #[track_caller]
     pub fn response(self) -> Value {
         match self {
@@ -68,11 +59,7 @@ impl Outcome {
         }
     }
 
-    /// The function's error, its type and its message.
-    ///
-    /// # Panics
-    ///
-    /// If there is none.
+    /// Returns the type and the message of the function's error, and panics if there is none.
     #[track_caller]
     pub fn error(self) -> (String, String) {
         match self {
@@ -87,34 +74,34 @@ impl Outcome {
 
 /// An invocation that has been queued.
 pub struct Pending {
-    /// Its id, which is in all that the function says about it.
+    /// The request id, which is in the log records and metrics of the invocation.
     pub request_id: String,
     outcome: oneshot::Receiver<Outcome>,
 }
 
 impl Pending {
-    /// Waits for what becomes of it.
+    /// Waits for the result.
     pub async fn outcome(self) -> Outcome {
         with_timeout(self.outcome).await.unwrap_or(Outcome::Exited)
     }
 }
 
-/// A running `bootstrap`, with a Runtime API of its own. It is killed when this is dropped.
+/// A running executable with its own Runtime API. It is killed when this is dropped.
 pub struct Bootstrap {
     api: Arc<Api>,
     output: Arc<watch::Sender<Output>>,
     exit: Arc<watch::Sender<Option<ExitStatus>>>,
     kill: Arc<Notify>,
     pid: u32,
-    /// Aborts everything in it when it goes.
+    /// Aborted when this is dropped.
     _tasks: JoinSet<()>,
 }
 
-/// What the process has written.
+/// The output of the process.
 #[derive(Default)]
 struct Output {
     lines: Vec<String>,
-    /// Of the two streams, how many are at their end.
+    /// Number of the two streams that have ended.
     ended: usize,
 }
 
@@ -177,37 +164,34 @@ impl Bootstrap {
         }
     }
 
-    /// Invokes the function, and waits for what becomes of it.
+    /// Invokes the function, and waits for the result.
     pub async fn invoke(&self, event: &Value) -> Outcome {
         self.begin(event).outcome().await
     }
 
-    /// Queues an invocation; as many run at a time as the function polls for.
+    /// Queues an invocation.
     pub fn begin(&self, event: &Value) -> Pending {
         self.begin_within(event.to_string(), TIMEOUT)
     }
 
-    /// Queues an invocation with the payload `event`, whatever that is, which has `left`
-    /// from now until its deadline. Here nobody enforces it.
+    /// Queues an invocation with the payload `event`, which may be invalid, and a deadline `left`
+    /// from now. The deadline is not enforced.
     pub fn begin_within(&self, event: String, left: Duration) -> Pending {
         self.api.queue(event, left, &[])
     }
 
-    /// Queues an invocation with these headers beside those that Lambda always sets.
+    /// Queues an invocation with more headers than Lambda always sets.
     pub fn begin_with_headers(&self, event: &Value, headers: &[(&'static str, &str)]) -> Pending {
         self.api.queue(event.to_string(), TIMEOUT, headers)
     }
 
-    /// The lines that the process has written so far, to either stream.
+    /// Returns the lines that the process has written to its two streams so far.
     pub fn lines(&self) -> Vec<String> {
         self.output.borrow().lines.clone()
     }
 
-    /// Waits for a line that is a JSON object for which `is_it` is true; returns the first.
-    ///
-    /// # Panics
-    ///
-    /// If the process ends without such a line.
+    /// Waits for a line that is a JSON object for which `is_it` is true; returns the first. Panics
+    /// if the process ends without such a line.
     pub async fn wait_for_line(&self, is_it: impl Fn(&Value) -> bool) -> Value {
         let find = |lines: &[String]| {
             let objects = lines
@@ -221,8 +205,8 @@ impl Bootstrap {
         find(&output.lines).unwrap_or_else(|| panic!("no such line in {:#?}", output.lines))
     }
 
-    /// Waits for the metrics of an invocation, which are the last that the function writes
-    /// about it; returns all lines up to then that are about it, parsed, the metrics last.
+    /// Waits for the metrics of an invocation, which the function writes last; returns the log
+    /// records of the invocation, and then its metrics.
     pub async fn logs_for(&self, request_id: &str) -> Vec<Value> {
         let last = |line: &Value| line["RequestId"] == request_id;
         let metrics = self.wait_for_line(last).await;
@@ -234,7 +218,7 @@ impl Bootstrap {
         logged.chain([metrics]).collect()
     }
 
-    /// Waits until the process has ended, and all it wrote is here.
+    /// Waits until the process has ended and its output is complete.
     pub async fn wait_for_exit(&self) -> ExitStatus {
         let mut output = self.output.subscribe();
         let all = with_timeout(output.wait_for(|output| output.ended == 2)).await;
@@ -244,20 +228,20 @@ impl Bootstrap {
         status.expect("its sender is here").expect("it has ended")
     }
 
-    /// Kills the process (SIGKILL), and waits until it is gone. All that is under way
-    /// comes to [`Outcome::Exited`].
+    /// Kills the process (SIGKILL), and waits for its end. The result of all invocations that it
+    /// has not answered is [`Outcome::Exited`].
     pub async fn kill(&self) {
         self.kill.notify_one();
         self.wait_for_exit().await;
     }
 
-    /// The process's id.
+    /// The id of the process.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 }
 
-/// Collects the lines of a stream, until its end.
+/// Collects the lines of a stream until its end.
 async fn collect(stream: impl AsyncRead + Unpin, written: Arc<watch::Sender<Output>>) {
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
@@ -274,7 +258,7 @@ async fn collect(stream: impl AsyncRead + Unpin, written: Arc<watch::Sender<Outp
     written.send_modify(|output| output.ended += 1);
 }
 
-/// Waits for the process's end, or brings it about.
+/// Waits for the end of the process, and kills it when told to.
 async fn supervise(
     mut child: Child,
     kill: Arc<Notify>,
@@ -349,13 +333,13 @@ impl Api {
         let mut state = self.state();
         let event = state.queue.pop_front()?;
         if !state.queue.is_empty() {
-            // One notice may stand for several invocations.
+            // One notification may be for several invocations.
             self.queued.notify_one();
         }
         Some(event)
     }
 
-    /// Nobody will poll any more.
+    /// Ends all invocations, because the process has ended.
     fn close(&self) {
         let mut state = self.state();
         state.closed = true;
@@ -373,7 +357,7 @@ impl Api {
                     let service = service_fn(move |request| Arc::clone(&api).answer(request));
                     let http = hyper::server::conn::http1::Builder::new();
                     let connection = http.serve_connection(TokioIo::new(stream), service);
-                    // It breaks when the process is killed, which is told by its end.
+                    // It fails if the process is killed, which `supervise` notices.
                     connections.spawn(async { drop(connection.await) });
                 }
                 Some(_) = connections.join_next() => {}
@@ -392,7 +376,7 @@ impl Api {
             (Method::GET, ["invocation", "next"]) => self.next().await,
             (Method::POST, ["invocation", request_id, end @ ("response" | "error")]) => {
                 let Ok(body) = body.collect().await else {
-                    // The process was killed while it answered.
+                    // The process was killed while it sent the response.
                     return Ok(reply(StatusCode::BAD_REQUEST));
                 };
                 let body: Value = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
@@ -406,21 +390,21 @@ impl Api {
                 };
                 match self.state().waiting.remove(*request_id) {
                     Some(waiting) => {
-                        // A test may have lost interest.
+                        // The test may have dropped its `Pending`.
                         let _ = waiting.send(outcome);
                         reply(StatusCode::ACCEPTED)
                     }
                     None => reply(StatusCode::BAD_REQUEST),
                 }
             }
-            // A function with SnapStart goes on from its snapshot at once.
+            // A function with SnapStart is restored at once.
             (Method::GET, ["restore", "next"]) => reply(StatusCode::OK),
             (Method::POST, ["init", "error"]) => reply(StatusCode::ACCEPTED),
             _ => reply(StatusCode::NOT_FOUND),
         })
     }
 
-    /// The next invocation, when there is one.
+    /// Waits for the next invocation.
     async fn next(&self) -> Response<Full<Bytes>> {
         let event = loop {
             let queued = self.queued.notified();

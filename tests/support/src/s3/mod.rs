@@ -35,14 +35,14 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 
 pub use self::faults::{Fault, RawResponse, ScriptedFault, When};
 pub use self::objects::ObjectInfo;
@@ -161,19 +161,12 @@ impl S3 {
 
     /// Puts an object, without a request; returns its `ETag`, without quotes.
     pub fn put(&self, bucket: &str, key: &str, bytes: impl AsRef<[u8]>) -> String {
-        self.writer()(bucket, key, bytes.as_ref())
-    }
-
-    /// Returns [`S3::put`] as a function, for [`Fault::Run`].
-    pub fn writer(&self) -> impl Fn(&str, &str, &[u8]) -> String + Send + Sync + 'static {
-        let objects = Arc::clone(&self.server.objects);
-        move |bucket, key, mut bytes| {
-            let headers = Headers::from([("content-type".into(), "binary/octet-stream".into())]);
-            let always = &Precondition::Always;
-            let written = objects.write((bucket, key), &mut bytes, None, headers, always);
-            let info = written.expect("the object is written");
-            info.expect("there is no precondition").etag
-        }
+        let headers = Headers::from([("content-type".into(), "binary/octet-stream".into())]);
+        let (content, always) = (&mut bytes.as_ref(), &Precondition::Always);
+        let objects = &self.server.objects;
+        let written = objects.write((bucket, key), content, None, headers, always);
+        let info = written.expect("the object is written");
+        info.expect("there is no precondition").etag
     }
 
     /// Returns the bytes of an object, without a request.
@@ -272,7 +265,7 @@ impl S3 {
 
 impl Drop for S3 {
     fn drop(&mut self) {
-        drop(self.server.listening().take());
+        drop(self.server.listening.lock().take());
     }
 }
 
@@ -291,8 +284,9 @@ struct Server {
 
 struct Listening {
     /// Dropped to stop listening.
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+    stop: Option<oneshot::Sender<()>>,
+    /// Fails when all connections are closed.
+    ended: watch::Receiver<()>,
 }
 
 /// The end of a connection after `Broken`.
@@ -308,22 +302,30 @@ enum End {
 type SharedEnd = Arc<Mutex<End>>;
 
 impl Server {
-    fn listening(&self) -> MutexGuard<'_, Option<Listening>> {
-        self.listening.lock()
-    }
-
     fn listen(self: &Arc<Self>, listener: TcpListener) {
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(Arc::clone(self).accept(listener, stopped));
-        *self.listening() = Some(Listening { stop, task });
+        let (sender, ended) = watch::channel(());
+        let accept = Arc::clone(self).accept(listener, stopped);
+        tokio::spawn(async move {
+            accept.await;
+            drop(sender);
+        });
+        let stop = Some(stop);
+        *self.listening.lock() = Some(Listening { stop, ended });
+    }
+
+    /// Stops listening. Returns a receiver that fails when all connections are closed.
+    fn stop_listening(&self) -> Option<watch::Receiver<()>> {
+        let mut listening = self.listening.lock();
+        let listening = listening.as_mut()?;
+        listening.stop = None;
+        Some(listening.ended.clone())
     }
 
     /// Stops listening; returns when all connections are closed.
     async fn close(&self) {
-        let listening = self.listening().take();
-        if let Some(Listening { stop, task }) = listening {
-            drop(stop);
-            let _ = task.await;
+        if let Some(mut ended) = self.stop_listening() {
+            while ended.changed().await.is_ok() {}
         }
     }
 
@@ -413,6 +415,11 @@ impl Server {
             let (head, body) = self.call(request.map(s3s::Body::http_body)).await?;
             return Ok(Response::from_parts(head, whole(body)));
         };
+        if let Fault::Refuse = scripted.fault() {
+            self.stop_listening();
+            // This connection is closed with all others.
+            pending::<()>().await;
+        }
         let set_end = |to| *end.lock() = to;
         let cleared = || scripted.clone().cleared();
         let (head, body) = request.into_parts();
@@ -428,12 +435,6 @@ impl Server {
             Fault::Reset => {
                 set_end(End::Reset);
                 return Err(Broken);
-            }
-            Fault::Refuse => {
-                let server = Arc::clone(self);
-                tokio::spawn(async move { server.close().await });
-                // This connection is closed with all others.
-                pending::<()>().await;
             }
             Fault::Stall => cleared().await,
             Fault::Run(run) => run(recorded),

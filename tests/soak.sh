@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Runs the long tests, and stops at the first that fails.
+#
+#     tests/soak.sh [PART...]     default: all parts
+#
+#     races       LONG=1: 200 savers without pauses, 200 killed processes
+#     model       LONG=1: 500 random sequences
+#     bad-input   100,000 mutated requests and events
+#     load        the local endpoint with 1% faults, for LOAD_SECONDS (60)
+#     fuzz        each fuzz target, for FUZZ_SECONDS (600); needs cargo-fuzz
+#     ceph        the store tests against Ceph; tests/ceph.sh installs it if it is run by root
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+run_tests() { cargo test --test main -- --include-ignored --nocapture --test-threads 1 "$@"; }
+
+run_part() {
+  case $1 in
+    races) LONG=1 run_tests races:: --skip external_store --skip outage ;;
+    model) LONG=1 run_tests model:: ;;
+    bad-input) run_tests a_hundred_thousand_mutated_events ;;
+    load)
+      cargo build --example local
+      run_tests load::
+      ;;
+    fuzz) tests/fuzz/run.sh "${FUZZ_SECONDS:-600}" ;;
+    ceph) tests/ceph.sh ;;
+    *)
+      sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
+      exit 2
+      ;;
+  esac
+}
+
+(($#)) || set -- races model bad-input load fuzz ceph
+for part; do
+  printf '\n== %s\n' "$part"
+  SECONDS=0
+  run_part "$part"
+  printf '== %s: passed in %d s\n' "$part" "$SECONDS"
+done
