@@ -52,7 +52,7 @@ struct Responses {
 #[ignore = "takes a minute"]
 async fn no_version_is_lost_under_load() {
     let seconds = number("LOAD_SECONDS").unwrap_or(DEFAULT_SECONDS);
-    let client_count = number("LOAD_CLIENTS").unwrap_or(DEFAULT_CLIENTS);
+    let connections = number("LOAD_CLIENTS").unwrap_or(DEFAULT_CLIENTS);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut command = local::command(folder.path());
     command.args(["--faults", "1"]);
@@ -65,10 +65,10 @@ async fn no_version_is_lost_under_load() {
     let states = States::default();
     let start = Instant::now();
     let mut clients = JoinSet::new();
-    for number in 0..client_count {
+    for number in 0..connections {
         let client = Client {
             number,
-            client_count,
+            connections,
             connection: connect(&endpoint.address).await,
             bucket: folder.path().join("drafts"),
             states: Arc::clone(&states),
@@ -167,7 +167,7 @@ fn assert_versions(folder: &Path, responses: &Responses, states: &States) {
 /// Writes drafts of its own, and saves them and those of another client.
 struct Client {
     number: u64,
-    client_count: u64,
+    connections: u64,
     connection: SendRequest<Full<Bytes>>,
     /// The folder of the bucket.
     bucket: PathBuf,
@@ -185,7 +185,7 @@ impl Client {
             if turn % REQUESTS_PER_WRITE == 0 {
                 self.write(draft, turn);
             } else if turn % 2 == 0 {
-                writer = (self.number + 1) % self.client_count;
+                writer = (self.number + 1) % self.connections;
             }
             self.save(draft_id(writer, draft)).await;
         }

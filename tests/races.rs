@@ -250,7 +250,7 @@ fn client_without_retries(endpoint: &Endpoint) -> Client {
 /// Saves drafts in this process, or in a process of its own over the Runtime API.
 #[derive(Clone)]
 enum Function {
-    Saver(Saver, Duration),
+    Saver(Arc<Saver>, Duration),
     Process(Arc<Bootstrap>),
 }
 
@@ -427,7 +427,7 @@ async fn killed_processes_leave_whole_versions() {
 async fn concurrent_saves_in_an_external_store_report_states_that_are_stored() {
     let (draft, endpoint) = Draft::external(DRAFT_BYTES).await;
     let saver = common::saver(&endpoint.sdk(), &draft.bucket);
-    let observations = race(&draft, &Function::Saver(saver, LONG_TIME)).await;
+    let observations = race(&draft, &Function::Saver(Arc::new(saver), LONG_TIME)).await;
     let summary = draft.verify(&observations, true).await;
     assert_eq!(summary.saved, observations.len());
 }
@@ -446,7 +446,7 @@ async fn saves_during_an_outage_end_before_their_deadline_and_lose_nothing() {
     let (draft, endpoint) = Draft::external(DRAFT_BYTES).await;
     let time_limit = Duration::from_secs(5);
     let saver = common::saver(&endpoint.sdk(), &draft.bucket);
-    let function = Function::Saver(saver.clone(), time_limit);
+    let function = Function::Saver(Arc::new(saver.clone()), time_limit);
 
     draft.write_states(10).await;
     let is_over = Arc::new(watch::Sender::new(false));
@@ -484,7 +484,9 @@ async fn saves_during_an_outage_end_before_their_deadline_and_lose_nothing() {
     assert_eq!(during.result, SaveResult::Unavailable);
 
     writer.await.expect("the states are written");
-    let after = draft.save(&Function::Saver(saver, LONG_TIME)).await;
+    let after = draft
+        .save(&Function::Saver(Arc::new(saver), LONG_TIME))
+        .await;
     assert!(
         matches!(after.result, SaveResult::Saved { .. }),
         "{after:?}"

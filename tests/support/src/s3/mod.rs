@@ -41,8 +41,8 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 
 pub use self::faults::{Fault, RawResponse, ScriptedFault, When};
 pub use self::objects::ObjectInfo;
@@ -284,8 +284,9 @@ struct Server {
 
 struct Listening {
     /// Dropped to stop listening.
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+    stop: Option<oneshot::Sender<()>>,
+    /// Fails when all connections are closed.
+    ended: watch::Receiver<()>,
 }
 
 /// The end of a connection after `Broken`.
@@ -303,16 +304,28 @@ type SharedEnd = Arc<Mutex<End>>;
 impl Server {
     fn listen(self: &Arc<Self>, listener: TcpListener) {
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(Arc::clone(self).accept(listener, stopped));
-        *self.listening.lock() = Some(Listening { stop, task });
+        let (sender, ended) = watch::channel(());
+        let accept = Arc::clone(self).accept(listener, stopped);
+        tokio::spawn(async move {
+            accept.await;
+            drop(sender);
+        });
+        let stop = Some(stop);
+        *self.listening.lock() = Some(Listening { stop, ended });
+    }
+
+    /// Stops listening. Returns a receiver that fails when all connections are closed.
+    fn stop_listening(&self) -> Option<watch::Receiver<()>> {
+        let mut listening = self.listening.lock();
+        let listening = listening.as_mut()?;
+        listening.stop = None;
+        Some(listening.ended.clone())
     }
 
     /// Stops listening; returns when all connections are closed.
     async fn close(&self) {
-        let listening = self.listening.lock().take();
-        if let Some(Listening { stop, task }) = listening {
-            drop(stop);
-            let _ = task.await;
+        if let Some(mut ended) = self.stop_listening() {
+            while ended.changed().await.is_ok() {}
         }
     }
 
@@ -402,6 +415,11 @@ impl Server {
             let (head, body) = self.call(request.map(s3s::Body::http_body)).await?;
             return Ok(Response::from_parts(head, whole(body)));
         };
+        if let Fault::Refuse = scripted.fault() {
+            self.stop_listening();
+            // This connection is closed with all others.
+            pending::<()>().await;
+        }
         let set_end = |to| *end.lock() = to;
         let cleared = || scripted.clone().cleared();
         let (head, body) = request.into_parts();
@@ -417,12 +435,6 @@ impl Server {
             Fault::Reset => {
                 set_end(End::Reset);
                 return Err(Broken);
-            }
-            Fault::Refuse => {
-                let server = Arc::clone(self);
-                tokio::spawn(async move { server.close().await });
-                // This connection is closed with all others.
-                pending::<()>().await;
             }
             Fault::Stall => cleared().await,
             Fault::Run(run) => run(recorded),
