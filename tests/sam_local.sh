@@ -60,7 +60,7 @@ clean_up() {
   if [ "$status" -ne 0 ] && [ -e "$work/log" ]; then tail -n 40 "$work/log" >&2; fi
   for process in "${started[@]}"; do kill "$process" 2>/dev/null || true; done
   wait
-  docker images --quiet "$repository" | sort -u | xargs -r docker image rm --force >/dev/null
+  docker images --format "{{.Repository}}:{{.Tag}}" "$repository" | xargs -r docker image rm --force >/dev/null
   rm -rf "$work"
 }
 trap clean_up EXIT
