@@ -17,7 +17,9 @@ pub enum InvalidTemplate {
     #[error("must not contain control characters or other placeholders")]
     ForbiddenCharacter,
     /// The placeholders of `FILES_KEY` are in another order, or not separated.
-    #[error("must contain {{draft_id}}/, {{etag}}/ and {{path}} in this order, {{path}} at the end")]
+    #[error(
+        "must contain {{draft_id}}/, {{etag}}/ and {{path}} in this order, {{path}} at the end"
+    )]
     PlaceholderOrder,
     /// A key could be longer than S3 allows.
     #[error("must not give keys longer than {MAX_KEY_BYTES} bytes")]
