@@ -165,9 +165,9 @@ const MAX_XML_BYTES: u64 = 8 << 20;
 /// Prepares responses for the SDK: removes the headers that a save does not use, because one in an
 /// unexpected format would fail the request, and limits the bodies.
 #[derive(Debug)]
-pub(crate) struct LimitResponses;
+pub(crate) struct SanitizeResponses;
 
-impl LimitResponses {
+impl SanitizeResponses {
     /// Headers that the SDK or a save reads, beside the checksums.
     const HEADERS: [&'static str; 12] = [
         "content-length",
@@ -220,9 +220,9 @@ impl LimitResponses {
     }
 }
 
-impl Intercept for LimitResponses {
+impl Intercept for SanitizeResponses {
     fn name(&self) -> &'static str {
-        "LimitResponses"
+        "SanitizeResponses"
     }
 
     fn modify_before_deserialization(

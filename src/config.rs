@@ -72,7 +72,7 @@ pub struct Config {
     pub max_draft_bytes: u64,
     /// Hosts allowed in a `draft_url`, in the form of [`Url::host_str`]; empty for any.
     pub draft_url_hosts: Vec<String>,
-    /// Whether every save is answered with `ServiceUnavailable`.
+    /// True if every save is answered with `ServiceUnavailable`.
     pub maintenance: bool,
     /// Value of `Access-Control-Allow-Origin`.
     pub cors_origin: Option<String>,
@@ -142,7 +142,8 @@ impl Config {
         let is_one_bucket = draft_bucket == saved_bucket;
         if is_one_bucket && prefixes_overlap(saved_key.literal_prefix(), draft_key.literal_prefix())
         {
-            return Err(overlap_error(SAVED_KEY, DRAFT_KEY));
+            let (saved, draft) = (saved_key.literal_prefix(), draft_key.literal_prefix());
+            return Err(overlap_error(SAVED_KEY, saved, DRAFT_KEY, draft));
         }
         let files_key = if parse_bool(SAVE_FILES, read(SAVE_FILES)?.as_deref())? {
             let key = read(FILES_KEY)?;
@@ -191,10 +192,15 @@ fn parse_bool(variable: &'static str, value: Option<&str>) -> Result<bool, Confi
     }
 }
 
-fn overlap_error(variable: &'static str, other: &str) -> ConfigError {
+fn overlap_error(
+    variable: &'static str,
+    prefix: &str,
+    other: &str,
+    other_prefix: &str,
+) -> ConfigError {
     let problem = format!(
         "must have a prefix of its own: neither {variable} nor {other} may begin with the literal \
-         prefix of the other"
+         prefix of the other, got {prefix:?} and {other_prefix:?}"
     );
     ConfigError::new(variable, problem)
 }
@@ -207,11 +213,12 @@ fn check_files_key(
     is_one_bucket: bool,
 ) -> Result<(), ConfigError> {
     let prefix = files_key.literal_prefix();
-    if prefixes_overlap(prefix, saved_key.literal_prefix()) {
-        return Err(overlap_error(FILES_KEY, SAVED_KEY));
+    let (draft, saved) = (draft_key.literal_prefix(), saved_key.literal_prefix());
+    if prefixes_overlap(prefix, saved) {
+        return Err(overlap_error(FILES_KEY, prefix, SAVED_KEY, saved));
     }
-    if is_one_bucket && prefixes_overlap(prefix, draft_key.literal_prefix()) {
-        return Err(overlap_error(FILES_KEY, DRAFT_KEY));
+    if is_one_bucket && prefixes_overlap(prefix, draft) {
+        return Err(overlap_error(FILES_KEY, prefix, DRAFT_KEY, draft));
     }
     if !draft_key.has_folder() {
         let problem = "must have a folder for each draft if SAVE_FILES is true, like";
@@ -220,9 +227,9 @@ fn check_files_key(
             format!("{problem} {DEFAULT_DRAFT_KEY}"),
         ));
     }
-    if !saved_key.has_folder() {
-        let problem = "must have a folder for each version if SAVE_FILES is true, and another file \
-                       name than files.json, like";
+    if !saved_key.has_room_for_manifest() {
+        let problem = "must have a folder for each version if SAVE_FILES is true, in which files.json \
+                       can be a key of its own, like";
         return Err(ConfigError::new(
             SAVED_KEY,
             format!("{problem} {DEFAULT_SAVED_KEY}"),
@@ -231,7 +238,7 @@ fn check_files_key(
     Ok(())
 }
 
-/// Accepts any name or access point without white space; S3 itself knows the buckets.
+/// Accepts any name or access point without white space. S3 checks whether the bucket exists.
 fn parse_bucket(variable: &'static str, name: String) -> Result<String, ConfigError> {
     if name.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(ConfigError::expected(
@@ -288,8 +295,8 @@ fn parse_hosts(list: &str) -> Result<Vec<String>, ConfigError> {
         .collect()
 }
 
-/// Accepts `*` and serialized origins (RFC 6454, section 6.2), the two values that browsers
-/// compare.
+/// Accepts `*` and serialized origins (RFC 6454, section 6.2), the values that are valid in
+/// `Access-Control-Allow-Origin`.
 fn parse_origin(value: String) -> Result<String, ConfigError> {
     let is_origin = |value: &str| {
         Url::parse(value).is_ok_and(|url| url.origin().ascii_serialization() == value)
@@ -401,7 +408,7 @@ mod tests {
             (
                 "SAVED_KEY",
                 "drafts/{draft_id}/{version}",
-                "must have a prefix of its own: neither SAVED_KEY nor DRAFT_KEY may begin with the literal prefix of the other",
+                r#"must have a prefix of its own: neither SAVED_KEY nor DRAFT_KEY may begin with the literal prefix of the other, got "drafts/" and "drafts/""#,
             ),
             (
                 "MAX_DRAFT_BYTES",

@@ -28,7 +28,7 @@ pub enum InvalidDocument {
     /// The document is truncated or damaged.
     #[error("the document is not valid JSON: {0}")]
     NotJson(BoxError),
-    /// The document has more than [`MAX_DEPTH`] levels of nesting.
+    /// The document has more than 10,000 levels of nesting.
     #[error("the document is nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
 }

@@ -22,9 +22,9 @@ use crate::store::{CopyOutcome, Document, ListedObject, MAX_COPY_BYTES, Store, b
 /// Maximum number of concurrent copies.
 const MAX_CONCURRENT_COPIES: usize = 16;
 
-/// Maximum number of looks at the draft's folder. A draft that is edited all the time needs more
-/// than two.
-const MAX_LOOKS: u32 = 10;
+/// Maximum number of listings of the draft's folder in one save. A draft that is edited all the time
+/// needs more than two.
+const MAX_LISTINGS: u32 = 10;
 
 /// Saves the files of drafts beside their documents.
 #[derive(Clone, Debug)]
@@ -32,13 +32,13 @@ pub struct FileSaver {
     store: Store,
     draft_key: DraftKey,
     files_key: FilesKey,
-    /// Whether drafts and copies are in one bucket, with one default encryption.
+    /// True if drafts and copies are in one bucket, with one default encryption.
     is_one_bucket: bool,
 }
 
 /// The files of a draft at one moment, all of which have copies.
 #[derive(Debug)]
-pub struct SavedFiles {
+pub struct FolderState {
     /// The files, sorted by path.
     files: Vec<File>,
 }
@@ -66,13 +66,17 @@ struct File {
 /// An error that is specific to the files of a draft.
 #[derive(Debug, ThisError)]
 enum FilesError {
+    #[error("the path {0:?} contains a control character")]
+    ControlCharacter(String),
+    #[error("the store sends no ETag of the document")]
+    NoEtag,
     #[error("the key of the copy of {0:?} would be longer than {MAX_KEY_BYTES} bytes")]
     KeyTooLong(String),
     #[error("{path:?} has {bytes} bytes, more than the limit of {MAX_COPY_BYTES} for a copy")]
     TooLarge { path: String, bytes: u64 },
     #[error("the object {0:?} is not a copy of the file: its size or ETag differs")]
     WrongCopy(String),
-    #[error("the draft's folder changed during {MAX_LOOKS} attempts to save it")]
+    #[error("the draft's folder changed during {MAX_LISTINGS} attempts to save it")]
     Unstable(#[source] Option<BoxError>),
 }
 
@@ -109,10 +113,10 @@ impl FileSaver {
         id: &DraftId,
         document: &Document,
         report: &mut FilesReport,
-    ) -> Result<Option<SavedFiles>, Error> {
+    ) -> Result<Option<FolderState>, Error> {
         let mut previous = None;
-        let mut last_refusal = None;
-        for look in 1..=MAX_LOOKS {
+        let mut last_response = None;
+        for attempt in 1..=MAX_LISTINGS {
             let Some((files, is_one_page)) = self.list_files(id, document).await? else {
                 return Ok(None);
             };
@@ -121,15 +125,15 @@ impl FileSaver {
             let is_one_moment = is_one_page || previous.as_ref() == Some(&files);
             let missing = self.missing_copies(id, document, &files).await?;
             if missing.is_empty() && is_one_moment {
-                return Ok(Some(SavedFiles { files }));
+                return Ok(Some(FolderState { files }));
             }
-            last_refusal = self.copy(missing, report).await?;
-            if last_refusal.is_some() {
-                sleep(backoff(look)).await;
+            last_response = self.copy(missing, report).await?;
+            if last_response.is_some() {
+                sleep(backoff(attempt)).await;
             }
             previous = Some(files);
         }
-        Err(Error::unavailable(FilesError::Unstable(last_refusal)))
+        Err(Error::unavailable(FilesError::Unstable(last_response)))
     }
 
     /// Lists the files in the draft's folder, and returns them with whether the listing was one page.
@@ -141,12 +145,18 @@ impl FileSaver {
     ) -> Result<Option<(Vec<File>, bool)>, Error> {
         let folder = self.draft_key.render_folder(id);
         let document_key = self.draft_key.render(id);
+        let etag = document.etag.trim_matches('"');
+        if etag.is_empty() {
+            return Err(Error::save_failed(FilesError::NoEtag));
+        }
         let listing = self.store.list_drafts(&folder).await?;
         let mut has_document = false;
         let mut files = Vec::new();
         for object in listing.objects {
             if object.key == document_key {
-                has_document = object.etag.trim_matches('"') == document.etag.trim_matches('"');
+                // The same bytes written again are another state.
+                has_document = object.etag.trim_matches('"') == etag
+                    && object.last_modified == document.last_modified;
                 continue;
             }
             // An empty object that stands for a folder in the S3 console.
@@ -165,6 +175,10 @@ impl FileSaver {
             .strip_prefix(folder)
             .unwrap_or(&source.key)
             .to_owned();
+        // A restore with a shell reads paths from lines.
+        if path.contains(char::is_control) {
+            return Err(Error::save_failed(FilesError::ControlCharacter(path)));
+        }
         let copy_key = self.files_key.render(id, &source.etag, &path);
         if copy_key.len() > MAX_KEY_BYTES {
             return Err(Error::save_failed(FilesError::KeyTooLong(path)));
@@ -190,10 +204,9 @@ impl FileSaver {
         if files.is_empty() {
             return Ok(Vec::new());
         }
-        let listing = self
-            .store
-            .list_saved(&self.files_key.render_prefix(id))
-            .await?;
+        let prefix = self.files_key.render_prefix(id);
+        let keys = files.iter().map(|file| file.copy_key.as_str()).collect();
+        let listing = self.store.list_saved(&prefix, &keys).await?;
         let copies: HashMap<_, _> = listing
             .objects
             .into_iter()
@@ -209,7 +222,7 @@ impl FileSaver {
                         let error = FilesError::WrongCopy(file.copy_key.clone());
                         return Err(Error::save_failed(error));
                     }
-                    // The attempt to copy it fails, and the folder is listed again.
+                    // The store refuses to copy it, so that the folder is listed again.
                     None => missing.push(file.clone()),
                 },
             }
@@ -229,7 +242,8 @@ impl FileSaver {
         if copy.size != file.source.size {
             return Ok(Some(false));
         }
-        // The ETag of a multipart upload depends on its parts, and with KMS it is not a hash.
+        // The ETag of a multipart upload depends on its parts, and with KMS it is not a hash. The
+        // document shows the usual encryption of the bucket, which spares two requests for each file.
         let is_multipart = file.source.etag.contains('-') || copy.etag.contains('-');
         let is_comparable = self.is_one_bucket && !is_multipart && !document.is_kms_encrypted;
         if !is_comparable || copy.etag.trim_matches('"') == file.source.etag.trim_matches('"') {
@@ -249,7 +263,7 @@ impl FileSaver {
         files: Vec<File>,
         report: &mut FilesReport,
     ) -> Result<Option<BoxError>, Error> {
-        let mut refusal = None;
+        let mut last_response = None;
         let mut copies = stream::iter(files)
             .map(|file| self.copy_file(file))
             .buffer_unordered(MAX_CONCURRENT_COPIES);
@@ -259,10 +273,10 @@ impl FileSaver {
                     report.copied += 1;
                     report.copied_bytes += size;
                 }
-                CopyOutcome::NotCreated(response) => refusal = Some(response),
+                CopyOutcome::NotCreated(response) => last_response = Some(response),
             }
         }
-        Ok(refusal)
+        Ok(last_response)
     }
 
     async fn copy_file(&self, file: File) -> Result<(CopyOutcome, u64), Error> {
@@ -288,7 +302,7 @@ struct ManifestFile<'a> {
     key: &'a str,
 }
 
-impl SavedFiles {
+impl FolderState {
     /// Returns whether the draft has no other files than the document.
     #[must_use]
     pub fn is_empty(&self) -> bool {

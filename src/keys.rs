@@ -27,6 +27,9 @@ pub enum InvalidTemplate {
 }
 
 const DRAFT_ID: &str = "{draft_id}";
+/// File name of the manifest.
+const MANIFEST: &str = "files.json";
+
 const ETAG: &str = "{etag}";
 const PATH: &str = "{path}";
 const VERSION: &str = "{version}";
@@ -134,21 +137,24 @@ impl SavedKey {
             .replace(VERSION, version.as_str())
     }
 
-    /// Returns whether the template has a folder for each version, in which a manifest has room.
+    /// Returns whether the template has a folder for each version, in which `files.json` is a valid
+    /// key of its own.
     #[must_use]
-    pub fn has_folder(&self) -> bool {
+    pub fn has_room_for_manifest(&self) -> bool {
         let after_version = self.0.split_once(VERSION).map_or("", |(_, rest)| rest);
         let has_own_folder = after_version.contains('/') && !after_version.contains(DRAFT_ID);
-        has_own_folder && !self.0.ends_with("/files.json")
+        let folder = self.0.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let manifest: Result<Self, _> = format!("{folder}/{MANIFEST}").parse();
+        has_own_folder && manifest.is_ok_and(|manifest| manifest != *self)
     }
 
     /// Returns the key of the manifest of the version `version` of the draft `id`, `files.json` in
-    /// the folder of the version; see [`Self::has_folder`].
+    /// the folder of the version; see [`Self::has_room_for_manifest`].
     #[must_use]
     pub fn render_manifest(&self, id: &DraftId, version: &Version) -> String {
         let key = self.render(id, version);
         let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder);
-        format!("{folder}/files.json")
+        format!("{folder}/{MANIFEST}")
     }
 
     /// Returns the part before the first placeholder.
@@ -345,15 +351,19 @@ mod tests {
         let version = Version::new(OffsetDateTime::UNIX_EPOCH, &Sha256Digest::of(b"{}"));
         let version = version.expect("a valid year");
         let key = saved_key("saved/{draft_id}/{version}/a.json");
-        assert!(key.has_folder());
+        assert!(key.has_room_for_manifest());
         let manifest = key.render_manifest(&id, &version);
         assert_eq!(manifest, format!("saved/abc/{version}/files.json"));
         for template in [
             "saved/{draft_id}/{version}.json",
             "saved/{version}/{draft_id}/a.json",
             "saved/{draft_id}/{version}/files.json",
+            &format!(
+                "saved/{{draft_id}}/{{version}}/{}/a",
+                "x".repeat(1024 - 6 - 64 - 1 - 81 - 3)
+            ),
         ] {
-            assert!(!saved_key(template).has_folder(), "{template}");
+            assert!(!saved_key(template).has_room_for_manifest(), "{template}");
         }
     }
 

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::document;
 use crate::draft::{DraftId, Sha256Digest, Version};
 use crate::error::Error;
-use crate::files::{FileSaver, FilesReport, SavedFiles};
+use crate::files::{FileSaver, FilesReport, FolderState};
 use crate::keys::{DraftKey, SavedKey};
 use crate::store::{CreateOutcome, Document, NewObject, Store};
 
@@ -24,7 +24,7 @@ use crate::store::{CreateOutcome, Document, NewObject, Store};
 pub struct Saved {
     /// The version that holds the state of the draft.
     pub version: Version,
-    /// Whether this save created the version or found it.
+    /// The version was created by this save, or it existed.
     pub outcome: CreateOutcome,
 }
 
@@ -159,7 +159,7 @@ impl Saver {
         &self,
         id: &DraftId,
         document: Document,
-        files: Option<&SavedFiles>,
+        files: Option<&FolderState>,
     ) -> Result<Saved, Error> {
         let version = match files {
             None => Version::new(document.last_modified, &document.sha256),

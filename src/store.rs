@@ -1,5 +1,6 @@
 //! S3 operations: reads a document, creates an object that must not exist, lists and copies files.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,13 +23,16 @@ use thiserror::Error as ThisError;
 use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::aws::{BACKOFF, LimitResponses, MAX_ATTEMPTS, attempt_timeouts};
+use crate::aws::{BACKOFF, MAX_ATTEMPTS, SanitizeResponses, attempt_timeouts};
 use crate::config::Config;
 use crate::draft::Sha256Digest;
 use crate::error::{BoxError, Error};
 
 /// Maximum number of PUT attempts after `409 ConditionalRequestConflict`.
 const MAX_CONFLICT_ATTEMPTS: u32 = 8;
+
+/// Maximum number of objects in a listing, which limits its memory.
+pub const MAX_OBJECTS: usize = 10_000;
 
 const KIB: u64 = 1024;
 
@@ -43,7 +47,7 @@ pub struct Document {
     pub etag: String,
     /// `Last-Modified` of the object, to the second.
     pub last_modified: OffsetDateTime,
-    /// Whether the object is encrypted with AWS KMS, so that its `ETag` is not a hash of the bytes.
+    /// True if the object is encrypted with AWS KMS: its `ETag` is then not a hash of the bytes.
     pub is_kms_encrypted: bool,
     /// Released when the document is dropped.
     _memory: OwnedSemaphorePermit,
@@ -78,7 +82,7 @@ pub struct ListedObject {
 pub struct Listing {
     /// The objects, in the order of their keys.
     pub objects: Vec<ListedObject>,
-    /// Whether the listing was one response. The pages of a longer one are read one after the other,
+    /// True if the listing was one response. The pages of a longer one are read one after the other,
     /// and may show different moments.
     pub is_one_page: bool,
 }
@@ -137,6 +141,8 @@ enum InvalidResponse {
     Partial(String),
     #[error("the store reports another SHA-256 than that of the document")]
     OtherChecksum,
+    #[error("there are more than {MAX_OBJECTS} objects, the limit of a listing")]
+    TooManyObjects,
     #[error("the listing has an entry without key, size, ETag or Last-Modified")]
     IncompleteListing,
     #[error("the listing ends without its last page")]
@@ -177,9 +183,7 @@ impl RequestName<'_> {
             source: source.into(),
         }
     }
-}
 
-impl RequestName<'_> {
     /// Converts an SDK error into a retryable or a permanent error.
     fn classify<E>(&self, error: SdkError<E, HttpResponse>) -> Error
     where
@@ -214,7 +218,7 @@ impl Store {
         let s3_config = aws_sdk_s3::config::Builder::from(sdk_config)
             // Stores other than S3 have no host name for each bucket.
             .force_path_style(sdk_config.endpoint_url().is_some())
-            .interceptor(LimitResponses)
+            .interceptor(SanitizeResponses)
             .build();
         let memory_kib = usize::try_from(config.memory_bytes / KIB).unwrap_or(usize::MAX);
         Self {
@@ -301,7 +305,7 @@ impl Store {
         let mut hasher = Sha256::new();
         let mut body = output.body;
         while let Some(chunk) = body.next().await {
-            // `LimitResponses` ends a body that is longer than announced with an error.
+            // `SanitizeResponses` ends a body that is longer than announced with an error.
             let chunk = chunk.map_err(|error| ReadError::Retryable(error.into()))?;
             hasher.update(&chunk);
             bytes.extend_from_slice(&chunk);
@@ -411,28 +415,32 @@ impl Store {
         }
         request.send().await
     }
-}
 
-impl Store {
     /// Lists all objects of the draft bucket whose keys begin with `prefix`.
     ///
     /// # Errors
     ///
-    /// See [`Self::read`]; a missing bucket is `SaveFailed`.
+    /// - `ServiceUnavailable` if S3 could not be reached.
+    /// - `SaveFailed` for any other error, such as more than [`MAX_OBJECTS`] objects.
     pub async fn list_drafts(&self, prefix: &str) -> Result<Listing, Error> {
-        self.list(&self.draft_bucket, prefix).await
+        self.list(&self.draft_bucket, prefix, None).await
     }
 
-    /// Lists all objects of the saved bucket whose keys begin with `prefix`.
+    /// Lists the objects of the saved bucket whose keys begin with `prefix` and are in `keys`.
     ///
     /// # Errors
     ///
     /// See [`Self::list_drafts`].
-    pub async fn list_saved(&self, prefix: &str) -> Result<Listing, Error> {
-        self.list(&self.saved_bucket, prefix).await
+    pub async fn list_saved(&self, prefix: &str, keys: &HashSet<&str>) -> Result<Listing, Error> {
+        self.list(&self.saved_bucket, prefix, Some(keys)).await
     }
 
-    async fn list(&self, bucket: &str, prefix: &str) -> Result<Listing, Error> {
+    async fn list(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        keys: Option<&HashSet<&str>>,
+    ) -> Result<Listing, Error> {
         let name = RequestName {
             operation: "ListObjectsV2",
             bucket,
@@ -459,6 +467,13 @@ impl Store {
                     let error = InvalidResponse::IncompleteListing;
                     Error::save_failed(name.failed(error, page.request_id()))
                 })?;
+                if keys.is_some_and(|keys| !keys.contains(object.key.as_str())) {
+                    continue;
+                }
+                if objects.len() == MAX_OBJECTS {
+                    let error = InvalidResponse::TooManyObjects;
+                    return Err(Error::save_failed(name.failed(error, page.request_id())));
+                }
                 objects.push(object);
             }
         }

@@ -47,6 +47,12 @@ fn put_document(s3: &S3, id: &str) -> Vec<u8> {
     document
 }
 
+/// Sets the `Last-Modified` of a document to that of the listings and responses in these tests.
+fn date_document(s3: &S3, id: &str) {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_759_060_050);
+    s3.set_last_modified(BUCKET, &draft_key(id), time);
+}
+
 /// Creates files in the folder of the draft `id`, each with a content of its own.
 fn put_files<'a>(s3: &S3, id: &str, paths: impl IntoIterator<Item = &'a str>) -> Files {
     let mut files = Files::new();
@@ -356,7 +362,6 @@ async fn paths_are_copied_as_they_are() {
             "a//b",
             "../draft_content.json",
             "./x",
-            "line\nbreak\ttab",
             "draft_content.json.bak",
             "nested/draft_content.json",
             "files.json",
@@ -547,6 +552,59 @@ async fn listings_of_several_pages_have_to_be_equal_twice() {
 }
 
 #[tokio::test]
+async fn a_document_that_is_written_again_is_read_again() {
+    let s3 = Arc::new(S3::start_empty().await.expect("the S3 starts"));
+    let function = common::start_function(&s3, &[SAVE_FILES]).await;
+    let id = "rewritten";
+    let document = put_document(&s3, id);
+    let time = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(1_759_060_050 + seconds);
+    s3.set_last_modified(BUCKET, &draft_key(id), time(0));
+    // The same bytes, so that only the time differs.
+    let server = Arc::downgrade(&s3);
+    let write = Fault::Run(Arc::new(move |_| {
+        let server = server.upgrade().expect("the S3 runs");
+        server.set_last_modified(BUCKET, &draft_key(id), time(20));
+    }));
+    s3.fault(When::op(List).once(), write);
+    let saved = save(&function, id).await;
+    saved.assert_saved(&s3, id, &document, &Files::new());
+    assert_eq!(operations(&s3), [Get, List, Get, List, Put]);
+    assert!(
+        saved.version.starts_with("20250928T114750Z-"),
+        "{} has not the time of the listed document",
+        saved.version
+    );
+}
+
+#[tokio::test]
+async fn a_path_with_a_control_character_is_a_500_that_names_it() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id) = (&test_env.s3, "control");
+    put_document(s3, id);
+    put_files(s3, id, ["x\ndrafts/other/draft_content.json"]);
+    let response = save(&test_env.function, id).await;
+    response.assert_error(500, r"x\ndrafts/other/draft_content.json");
+    assert_eq!(s3.keys(BUCKET, "saved"), [""; 0]);
+}
+
+#[tokio::test]
+async fn more_files_than_a_listing_may_have_are_a_500() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id) = (&test_env.s3, "many");
+    put_document(s3, id);
+    let entry = "<Contents><Key>a</Key><LastModified>2025-09-28T11:47:30.000Z</LastModified>\
+                 <ETag>0</ETag><Size>1</Size></Contents>";
+    let entries = entry.repeat(10_001);
+    let xml =
+        format!("<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>");
+    let listing = Fault::Respond(RawResponse::new(200).body(xml));
+    s3.fault(When::op(List), listing);
+    let response = save(&test_env.function, id).await;
+    response.assert_error(500, "more than 10000 objects");
+    assert_eq!(operations(s3), [Get, List]);
+}
+
+#[tokio::test]
 async fn a_listing_that_ends_too_early_is_a_500() {
     let test_env = TestEnv::with(&[SAVE_FILES]).await;
     let (s3, id) = (&test_env.s3, "truncated");
@@ -596,6 +654,7 @@ async fn a_file_over_5_gb_is_a_500_that_names_it() {
     let test_env = TestEnv::with(&[SAVE_FILES]).await;
     let (s3, id, path) = (&test_env.s3, "huge", "assets/long.mp4");
     put_document(s3, id);
+    date_document(s3, id);
     let list = || When::op(List).and(|request| request.query.contains("prefix=drafts"));
     let limit = 5 << 30;
     let fault = s3.fault(list(), listing_with_a_huge_file(s3, id, path, limit + 1));
@@ -666,6 +725,7 @@ async fn keys_in_listings_are_decoded() {
     let test_env = TestEnv::with(&[SAVE_FILES]).await;
     let (s3, id) = (&test_env.s3, "encoded");
     let document = put_document(s3, id);
+    date_document(s3, id);
     let files = put_files(s3, id, ["a b+c%2B"]);
     let etag = |key: &str| s3.metadata(BUCKET, key).expect("the object exists").etag;
     // S3 encodes a space as `+`. A store that ignores `encoding-type` does not encode.
@@ -737,6 +797,7 @@ async fn etags_are_not_compared_where_aws_kms_encrypts() {
     // The draft, one file or the copy is encrypted with KMS, so that the ETag of the copy differs.
     for (id, heads) in [("kms-document", 0), ("kms-file", 1), ("kms-copy", 2)] {
         let document = put_document(s3, id);
+        date_document(s3, id);
         let etag = s3.put(BUCKET, &file_key(id, "a.mp4"), b"content");
         let copy = format!("saved-files/{id}/{etag}/a.mp4");
         s3.put(BUCKET, &copy, b"CONTENT");
@@ -1623,7 +1684,7 @@ mod store {
                 let size = head.content_length().and_then(|size| size.try_into().ok());
                 assert_eq!(Some(object.size), size, "{}", target.name);
             }
-            let none = target.store.list_saved("saved-files/none/").await;
+            let none = target.store.list_drafts("saved-files/none/").await;
             let none = none.expect("a listing");
             assert!(
                 none.is_one_page && none.objects.is_empty(),
@@ -1817,7 +1878,8 @@ mod store {
         for target in targets().await {
             let id = "whole";
             target.put(&draft_key(id), draft_of_size(3_000, 1)).await;
-            let paths = keys(&target);
+            let mut paths = keys(&target);
+            paths.retain(|path| !path.contains(char::is_control));
             for path in &paths {
                 target.put(&file_key(id, path), (*path).into()).await;
             }

@@ -52,7 +52,7 @@ impl From<InvocationError> for Diagnostic {
     }
 }
 
-/// Saves the drafts that `payload` names, and returns by `deadline`.
+/// BatchSaves the drafts that `payload` names, and returns by `deadline`.
 ///
 /// # Errors
 ///
@@ -77,7 +77,7 @@ pub(super) async fn handle(
             Ok(saved_json(request.field, &request.value, saved))
         }
         ParsedEvent::Notification(content) => {
-            let saves = Saves::run(&content.ids, saver, deadline, metrics).await;
+            let saves = BatchSaves::run(&content.ids, saver, deadline, metrics).await;
             log_content(&content, metrics);
             match saves.error(&content) {
                 Some(error) => Err(error),
@@ -88,7 +88,7 @@ pub(super) async fn handle(
     }
 }
 
-/// Saves the drafts of an SQS batch, and reports the failed messages ("Reporting batch item
+/// BatchSaves the drafts of an SQS batch, and reports the failed messages ("Reporting batch item
 /// failures for Lambda functions with an Amazon SQS trigger", AWS Lambda Developer Guide).
 async fn handle_batch(
     messages: Vec<Message>,
@@ -100,7 +100,7 @@ async fn handle_batch(
         .iter()
         .flat_map(|message| message.content.ids.iter().cloned())
         .collect();
-    let saves = Saves::run(&ids, saver, deadline, metrics).await;
+    let saves = BatchSaves::run(&ids, saver, deadline, metrics).await;
     let mut failures = Vec::new();
     let mut has_unidentified = false;
     for message in messages {
@@ -142,10 +142,10 @@ fn log_content(content: &EventContent, metrics: &mut InvocationMetrics) {
 }
 
 /// The saves of one event, one for each draft.
-struct Saves(HashMap<DraftId, SaveReport>);
+struct BatchSaves(HashMap<DraftId, SaveReport>);
 
-impl Saves {
-    /// Saves each of `ids`. A save that is started after the deadline fails.
+impl BatchSaves {
+    /// BatchSaves each of `ids`. A save that is started after the deadline fails.
     async fn run(
         ids: &BTreeSet<DraftId>,
         saver: &Saver,

@@ -1,4 +1,4 @@
-//! Reads selected fields of a JSON object, whatever the other fields are.
+//! Reads selected fields of a JSON object, and ignores the others.
 
 use std::fmt;
 
