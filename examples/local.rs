@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::env;
 use std::error::Error;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -55,7 +56,8 @@ Options:
   --json            write the logs and metrics of the function instead of one line a request
   --help            this text
 
-A port of 0 is any that is free. The environment variables of the function apply, except DRAFT_BUCKET.
+A port of 0 is any that is free. The environment variables of the function apply, except DRAFT_BUCKET, DRAFT_KEY,
+SAVED_BUCKET, SAVED_KEY and FILES_KEY: the folder of the drafts always has the default layout.
 ";
 
 const BUCKET: &str = "drafts";
@@ -127,7 +129,7 @@ fn options() -> Result<Option<Options>, lexopt::Error> {
             Long("port") => options.port = arguments.value()?.parse()?,
             Long("s3-port") => options.s3_port = arguments.value()?.parse()?,
             Long("data-dir") => options.data_dir = arguments.value()?.into(),
-            Long("faults") => options.faults_percent = arguments.value()?.parse()?,
+            Long("faults") => options.faults_percent = parse_percent(&arguments.value()?)?,
             Long("save-files") => options.save_files = true,
             Long("json") => options.json = true,
             Short('h') | Long("help") => return Ok(None),
@@ -137,10 +139,19 @@ fn options() -> Result<Option<Options>, lexopt::Error> {
     Ok(Some(options))
 }
 
+fn parse_percent(text: &OsStr) -> Result<f64, String> {
+    let percent = text.to_str().and_then(|text| text.parse().ok());
+    percent
+        .filter(|percent| (0.0..=100.0).contains(percent))
+        .ok_or_else(|| format!("--faults must be a number from 0 to 100, got {text:?}"))
+}
+
 async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     // The environment first, so that nothing else is printed if a variable is invalid.
     let config = Config::from_lookup(|name| match name {
         "DRAFT_BUCKET" => Some(BUCKET.into()),
+        // The sample, the printed folders and `create_only` below need the defaults.
+        "DRAFT_KEY" | "SAVED_BUCKET" | "SAVED_KEY" | "FILES_KEY" => None,
         "SAVE_FILES" if options.save_files => Some("true".into()),
         _ => env::var_os(name),
     })?;
@@ -437,7 +448,7 @@ impl Log {
         if let Some(cause) = record["error"].as_str() {
             let _ = write!(line, ": {cause}");
         }
-        println!("{line}");
+        println!("{}", escape(&line));
     }
 }
 
@@ -455,7 +466,7 @@ impl io::Write for Log {
         } else {
             let fields = ["level", "message", "error", "location"];
             let fields: Vec<_> = fields.into_iter().filter_map(text).collect();
-            println!("{}", fields.join(": "));
+            println!("{}", escape(&fields.join(": ")));
         }
         Ok(line.len())
     }
@@ -463,6 +474,19 @@ impl io::Write for Log {
     fn flush(&mut self) -> io::Result<()> {
         io::stdout().flush()
     }
+}
+
+/// Escapes the characters that can change a terminal's output or are invisible, as the logs of the function do.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if matches!(c, ' '..='~') {
+            escaped.push(c);
+        } else {
+            escaped.extend(c.escape_debug());
+        }
+    }
+    escaped
 }
 
 /// Returns the event that API Gateway would make of `request`, or `None` if its body is too large.

@@ -166,6 +166,60 @@ async fn prints_one_line_for_each_request() {
 }
 
 #[tokio::test]
+async fn escapes_control_and_invisible_characters_in_the_path() {
+    let folder = tempfile::tempdir().expect("a folder is created");
+    let mut local = Local::start(command(folder.path())).await;
+    let request =
+        "GET /a\u{9b}31m\u{202e}'b' HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    exchange(&local.address, request).await;
+    let line = local.line_with("GET ").await;
+    let expected = r"GET /a\u{9b}31m\u{202e}'b' 404 ";
+    assert!(line.starts_with(expected), "{line:?}");
+}
+
+#[tokio::test]
+async fn ignores_the_variables_of_the_layout() {
+    let folder = tempfile::tempdir().expect("a folder is created");
+    let mut command = command(folder.path());
+    command
+        .arg("--save-files")
+        .env("DRAFT_BUCKET", "other")
+        .env("DRAFT_KEY", "other/{draft_id}/draft_info.json")
+        .env("SAVED_BUCKET", "other")
+        .env("SAVED_KEY", "versions/{draft_id}/{version}/draft_info.json")
+        .env("FILES_KEY", "copies/{draft_id}/{etag}/{path}");
+    let mut local = Local::start(command).await;
+    let bucket = folder.path().join("drafts");
+    let saved = ["saved", "saved-files"].map(|name| bucket.join(name).join(DRAFT_ID));
+    let find = local.line_with("find ").await;
+    let expected = format!("find {} {}", saved[0].display(), saved[1].display());
+    assert_eq!(find.trim(), expected);
+    let response = local.save(DRAFT_ID).await;
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    for folder in saved {
+        assert!(folder.is_dir(), "expected {}", folder.display());
+    }
+}
+
+#[tokio::test]
+async fn the_faults_must_be_a_percentage() {
+    let folder = tempfile::tempdir().expect("a folder is created");
+    for value in ["-5", "NaN", "100.1", "inf", "x", ""] {
+        let mut command = command(folder.path());
+        command.args(["--faults", value]);
+        let (output, error) = output(command).await;
+        let message = format!("--faults must be a number from 0 to 100, got {value:?}\n");
+        assert!(error.starts_with(&message), "{error}");
+        assert_eq!(output.status.code(), Some(2), "{error}");
+    }
+    for value in ["0", "0.5", "100"] {
+        let mut command = command(folder.path());
+        command.args(["--faults", value]);
+        Local::start(command).await;
+    }
+}
+
+#[tokio::test]
 async fn prints_logs_and_metrics_with_json() {
     let folder = tempfile::tempdir().expect("a folder is created");
     let mut command = command(folder.path());

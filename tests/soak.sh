@@ -5,6 +5,7 @@
 #
 #     races       LONG=1: 200 savers without pauses, 200 killed processes
 #     model       LONG=1: 500 random sequences
+#     files       LONG=1: 200 killed processes, 200 rounds of a race, 300 random sequences, with SAVE_FILES=true
 #     bad-input   100,000 mutated requests and events
 #     load        the local endpoint with 1% faults, for LOAD_SECONDS (60)
 #     fuzz        each fuzz target, for FUZZ_SECONDS (600); needs cargo-fuzz
@@ -18,6 +19,7 @@ run_part() {
   case $1 in
     races) LONG=1 run_tests races:: --skip external_store --skip outage ;;
     model) LONG=1 run_tests model:: ;;
+    files) LONG=1 run_tests files:: ;;
     bad-input) run_tests a_hundred_thousand_mutated_events ;;
     load)
       cargo build --example local
@@ -32,7 +34,7 @@ run_part() {
   esac
 }
 
-(($#)) || set -- races model bad-input load fuzz ceph
+(($#)) || set -- races model files bad-input load fuzz ceph
 for part; do
   printf '\n== %s\n' "$part"
   SECONDS=0

@@ -26,9 +26,9 @@ pub struct Program {
     pub name: &'static str,
     /// Path of the executable.
     pub path: PathBuf,
-    /// Whether it is a build of the function, and not a baseline.
+    /// True for a build of the function, false for a baseline.
     pub is_function: bool,
-    /// Whether it makes requests to the store.
+    /// True for a program that makes requests to the store.
     pub uses_store: bool,
     /// Root certificates that it reads on Lambda.
     pub roots: PathBuf,

@@ -187,7 +187,7 @@ pub struct InputStrings<'a> {
 }
 
 impl<'a> InputStrings<'a> {
-    /// Those in `input`.
+    /// Returns the strings in `input`.
     pub fn of(input: &'a [u8]) -> Self {
         let strings = OnceCell::new();
         Self { input, strings }

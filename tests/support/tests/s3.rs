@@ -603,6 +603,42 @@ async fn requests_of_web_pages_are_refused() {
 }
 
 #[tokio::test]
+async fn an_allowed_host_is_accepted_in_host_but_not_in_origin() {
+    let folder = tempfile::tempdir().expect("a folder is created");
+    let s3 = S3::start(S3Options {
+        allowed_hosts: vec!["container.example".to_owned()],
+        ..S3Options::new(folder.path())
+    });
+    let env = Env::new(
+        s3.await.expect("the server starts"),
+        "local",
+        "local-secret",
+    );
+    for (headers, refused) in [
+        ("Host: container.example:9000\r\n", false),
+        (
+            "Host: container.example\r\nOrigin: http://localhost\r\n",
+            false,
+        ),
+        ("Host: other.example\r\n", true),
+        (
+            "Host: localhost\r\nOrigin: http://container.example\r\n",
+            true,
+        ),
+        (
+            "Host: container.example\r\nOrigin: http://container.example\r\n",
+            true,
+        ),
+    ] {
+        let request = format!("GET /drafts/a HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
+        let response = env.raw(&request).await;
+        // The authentication refuses the other requests, without this message.
+        let is_refused = response.contains("<Message>AccessDenied</Message>");
+        assert_eq!(is_refused, refused, "{headers:?}: {response}");
+    }
+}
+
+#[tokio::test]
 async fn a_fault_applies_to_the_chosen_requests() {
     let env = Env::start().await;
     for (fault, response) in [

@@ -75,7 +75,7 @@ pub struct S3Options {
     pub secret_key: String,
     /// Objects with this prefix can be created with `If-None-Match: *`; any other write gets 403. By default none.
     pub create_only: Option<String>,
-    /// Whether requests are recorded, which takes memory for each; by default they are.
+    /// Records the requests, which takes memory for each; by default `true`.
     pub record: bool,
     /// Names in `Host` that are allowed besides 127.0.0.1 and localhost.
     pub allowed_hosts: Vec<String>,
