@@ -33,13 +33,13 @@ pub enum InvalidDocument {
     TooDeep,
 }
 
-/// Maximum nesting of a document larger than [`UNBOUNDED_DEPTH_BYTES`]. Python's `json` stops at
+/// Maximum nesting of a document with more than [`UNCHECKED_BRACKETS`]. Python's `json` stops at
 /// about 1,000 levels.
 const MAX_DEPTH: usize = 10_000;
 
-/// Documents up to this size may be nested to any depth. `serde_json` needs one byte for each level,
-/// so that the memory for a larger document could exceed the function's.
-const UNBOUNDED_DEPTH_BYTES: usize = 1 << 20;
+/// Documents with up to this number of opening brackets may be nested to any depth. `serde_json`
+/// needs one byte for each level, so that more of them could exceed the function's memory.
+const UNCHECKED_BRACKETS: usize = 1 << 20;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -81,9 +81,9 @@ fn not_an_object(text: &[u8]) -> InvalidDocument {
     }
 }
 
-/// Refuses large documents with more than [`MAX_DEPTH`] levels of nesting.
+/// Refuses documents with many brackets and more than [`MAX_DEPTH`] levels of nesting.
 fn check_depth(bytes: &[u8]) -> Result<(), InvalidDocument> {
-    if bytes.len() <= UNBOUNDED_DEPTH_BYTES || opening_brackets(bytes) <= UNBOUNDED_DEPTH_BYTES {
+    if opening_brackets(bytes) <= UNCHECKED_BRACKETS {
         return Ok(());
     }
     let mut depth = 0_usize;
@@ -274,19 +274,42 @@ mod tests {
         assert_eq!(problem(b"{\"\xff\":1}"), "the document is not UTF-8");
     }
 
+    /// A document of `size` bytes or more in small containers, and `inner`.
+    fn large(container: &str, size: usize, inner: &str) -> String {
+        let padding = container.repeat(size / container.len().max(1));
+        format!(r#"{{"a":[{padding}{inner}]}}"#)
+    }
+
     #[test]
-    fn limits_the_depth_of_large_documents_only() {
-        let nested = |depth: usize, size: usize| {
-            let (open, close) = ("[".repeat(depth), "]".repeat(depth));
-            let pairs = "[],".repeat(size.saturating_sub(2 * depth) / 3);
-            format!(r#"{{"a":[{pairs}{open}{close}],"s":"\"[["}}"#)
+    fn limits_the_depth_of_documents_with_many_brackets_only() {
+        const LARGE: usize = 4 << 20;
+        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        let is_valid = |text: &str| match validate(text.as_bytes()) {
+            Ok(()) => true,
+            Err(InvalidDocument::TooDeep) => false,
+            Err(error) => panic!("{error}"),
         };
-        assert!(validate(nested(100_000, 0).as_bytes()).is_ok());
-        assert!(validate(nested(MAX_DEPTH - 2, 4 << 20).as_bytes()).is_ok());
-        let too_deep = validate(nested(MAX_DEPTH - 1, 4 << 20).as_bytes());
-        assert!(
-            matches!(too_deep, Err(InvalidDocument::TooDeep)),
-            "{too_deep:?}"
+        assert!(is_valid(&large("", 0, &nested(100_000))));
+        for container in ["[],", "{},"] {
+            assert!(is_valid(&large(container, LARGE, &nested(MAX_DEPTH - 2))));
+            assert!(!is_valid(&large(container, LARGE, &nested(MAX_DEPTH - 1))));
+        }
+        assert!(!is_valid(&large("", 0, &nested(LARGE))));
+        // Brackets in strings do not count, also after an escaped quote.
+        let brackets = "[".repeat(2 * MAX_DEPTH);
+        assert!(is_valid(&large("[],", LARGE, &format!(r#""{brackets}""#))));
+        assert!(is_valid(&large(
+            "[],",
+            LARGE,
+            &format!(r#""\"{brackets}""#)
+        )));
+        let closing = "]".repeat(MAX_DEPTH);
+        let too_deep = format!(
+            r#"{}"{closing}",{}{}"#,
+            "[".repeat(MAX_DEPTH - 100),
+            nested(200),
+            "]".repeat(MAX_DEPTH - 100)
         );
+        assert!(!is_valid(&large("[],", LARGE, &too_deep)));
     }
 }
