@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::env;
 use std::error::Error;
-use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -129,7 +128,9 @@ fn options() -> Result<Option<Options>, lexopt::Error> {
             Long("port") => options.port = arguments.value()?.parse()?,
             Long("s3-port") => options.s3_port = arguments.value()?.parse()?,
             Long("data-dir") => options.data_dir = arguments.value()?.into(),
-            Long("faults") => options.faults_percent = parse_percent(&arguments.value()?)?,
+            Long("faults") => {
+                options.faults_percent = parse_percent(&arguments.value()?.string()?)?;
+            }
             Long("save-files") => options.save_files = true,
             Long("json") => options.json = true,
             Short('h') | Long("help") => return Ok(None),
@@ -139,8 +140,8 @@ fn options() -> Result<Option<Options>, lexopt::Error> {
     Ok(Some(options))
 }
 
-fn parse_percent(text: &OsStr) -> Result<f64, String> {
-    let percent = text.to_str().and_then(|text| text.parse().ok());
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let percent = text.parse().ok();
     percent
         .filter(|percent| (0.0..=100.0).contains(percent))
         .ok_or_else(|| format!("--faults must be a number from 0 to 100, got {text:?}"))
