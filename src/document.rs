@@ -120,65 +120,53 @@ fn opening_brackets(bytes: &[u8]) -> usize {
 }
 
 /// Reads JSON text with the constants that only Python accepts replaced by `[]` and spaces of the
-/// same length. An empty array is a value wherever a constant is one, and nowhere else.
+/// same length. An empty array is a value wherever a constant is one, and nowhere else. In strings
+/// the replacement changes nothing: it has no quote and no backslash.
 struct PythonConstants<'a> {
     rest: &'a [u8],
-    in_string: bool,
-    /// Number of spaces that are still to be written for the last constant.
-    padding: usize,
+    /// The rest of the replacement of the last constant.
+    pending: &'static [u8],
 }
 
 impl<'a> PythonConstants<'a> {
     const CONSTANTS: [&'static [u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
+    /// As long as the longest constant.
+    const REPLACEMENT: &'static [u8] = b"[]       ";
 
     const fn new(text: &'a [u8]) -> Self {
         Self {
             rest: text,
-            in_string: false,
-            padding: 0,
+            pending: b"",
         }
     }
+}
 
-    /// Returns the next one or two bytes of the text; two for an escape sequence or an array.
-    fn next(&mut self) -> Option<([u8; 2], usize)> {
-        if self.padding > 0 {
-            self.padding -= 1;
-            return Some((*b"  ", 1));
+impl Iterator for PythonConstants<'_> {
+    type Item = u8;
+
+    fn next(&mut self) -> Option<u8> {
+        if let Some((&first, rest)) = self.pending.split_first() {
+            self.pending = rest;
+            return Some(first);
         }
-        let &first = self.rest.first()?;
-        if !self.in_string
-            && let Some(constant) = Self::CONSTANTS
-                .into_iter()
-                .find(|constant| self.rest.starts_with(constant))
-        {
+        let is_next = |constant: &&[u8]| self.rest.starts_with(constant);
+        if let Some(constant) = Self::CONSTANTS.into_iter().find(is_next) {
             self.rest = &self.rest[constant.len()..];
-            self.padding = constant.len() - 2;
-            return Some((*b"[]", 2));
+            self.pending = &Self::REPLACEMENT[..constant.len()];
+            return self.next();
         }
-        match self.rest {
-            [b'\\', escaped, rest @ ..] if self.in_string => {
-                self.rest = rest;
-                Some(([b'\\', *escaped], 2))
-            }
-            _ => {
-                self.in_string ^= first == b'"';
-                self.rest = &self.rest[1..];
-                Some(([first, 0], 1))
-            }
-        }
+        let (&first, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(first)
     }
 }
 
 impl Read for PythonConstants<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut written = 0;
-        // `next` returns up to two bytes.
-        while written + 1 < buffer.len() {
-            let Some((bytes, count)) = self.next() else {
-                break;
-            };
-            buffer[written..written + count].copy_from_slice(&bytes[..count]);
-            written += count;
+        for (slot, byte) in buffer.iter_mut().zip(self) {
+            *slot = byte;
+            written += 1;
         }
         Ok(written)
     }
@@ -202,6 +190,7 @@ mod tests {
             "\u{feff}{}",
             r#"{"a":NaN,"b":[Infinity,-Infinity, NaN ],"NaN":"Infinity \" NaN"}"#,
             r#"{"a":"\ud800","a":"\uDFFF\n","c":1e999,"d":-0.5E-7}"#,
+            r#"{"a":"\"","b":NaN,"c\\":"\\","d":-Infinity}"#,
             r#"{"text":"你好 \\","t":true,"f":false,"n":null}"#,
         ] {
             assert!(validate(text.as_bytes()).is_ok(), "{text}");
@@ -263,6 +252,10 @@ mod tests {
             (
                 r#"{"NaN":NaN,"secret":sesame}"#,
                 "the document is not valid JSON: invalid JSON at line 1, column 21",
+            ),
+            (
+                r#"{"a":[NaN,Infinity,-Infinity],"secret":sesame}"#,
+                "the document is not valid JSON: invalid JSON at line 1, column 40",
             ),
             (
                 r#"{"secret":"#,

@@ -140,12 +140,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cause_chain_names_each_source_once() {
-        let source = "x".parse::<u8>().expect_err("not a number");
-        let source_text = source.to_string();
-        let error = Error::unavailable(source);
-        assert_eq!(error.cause_chain(), source_text);
-        assert_eq!(error.to_string(), "Service unavailable");
+    fn errors_have_a_kind_and_a_text_for_the_caller() {
+        for (error, kind, detail) in [
+            (Error::invalid_request("a", "b"), "InvalidRequest", "a"),
+            (
+                Error::draft_not_found("b"),
+                "DraftNotFound",
+                "Draft does not exist",
+            ),
+            (Error::save_failed("b"), "SaveFailed", "Save failed"),
+            (
+                Error::unavailable("b"),
+                "ServiceUnavailable",
+                "Service unavailable",
+            ),
+        ] {
+            assert_eq!((error.kind().as_str(), error.detail()), (kind, detail));
+            assert_eq!(error.to_string(), detail);
+            assert_eq!(
+                error.source().map(ToString::to_string).as_deref(),
+                Some("b")
+            );
+        }
+    }
+
+    #[test]
+    fn the_cause_chain_has_each_text_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("{text}")]
+        struct Cause {
+            text: &'static str,
+            source: std::num::ParseIntError,
+        }
+
+        let chain = |text| {
+            let source = "x".parse::<u8>().expect_err("not a number");
+            Error::unavailable(Cause { text, source }).cause_chain()
+        };
+        assert_eq!(chain("parse"), "parse: invalid digit found in string");
+        let repeated = "parse: invalid digit found in string";
+        assert_eq!(chain(repeated), repeated);
     }
 
     #[test]

@@ -110,10 +110,6 @@ impl Visitor<'_> for FieldIndex<'_> {
     fn visit_bytes<E: Error>(self, name: &[u8]) -> Result<Self::Value, E> {
         Ok(self.0.iter().position(|field| field.as_bytes() == name))
     }
-
-    fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
-        self.visit_bytes(name.as_bytes())
-    }
 }
 
 #[cfg(test)]
@@ -152,6 +148,20 @@ mod tests {
         assert_eq!(length("[1, {}]"), Some(2));
         assert_eq!(length("[1, 2, 3]"), None);
         assert_eq!(length("{}"), None);
+    }
+
+    #[test]
+    fn reads_strings_and_nothing_else() {
+        for (text, expected) in [
+            (r#""a\n""#, Some("a\n")),
+            ("1", None),
+            (r#"["a"]"#, None),
+            (r#""\ud800""#, None),
+        ] {
+            let value: &RawValue = serde_json::from_str(text).expect("valid JSON");
+            assert_eq!(as_string(Some(value)).as_deref(), expected, "{text}");
+        }
+        assert_eq!(as_string(None), None);
     }
 
     #[test]
