@@ -288,6 +288,7 @@ mod tests {
             assert!(!is_valid(&large(container, LARGE, &nested(MAX_DEPTH - 1))));
         }
         assert!(!is_valid(&large("", 0, &nested(LARGE))));
+        assert!(!is_valid(&format!(r#"{{"a":{}"#, "[".repeat(LARGE))));
         // Brackets in strings do not count, also after an escaped quote.
         let brackets = "[".repeat(2 * MAX_DEPTH);
         assert!(is_valid(&large("[],", LARGE, &format!(r#""{brackets}""#))));
