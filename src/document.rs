@@ -41,7 +41,8 @@ const MAX_DEPTH: usize = 10_000;
 /// needs one byte for each level, so that more of them could exceed the function's memory.
 const UNCHECKED_BRACKETS: usize = 1 << 20;
 
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// The byte order mark in UTF-8.
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Checks that `bytes` are one complete JSON object, as Python's `json.loads` reads it: `NaN`,
 /// `Infinity`, `-Infinity`, lone surrogate escapes and a byte order mark are accepted, because

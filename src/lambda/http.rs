@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::json::read_fields;
 use crate::config::Config;
+use crate::document::BYTE_ORDER_MARK;
 use crate::draft::{DraftId, DraftUrl};
 use crate::error::{BoxError, Error, ErrorKind, redact_json_error};
 use crate::save::Saver;
@@ -20,8 +21,6 @@ use crate::telemetry::InvocationMetrics;
 
 /// End of the path of a save. Stages and base paths before it differ between gateways.
 const PATH: &str = "/save_draft";
-
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Handles HTTP requests.
 #[derive(Clone, Debug)]
