@@ -318,16 +318,12 @@ impl FolderState {
     }
 
     /// Returns the digest that names the state: the SHA-256 of the compact JSON
-    /// `["{SHA-256 of the document}",[["{path}","{ETag without quotes}"],…]]`, sorted by path. The
-    /// digest of the document alone if there are no other files.
+    /// `["{SHA-256 of the document}",[["{path}","{ETag without quotes}"],…]]`, sorted by path.
     ///
     /// # Errors
     ///
     /// None: strings and lists are always valid JSON.
     pub fn state_digest(&self, document: &Sha256Digest) -> Result<Sha256Digest, Error> {
-        if self.files.is_empty() {
-            return Ok(*document);
-        }
         let files: Vec<_> = self
             .files
             .iter()

@@ -121,13 +121,10 @@ impl Saver {
             let files = match &self.files {
                 None => None,
                 Some(files) => {
-                    let report_files = report.files.get_or_insert_default();
-                    match files
-                        .save(&report.draft_id, &document, report_files)
-                        .await?
-                    {
-                        Some(saved) if saved.is_empty() => None,
-                        Some(saved) => Some(saved),
+                    let counters = report.files.get_or_insert_default();
+                    match files.save(&report.draft_id, &document, counters).await? {
+                        // Without other files, the version is named by its document alone.
+                        Some(state) => (!state.is_empty()).then_some(state),
                         None => continue,
                     }
                 }

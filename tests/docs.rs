@@ -308,14 +308,17 @@ fn design_lists_every_module_and_library() {
 
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = BTreeSet::new();
-    for folder in [source.clone(), source.join("lambda")] {
+    let mut folders = vec![source];
+    while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
-            let name = entry.unwrap().file_name().into_string().unwrap();
-            files.insert(if name == "lambda" {
-                "lambda/".to_owned()
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() {
+                files.insert(format!("{name}/"));
+                folders.push(path);
             } else {
-                name
-            });
+                files.insert(name.to_owned());
+            }
         }
     }
     let listed = tree

@@ -85,7 +85,7 @@ async fn any_404_but_no_such_bucket_is_a_missing_draft() {
 
 #[tokio::test]
 async fn a_store_without_conditional_writes_is_a_permanent_error() {
-    let cause = "the store does not support the If-None-Match header";
+    let cause = "the store does not support the request or one of its headers";
     for (case, response) in [
         ("501 with a code", xml(501, "NotImplemented")),
         ("501 with HTML", html(501)),
@@ -95,6 +95,15 @@ async fn a_store_without_conditional_writes_is_a_permanent_error() {
         let actual = save_with(Op::PutObject, response).await;
         assert_fails(case, actual, ErrorKind::SaveFailed, cause, 1);
     }
+    let actual = save_with(Op::GetObject, xml(501, "NotImplemented")).await;
+    assert_fails("read", actual, ErrorKind::SaveFailed, cause, 1);
+}
+
+#[tokio::test]
+async fn a_conflict_of_a_read_is_retryable() {
+    let actual = save_with(Op::GetObject, xml(409, "OperationAborted")).await;
+    let kind = ErrorKind::ServiceUnavailable;
+    assert_fails("409", actual, kind, "OperationAborted", 1);
 }
 
 #[tokio::test]

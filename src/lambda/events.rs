@@ -52,7 +52,7 @@ impl From<InvocationError> for Diagnostic {
     }
 }
 
-/// BatchSaves the drafts that `payload` names, and returns by `deadline`.
+/// Saves the drafts that `payload` names, and returns by `deadline`.
 ///
 /// # Errors
 ///
@@ -88,7 +88,7 @@ pub(super) async fn handle(
     }
 }
 
-/// BatchSaves the drafts of an SQS batch, and reports the failed messages ("Reporting batch item
+/// Saves the drafts of an SQS batch, and reports the failed messages ("Reporting batch item
 /// failures for Lambda functions with an Amazon SQS trigger", AWS Lambda Developer Guide).
 async fn handle_batch(
     messages: Vec<Message>,
@@ -145,7 +145,7 @@ fn log_content(content: &EventContent, metrics: &mut InvocationMetrics) {
 struct BatchSaves(HashMap<DraftId, SaveReport>);
 
 impl BatchSaves {
-    /// BatchSaves each of `ids`. A save that is started after the deadline fails.
+    /// Saves each of `ids`. A save that is started after the deadline fails.
     async fn run(
         ids: &BTreeSet<DraftId>,
         saver: &Saver,

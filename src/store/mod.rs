@@ -1,5 +1,7 @@
 //! S3 operations: reads a document, creates an object that must not exist, lists and copies files.
 
+mod response;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +9,8 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::RequestId as _;
-use aws_sdk_s3::operation::copy_object::CopyObjectError;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::put_object::{PutObjectError, PutObjectOutput};
 use aws_sdk_s3::primitives::ByteStream;
@@ -19,10 +20,12 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest as _, Sha256};
-use thiserror::Error as ThisError;
 use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::response::{
+    InvalidResponse, RequestName, already_exists, check_created, is_missing, is_not_created, status,
+};
 use crate::aws::{BACKOFF, MAX_ATTEMPTS, SanitizeResponses, attempt_timeouts};
 use crate::config::Config;
 use crate::draft::Sha256Digest;
@@ -128,29 +131,6 @@ pub struct Store {
     memory: Arc<Semaphore>,
 }
 
-/// A response that does not fit the request.
-#[derive(Debug, ThisError)]
-enum InvalidResponse {
-    #[error("the object has {bytes} bytes, more than the limit of {limit}")]
-    TooLarge { bytes: u64, limit: u64 },
-    #[error("the body has {received} bytes instead of {expected}")]
-    WrongLength { received: u64, expected: u64 },
-    #[error("the response has no valid {0} header")]
-    MissingHeader(&'static str),
-    #[error("the response is partial, with Content-Range {0:?}")]
-    Partial(String),
-    #[error("the store reports another SHA-256 than that of the document")]
-    OtherChecksum,
-    #[error("there are more than {MAX_OBJECTS} objects, the limit of a listing")]
-    TooManyObjects,
-    #[error("the listing has an entry without key, size, ETag or Last-Modified")]
-    IncompleteListing,
-    #[error("the listing ends without its last page")]
-    TruncatedListing,
-    #[error("the store does not support the If-None-Match header")]
-    ConditionNotSupported(#[source] BoxError),
-}
-
 /// The reason why a document was not read.
 enum ReadError {
     /// The transfer failed, and another attempt may succeed.
@@ -163,52 +143,6 @@ impl From<InvalidResponse> for ReadError {
     fn from(error: InvalidResponse) -> Self {
         Self::Fatal(error.into())
     }
-}
-
-/// Names a request in errors.
-struct RequestName<'a> {
-    operation: &'static str,
-    bucket: &'a str,
-    key: &'a str,
-}
-
-impl RequestName<'_> {
-    /// Creates the error of the request. `request_id` is that of the response, if there was one.
-    fn failed(&self, source: impl Into<BoxError>, request_id: Option<&str>) -> RequestError {
-        RequestError {
-            operation: self.operation,
-            bucket: self.bucket.to_owned(),
-            key: self.key.to_owned(),
-            request_id: request_id.unwrap_or("unknown").to_owned(),
-            source: source.into(),
-        }
-    }
-
-    /// Converts an SDK error into a retryable or a permanent error.
-    fn classify<E>(&self, error: SdkError<E, HttpResponse>) -> Error
-    where
-        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
-    {
-        let is_retryable = is_retryable(&error);
-        let request_id = request_id(&error);
-        let cause = self.failed(error, request_id.as_deref());
-        if is_retryable {
-            Error::unavailable(cause)
-        } else {
-            Error::save_failed(cause)
-        }
-    }
-}
-
-/// A failed request.
-#[derive(Debug, ThisError)]
-#[error("{operation} s3://{bucket}/{key} failed (request id {request_id})")]
-struct RequestError {
-    operation: &'static str,
-    bucket: String,
-    key: String,
-    request_id: String,
-    source: BoxError,
 }
 
 impl Store {
@@ -265,15 +199,8 @@ impl Store {
     async fn get(&self, name: &RequestName<'_>) -> Result<GetObjectOutput, Error> {
         let request = self.client.get_object().bucket(name.bucket).key(name.key);
         request.send().await.map_err(|error| {
-            let code = error.code();
-            // Stores other than S3 answer with other codes, an HTML page or no body. Without the
-            // complete body, a 404 may also be that of a missing bucket.
-            let is_missing = matches!(error, SdkError::ServiceError(_))
-                && (code == Some("NoSuchKey")
-                    || (status(&error) == Some(404) && code != Some("NoSuchBucket")));
-            if is_missing {
-                let request_id = request_id(&error);
-                Error::draft_not_found(name.failed(error, request_id.as_deref()))
+            if is_missing(&error) {
+                Error::draft_not_found(name.failed_with(error))
             } else {
                 name.classify(error)
             }
@@ -353,36 +280,25 @@ impl Store {
         let mut attempt = 1;
         loop {
             let error = match self.put(key, object, &checksum).await {
-                Ok(output) => match check_created(&output, &checksum) {
-                    Ok(()) => return Ok(CreateOutcome::Created),
-                    Err(error) => {
-                        return Err(Error::save_failed(name.failed(error, output.request_id())));
-                    }
-                },
+                Ok(output) => {
+                    return match check_created(&output, &checksum) {
+                        Ok(()) => Ok(CreateOutcome::Created),
+                        Err(error) => {
+                            Err(Error::save_failed(name.failed(error, output.request_id())))
+                        }
+                    };
+                }
                 Err(error) => error,
             };
-            let is_conflict = status(&error) == Some(409);
             if already_exists(&error) {
                 return Ok(CreateOutcome::AlreadyExists);
-            } else if is_conflict && attempt < MAX_CONFLICT_ATTEMPTS {
-                tokio::time::sleep(backoff(attempt)).await;
-                attempt += 1;
-            } else {
-                let is_retryable = is_conflict || is_retryable(&error);
-                let is_supported = !matches!(status(&error), Some(501 | 505));
-                let request_id = request_id(&error);
-                let cause: BoxError = if is_supported {
-                    error.into()
-                } else {
-                    InvalidResponse::ConditionNotSupported(error.into()).into()
-                };
-                let cause = name.failed(cause, request_id.as_deref());
-                return Err(if is_retryable {
-                    Error::unavailable(cause)
-                } else {
-                    Error::save_failed(cause)
-                });
             }
+            let is_conflict = status(&error) == Some(409);
+            if !is_conflict || attempt == MAX_CONFLICT_ATTEMPTS {
+                return Err(name.classify(error));
+            }
+            tokio::time::sleep(backoff(attempt)).await;
+            attempt += 1;
         }
     }
 
@@ -522,9 +438,7 @@ impl Store {
             return Ok(CopyOutcome::Created);
         };
         if is_not_created(&error) {
-            let request_id = request_id(&error);
-            let response = name.failed(error, request_id.as_deref());
-            Ok(CopyOutcome::NotCreated(response.into()))
+            Ok(CopyOutcome::NotCreated(name.failed_with(error).into()))
         } else {
             Err(name.classify(error))
         }
@@ -590,21 +504,6 @@ impl ListedObject {
     }
 }
 
-/// Returns whether a copy was refused because the source was replaced or deleted, or the copy exists
-/// or is being created. `CopyObject` can also send these errors with status 200 ("CopyObject", Amazon
-/// S3 API Reference).
-fn is_not_created(error: &SdkError<CopyObjectError, HttpResponse>) -> bool {
-    match status(error) {
-        Some(200) => matches!(
-            error.code(),
-            Some("ConditionalRequestConflict" | "NoSuchKey" | "PreconditionFailed")
-        ),
-        Some(404) => error.code() != Some("NoSuchBucket"),
-        Some(409 | 412) => true,
-        _ => false,
-    }
-}
-
 /// Maximum size of the source of `CopyObject`, in bytes ("CopyObject", Amazon S3 API Reference:
 /// 5 GB).
 pub(crate) const MAX_COPY_BYTES: u64 = 5 << 30;
@@ -635,87 +534,10 @@ fn is_kms(encryption: Option<&ServerSideEncryption>) -> bool {
     encryption.is_some_and(|encryption| encryption.as_str().starts_with("aws:kms"))
 }
 
-/// Checks that a successful response to a PUT came from a store that has the object.
-fn check_created(output: &PutObjectOutput, checksum: &str) -> Result<(), InvalidResponse> {
-    if output.e_tag().is_none_or(str::is_empty) {
-        return Err(InvalidResponse::MissingHeader("ETag"));
-    }
-    match output.checksum_sha256() {
-        Some(other) if other != checksum => Err(InvalidResponse::OtherChecksum),
-        _ => Ok(()),
-    }
-}
-
-/// Returns whether a PUT was refused because the object exists. A proxy may also answer with these
-/// status codes, but not in the form of S3.
-fn already_exists(error: &SdkError<PutObjectError, HttpResponse>) -> bool {
-    match status(error) {
-        Some(412) => error.code() == Some("PreconditionFailed"),
-        // Some stores apply the rule for GET to PUT (RFC 9110, section 13.1.2).
-        Some(304) => error.raw_response().is_some_and(announces_no_body),
-        _ => false,
-    }
-}
-
-/// Returns whether the headers announce no body. The HTTP client never reads the body of a 304.
-fn announces_no_body(response: &HttpResponse) -> bool {
-    let headers = response.headers();
-    let length = headers.get("content-length").unwrap_or("0");
-    length == "0" && headers.get("transfer-encoding").is_none()
-}
-
 /// Returns the delay after the attempt number `attempt`, with jitter so that writers in conflict
 /// do not meet again.
 pub(crate) fn backoff(attempt: u32) -> Duration {
     BACKOFF.mul_f64(f64::from(attempt) * (0.5 + fastrand::f64()))
-}
-
-fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
-    let response = error.raw_response();
-    response.map(|response| response.status().as_u16())
-}
-
-fn request_id<E>(error: &SdkError<E, HttpResponse>) -> Option<String> {
-    let id = error.raw_response()?.headers().get("x-amz-request-id")?;
-    Some(id.to_owned())
-}
-
-/// Error codes of S3 for problems that are not caused by the request ("Error responses", Amazon S3
-/// API Reference), or for a body that was damaged on the way.
-const RETRYABLE_CODES: [&str; 9] = [
-    "BadDigest",
-    "IncompleteBody",
-    "InternalError",
-    "RequestTimeout",
-    "ServiceUnavailable",
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-    "XAmzContentSHA256Mismatch",
-];
-
-fn is_retryable<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
-    match error {
-        SdkError::TimeoutError(_) | SdkError::ResponseError(_) => true,
-        // A connection that was closed before the response is an "other" failure with a kind.
-        SdkError::DispatchFailure(failure) => {
-            failure.is_io() || failure.is_timeout() || failure.as_other().is_some()
-        }
-        SdkError::ServiceError(error) => {
-            let status = error.raw().status().as_u16();
-            let has_retryable_code = error
-                .err()
-                .code()
-                .is_some_and(|code| RETRYABLE_CODES.contains(&code));
-            match status {
-                // Not implemented, HTTP version not supported.
-                501 | 505 => false,
-                429 | 500.. => true,
-                _ => has_retryable_code,
-            }
-        }
-        _ => false,
-    }
 }
 
 #[cfg(test)]
