@@ -27,7 +27,7 @@ set -euo pipefail
 # Runs in the root of the repository.
 readonly DEFAULT_COMMAND=(
   cargo test --test main -- --include-ignored --nocapture
-  store:: files::contract:: concurrent_saves_in_an_external_store saves_during_an_outage
+  store:: concurrent_saves_in_an_external_store saves_during_an_outage
 )
 
 readonly ACCESS_KEY=local

@@ -357,12 +357,19 @@ fn design_lists_every_module_and_library() {
 fn pages_name_existing_tests() {
     let main = read("tests/main.rs");
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let exists = |name: &str| match name.split_once("::") {
+    let source = |module: &str| {
+        let module = module.replace("::", "/");
+        let files = [format!("{module}.rs"), format!("{module}/mod.rs")];
+        files
+            .into_iter()
+            .find_map(|file| fs::read_to_string(file).ok())
+    };
+    let contains =
+        |module: String, text: &str| source(&module).is_some_and(|source| source.contains(text));
+    let exists = |name: &str| match name.rsplit_once("::") {
         None => main.contains(&format!("\nmod {name};")) || tests.join(name).is_dir(),
-        Some((module, "tests")) => read(&format!("src/{module}.rs")).contains("mod tests {"),
-        Some((module, test)) => {
-            read(&format!("tests/{module}.rs")).contains(&format!("fn {test}("))
-        }
+        Some((module, "tests")) => contains(format!("src::{module}"), "mod tests {"),
+        Some((module, test)) => contains(format!("tests::{module}"), &format!("fn {test}(")),
     };
     for path in ["docs/reliability.md", "docs/threat-model.md"] {
         for section in sections(path) {

@@ -1,0 +1,910 @@
+//! `SAVE_FILES=true`: a version covers all objects in the draft's folder.
+
+mod faults;
+mod model;
+mod races;
+mod restore;
+mod store;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, SystemTime};
+
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use serde_json::{Value, json};
+use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, draft_of_size, post_id, sha256_hex};
+use test_support::runtime::Bootstrap;
+use test_support::s3::{Fault, ObjectInfo, Op, RawResponse, S3, When};
+
+use crate::common::{self, Endpoint, TestEnv};
+
+/// The environment variable that turns the feature on.
+const SAVE_FILES: (&str, &str) = ("SAVE_FILES", "true");
+
+/// The files of a draft without its document: paths and contents.
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// The key of a file in the folder of the draft `id`.
+fn file_key(id: &str, path: &str) -> String {
+    format!("drafts/{id}/{path}")
+}
+
+/// Creates a draft with a document of its own.
+fn put_document(s3: &S3, id: &str) -> Vec<u8> {
+    let seed = id.bytes().fold(7, |seed: u64, byte| {
+        seed.wrapping_mul(31).wrapping_add(byte.into())
+    });
+    let document = draft_of_size(5_000, seed);
+    s3.put(BUCKET, &draft_key(id), &document);
+    document
+}
+
+/// Sets the `Last-Modified` of a document to that of the listings and responses in these tests.
+fn date_document(s3: &S3, id: &str) {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_759_060_050);
+    s3.set_last_modified(BUCKET, &draft_key(id), time);
+}
+
+/// Creates files in the folder of the draft `id`, each with a content of its own.
+fn put_files<'a>(s3: &S3, id: &str, paths: impl IntoIterator<Item = &'a str>) -> Files {
+    let mut files = Files::new();
+    for path in paths {
+        let content = format!("content of {path} in {id}").into_bytes();
+        s3.put(BUCKET, &file_key(id, path), &content);
+        files.insert(path.to_owned(), content);
+    }
+    files
+}
+
+/// The files that the folder of the draft `id` contains.
+fn read_folder(s3: &S3, id: &str) -> Files {
+    let keys = s3.keys(BUCKET, &file_key(id, ""));
+    let files = keys.iter().filter(|key| **key != draft_key(id));
+    let files = files.map(|key| {
+        let path = key[file_key(id, "").len()..].to_owned();
+        (path, s3.get(BUCKET, key).expect("the file exists"))
+    });
+    files.collect()
+}
+
+/// The names of the versions of the draft `id`: the folders in which there is a document.
+fn versions(s3: &S3, bucket: &str, id: &str) -> Vec<String> {
+    let prefix = format!("saved/{id}/");
+    let keys = s3.keys(bucket, &prefix).into_iter();
+    let names = keys.filter_map(|key| {
+        let name = key[prefix.len()..].strip_suffix("/draft_content.json");
+        name.map(str::to_owned)
+    });
+    names.collect()
+}
+
+/// The digest that names a state, as documented.
+fn state_digest(document: &[u8], etags: &BTreeMap<String, String>) -> String {
+    let document = sha256_hex(document);
+    if etags.is_empty() {
+        return document;
+    }
+    let files: Vec<_> = etags.iter().collect();
+    sha256_hex(&serde_json::to_vec(&json!([document, files])).expect("valid JSON"))
+}
+
+/// Reads the version `version` of the draft `id` as a user would restore it: returns the document
+/// and the files. Checks that the version is complete, and that its name is that of its state.
+#[track_caller]
+fn read_version(s3: &S3, bucket: &str, id: &str, version: &str) -> (Vec<u8>, Files) {
+    let folder = format!("saved/{id}/{version}");
+    let document = s3.get(bucket, &format!("{folder}/draft_content.json"));
+    let document = document.expect("the version has a document");
+    let mut files = Files::new();
+    let mut etags = BTreeMap::new();
+    if let Some(manifest) = s3.get(bucket, &format!("{folder}/files.json")) {
+        let manifest: Value = serde_json::from_slice(&manifest).expect("the manifest is JSON");
+        assert_eq!(manifest["draft_id"], id);
+        for file in manifest["files"].as_array().expect("a list of files") {
+            let text = |field: &str| file[field].as_str().expect("a string").to_owned();
+            let (path, etag, key) = (text("path"), text("etag"), text("key"));
+            assert_eq!(key, format!("saved-files/{id}/{etag}/{path}"));
+            let content = s3.get(bucket, &key);
+            let content = content.unwrap_or_else(|| panic!("{version}: {key} is missing"));
+            assert_eq!(file["size"], content.len(), "{version}: {key}");
+            etags.insert(path.clone(), etag);
+            files.insert(path, content);
+        }
+    }
+    let digest = state_digest(&document, &etags);
+    assert!(
+        version.ends_with(&format!("Z-{digest}")),
+        "{version} has the digest {digest}"
+    );
+    (document, files)
+}
+
+/// The response to a save.
+struct Response {
+    status: u64,
+    /// `created` or `unchanged`; empty for errors.
+    outcome: String,
+    /// Empty for errors.
+    version: String,
+    /// The line of the log.
+    line: Value,
+    metrics: Value,
+}
+
+/// Saves the draft `id`, with `left` until the deadline.
+async fn save_within(function: &Bootstrap, id: &str, left: Duration) -> Response {
+    let pending = function.begin_within(post_id(id).to_string(), left);
+    let request_id = pending.request_id.clone();
+    let response = pending.outcome().await.response();
+    let mut lines = function.logs_for(&request_id).await;
+    let metrics = lines.pop().expect("a metrics record");
+    let header = |name: &str| response["headers"][name].as_str().unwrap_or_default();
+    Response {
+        status: response["statusCode"].as_u64().expect("a status code"),
+        outcome: header("draft-saved").to_owned(),
+        version: header("draft-version").to_owned(),
+        line: lines.pop().expect("a log line"),
+        metrics,
+    }
+}
+
+/// Saves the draft `id`.
+async fn save(function: &Bootstrap, id: &str) -> Response {
+    save_within(function, id, Duration::from_mins(1)).await
+}
+
+impl Response {
+    /// Checks that the save failed with `status`, and that the log names `text`.
+    #[track_caller]
+    fn assert_error(&self, status: u64, text: &str) {
+        assert_eq!(self.status, status, "{}", self.line);
+        let error = self.line["error"].as_str().expect("an error in the log");
+        assert!(error.contains(text), "the log has no {text:?}: {error}");
+    }
+
+    /// Checks that the save succeeded, and that its version has this content.
+    #[track_caller]
+    fn assert_saved(&self, s3: &S3, id: &str, document: &[u8], files: &Files) {
+        assert_eq!(self.status, 200, "{}", self.line);
+        let saved = read_version(s3, BUCKET, id, &self.version);
+        assert!(saved.0 == document, "{id}: another document");
+        assert_eq!(&saved.1, files, "{id}");
+    }
+}
+
+/// The operations since the last call, in order.
+fn operations(s3: &S3) -> Vec<Op> {
+    let operations = s3.requests().iter().map(|request| request.op).collect();
+    s3.clear_requests();
+    operations
+}
+
+use Op::{
+    CopyObject as Copy, GetObject as Get, HeadObject as Head, ListObjectsV2 as List,
+    PutObject as Put,
+};
+
+#[tokio::test]
+async fn makes_the_documented_requests() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, function, id) = (&test_env.s3, &test_env.function, "requests");
+    let document = put_document(s3, id);
+    let mut files = Files::new();
+
+    let saved = save(function, id).await;
+    saved.assert_saved(s3, id, &document, &files);
+    assert_eq!(operations(s3), [Get, List, Put], "without other files");
+
+    for number in 1..=20 {
+        files.extend(put_files(s3, id, [&*format!("assets/{number}.mp4")]));
+    }
+    let saved = save(function, id).await;
+    saved.assert_saved(s3, id, &document, &files);
+    let requests = s3.requests();
+    let mut expected = vec![Get, List, List];
+    expected.extend([Copy; 20]);
+    expected.extend([List, List, Put, Put]);
+    assert_eq!(operations(s3), expected, "with 20 new files");
+    for request in &requests {
+        let is_manifest = request.key.ends_with("/files.json");
+        match request.op {
+            Put => {
+                let is_last = request.key.ends_with("/draft_content.json");
+                assert!(is_manifest || is_last, "{}", request.key);
+                assert_eq!(request.header("if-none-match"), "*", "{}", request.key);
+            }
+            Copy => {
+                let path = request.key.rsplit_once("/assets/").expect("a file").1;
+                let key = file_key(id, &format!("assets/{path}"));
+                let etag = s3.metadata(BUCKET, &key).expect("the file exists").etag;
+                let copy = format!("saved-files/{id}/{etag}/assets/{path}");
+                assert_eq!(request.key, copy);
+                let source = format!("{BUCKET}/{key}");
+                assert_eq!(request.header("x-amz-copy-source"), source);
+                let condition = request.header("x-amz-copy-source-if-match");
+                assert_eq!(condition.trim_matches('"'), etag);
+                assert_eq!(request.header("if-none-match"), "*");
+                assert_eq!(request.header("x-amz-tagging-directive"), "REPLACE");
+                assert_eq!(request.header("x-amz-tagging"), "");
+                assert_eq!(request.header("x-amz-metadata-directive"), "");
+            }
+            _ => {}
+        }
+    }
+    let last = requests.last().expect("requests");
+    assert!(last.key.ends_with("/draft_content.json"), "{}", last.key);
+
+    let again = save(function, id).await;
+    assert_eq!(
+        (&*again.outcome, &again.version),
+        ("unchanged", &saved.version)
+    );
+    let no_copies = [Get, List, List, Put, Put];
+    assert_eq!(operations(s3), no_copies, "without new files");
+
+    // One file more: the others are shared with the version before.
+    files.extend(put_files(s3, id, ["cover.jpg"]));
+    let next = save(function, id).await;
+    next.assert_saved(s3, id, &document, &files);
+    let expected = [Get, List, List, Copy, List, List, Put, Put];
+    assert_eq!(operations(s3), expected, "with one new file");
+
+    // Back to the state before: its files and its manifest are already there.
+    s3.delete(BUCKET, &file_key(id, "cover.jpg"));
+    let before = save(function, id).await;
+    assert_eq!(
+        (&*before.outcome, before.version),
+        ("unchanged", saved.version)
+    );
+    assert_eq!(operations(s3), no_copies, "a state that was saved before");
+}
+
+#[tokio::test]
+async fn changes_nothing_unless_it_is_turned_on() {
+    for variables in [&[][..], &[("SAVE_FILES", "false")], &[("SAVE_FILES", "")]] {
+        let test_env = TestEnv::with(variables).await;
+        let s3 = &test_env.s3;
+        put_files(s3, DRAFT_ID, ["cover.jpg", "assets/a.mp4"]);
+        let saved = save(&test_env.function, DRAFT_ID).await;
+        assert_eq!((saved.status, &*saved.outcome), (200, "created"));
+        assert_eq!(operations(s3), [Get, Put], "{variables:?}");
+        let keys = s3.keys(BUCKET, "saved");
+        let key = format!("saved/{DRAFT_ID}/{}/draft_content.json", saved.version);
+        assert_eq!(keys, [key], "{variables:?}");
+        for field in ["files", "files_copied", "copied_bytes"] {
+            assert!(saved.line.get(field).is_none(), "{}", saved.line);
+        }
+        for metric in ["Files", "FilesCopied", "CopiedBytes"] {
+            assert!(saved.metrics.get(metric).is_none(), "{}", saved.metrics);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_draft_without_other_files_has_one_version_with_and_without_save_files() {
+    let on = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id) = (&on.s3, "alone");
+    let document = put_document(s3, id);
+    // An object that the S3 console shows as a folder is no file.
+    s3.put(BUCKET, &file_key(id, "assets/"), b"");
+    let off = common::start_function(s3, &[]).await;
+    let saved = save(&on.function, id).await;
+    saved.assert_saved(s3, id, &document, &Files::new());
+    let same = save(&off, id).await;
+    assert_eq!((&*same.outcome, same.version), ("unchanged", saved.version));
+    let keys = s3.keys(BUCKET, "saved");
+    assert_eq!(keys.len(), 1, "no manifest and no copy: {keys:?}");
+}
+
+#[tokio::test]
+async fn the_version_has_the_latest_time_and_the_digest_of_the_state() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id) = (&test_env.s3, "named");
+    let document = put_document(s3, id);
+    let files = put_files(s3, id, ["b", "a", "assets/ä"]);
+    let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_759_060_050);
+    for (key, seconds) in [
+        ("draft_content.json", 0),
+        ("a", 30),
+        ("b", 20),
+        ("assets/ä", 10),
+    ] {
+        let time = start + Duration::from_secs(seconds);
+        s3.set_last_modified(BUCKET, &file_key(id, key), time);
+    }
+    let saved = save(&test_env.function, id).await;
+    saved.assert_saved(s3, id, &document, &files);
+    let (time, _) = saved.version.split_once('-').expect("a time and a digest");
+    assert_eq!(time, "20250928T114800Z");
+
+    let key = format!("saved/{id}/{}/files.json", saved.version);
+    let manifest = s3.get(BUCKET, &key).expect("a manifest");
+    let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
+    let listed = manifest["files"].as_array().expect("a list").iter();
+    let listed: Vec<_> = listed
+        .map(|file| (file["path"].as_str(), file["last_modified"].as_str()))
+        .collect();
+    let expected = [
+        (Some("a"), Some("2025-09-28T11:48:00Z")),
+        (Some("assets/ä"), Some("2025-09-28T11:47:40Z")),
+        (Some("b"), Some("2025-09-28T11:47:50Z")),
+    ];
+    assert_eq!(listed, expected);
+}
+
+#[tokio::test]
+async fn paths_are_copied_as_they_are() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id) = (&test_env.s3, "paths");
+    let document = put_document(s3, id);
+    let files = put_files(
+        s3,
+        id,
+        [
+            "a b/c d.mp4",
+            " leading and trailing ",
+            "a+b",
+            "100%",
+            "%41%2F%",
+            "剪映/素材 1.mp4",
+            "e\u{301} and \u{e9}",
+            "?versionId=1&x=y#z",
+            "<&>\"'`\\|^{}[]~!$()*,;:=@",
+            "{etag}/{path}",
+            "a//b",
+            "../draft_content.json",
+            "./x",
+            "draft_content.json.bak",
+            "nested/draft_content.json",
+            "files.json",
+            "😀",
+        ],
+    );
+    let saved = save(&test_env.function, id).await;
+    saved.assert_saved(s3, id, &document, &files);
+    assert_eq!(s3.count(Copy), files.len());
+    let again = save(&test_env.function, id).await;
+    assert_eq!(again.version, saved.version);
+    assert_eq!(s3.count(Copy), files.len(), "nothing is copied again");
+}
+
+#[tokio::test]
+async fn objects_that_stand_for_folders_are_left_out() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id) = (&test_env.s3, "folders");
+    let document = put_document(s3, id);
+    let files = put_files(s3, id, ["assets/a", "odd/"]);
+    for folder in ["", "assets/", "empty/"] {
+        s3.put(BUCKET, &file_key(id, folder), b"");
+    }
+    // Another draft, whose id begins with this one.
+    put_files(s3, "folders-2", ["assets/b"]);
+    let saved = save(&test_env.function, id).await;
+    saved.assert_saved(s3, id, &document, &files);
+}
+
+#[tokio::test]
+async fn a_copy_whose_key_would_be_too_long_is_a_500_that_names_the_file() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, function) = (&test_env.s3, &test_env.function);
+    // `saved-files/{id}/`, 32 digits, `/` and the path: 1,024 bytes.
+    let id = "long";
+    let room = 1024 - format!("saved-files/{id}/").len() - 33;
+    let path = |bytes: usize| {
+        let folders = "directory/".repeat(bytes / 10 - 2);
+        let name = "n".repeat(bytes - folders.len());
+        folders + &name
+    };
+    let longest = path(room);
+    let path = path(room + 1);
+    let document = put_document(s3, id);
+    let files = put_files(s3, id, [&*longest]);
+    let saved = save(function, id).await;
+    saved.assert_saved(s3, id, &document, &files);
+    assert_eq!(s3.keys(BUCKET, "saved-files/")[0].len(), 1024);
+
+    put_files(s3, id, [&*path]);
+    let failed = save(function, id).await;
+    failed.assert_error(500, &format!("the key of the copy of \"{}", &path[..500]));
+    assert_eq!(versions(s3, BUCKET, id), [saved.version]);
+}
+
+#[tokio::test]
+async fn metadata_and_content_type_are_kept() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id) = (&test_env.s3, "metadata");
+    put_document(s3, id);
+    let client = common::client(&Endpoint::of(s3).sdk());
+    let put = client
+        .put_object()
+        .bucket(BUCKET)
+        .key(file_key(id, "a.mp4"));
+    let put = put.content_type("video/mp4").metadata("made-by", "test");
+    let put = put.cache_control("no-store").body(b"video".to_vec().into());
+    put.send().await.expect("the file is written");
+    let saved = save(&test_env.function, id).await;
+    assert_eq!(saved.status, 200);
+    let keys = s3.keys(BUCKET, "saved-files/");
+    let head = client.head_object().bucket(BUCKET).key(&keys[0]).send();
+    let head = head.await.expect("the copy exists");
+    assert_eq!(head.content_type(), Some("video/mp4"));
+    assert_eq!(head.cache_control(), Some("no-store"));
+    let metadata = head.metadata().expect("metadata");
+    assert_eq!(metadata.get("made-by").map(String::as_str), Some("test"));
+}
+
+#[tokio::test]
+async fn the_log_and_the_metrics_have_the_files() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id) = (&test_env.s3, "logged");
+    put_document(s3, id);
+    s3.put(BUCKET, &file_key(id, "a"), [b'a'; 1000]);
+    s3.put(BUCKET, &file_key(id, "b"), [b'b'; 234]);
+    for (files, copied, bytes) in [(2, 2, 1234), (2, 0, 0)] {
+        let saved = save(&test_env.function, id).await;
+        let (line, metrics) = (&saved.line, &saved.metrics);
+        assert_eq!(line["files"], files, "{line}");
+        assert_eq!(line["files_copied"], copied, "{line}");
+        assert_eq!(line["copied_bytes"], bytes, "{line}");
+        assert_eq!(metrics["Files"], files, "{metrics}");
+        assert_eq!(metrics["FilesCopied"], copied, "{metrics}");
+        assert_eq!(metrics["CopiedBytes"], bytes, "{metrics}");
+        let declared = metrics["_aws"]["CloudWatchMetrics"][0]["Metrics"].as_array();
+        let unit = declared.expect("a list").iter();
+        let unit = unit
+            .filter(|metric| metric["Name"] == "CopiedBytes")
+            .map(|metric| &metric["Unit"]);
+        assert_eq!(unit.collect::<Vec<_>>(), ["Bytes"]);
+    }
+}
+
+#[tokio::test]
+async fn versions_and_copies_can_be_in_a_bucket_of_their_own() {
+    let s3 = S3::start_empty().await.expect("the S3 starts");
+    s3.create_bucket("versions");
+    let variables = [SAVE_FILES, ("SAVED_BUCKET", "versions")];
+    let function = common::start_function(&s3, &variables).await;
+    let id = "other-bucket";
+    let document = put_document(&s3, id);
+    let files = put_files(&s3, id, ["cover.jpg", "assets/a.mp4"]);
+    let saved = save(&function, id).await;
+    assert_eq!((saved.status, &*saved.outcome), (200, "created"));
+    let (saved_document, saved_files) = read_version(&s3, "versions", id, &saved.version);
+    assert!(saved_document == document);
+    assert_eq!(saved_files, files);
+    assert_eq!(s3.keys(BUCKET, "saved"), [""; 0]);
+}
+
+#[tokio::test]
+async fn templates_without_room_for_files_are_an_error_at_start() {
+    let s3 = S3::start_empty().await.expect("the S3 starts");
+    for (variable, value) in [
+        ("DRAFT_KEY", "drafts/{draft_id}.json"),
+        ("SAVED_KEY", "saved/{draft_id}-{version}.json"),
+        ("FILES_KEY", "drafts/{draft_id}/{etag}/{path}"),
+        ("FILES_KEY", "saved/{draft_id}/{etag}/{path}"),
+        ("FILES_KEY", "saved-files/{draft_id}/{path}"),
+    ] {
+        let variables = [SAVE_FILES, (variable, value)];
+        let function = common::start_function(&s3, &variables).await;
+        let status = function.wait_for_exit().await;
+        assert!(!status.success(), "{variable}={value}");
+        let lines = function.lines().join("\n");
+        assert!(lines.contains(variable), "{variable}={value}: {lines}");
+        if variable != "FILES_KEY" {
+            // Without SAVE_FILES the template is valid.
+            let function = common::start_function(&s3, &[(variable, value)]).await;
+            let missing = save(&function, "missing").await;
+            assert_eq!(missing.status, 404, "{variable}={value}");
+        }
+    }
+}
+
+/// Puts 1,003 files and their copies, so that listings have two pages, and a save copies nothing.
+fn put_many_files(s3: &S3, id: &str) -> Files {
+    let mut files = Files::new();
+    for number in 0..1003 {
+        let (path, content) = (format!("{number:04}"), format!("content {number}"));
+        let etag = s3.put(BUCKET, &file_key(id, &path), &content);
+        s3.put(BUCKET, &format!("saved-files/{id}/{etag}/{path}"), &content);
+        files.insert(path, content.into_bytes());
+    }
+    files
+}
+
+#[tokio::test]
+async fn listings_of_several_pages_have_to_be_equal_twice() {
+    let s3 = Arc::new(S3::start_empty().await.expect("the S3 starts"));
+    let function = common::start_function(&s3, &[SAVE_FILES]).await;
+    let id = "pages";
+    let document = put_document(&s3, id);
+    let mut files = put_many_files(&s3, id);
+    let saved = save(&function, id).await;
+    saved.assert_saved(&s3, id, &document, &files);
+    let look = [List; 4];
+    let expected = [&[Get][..], &look, &look, &[Put, Put]].concat();
+    assert_eq!(operations(&s3), expected);
+
+    // The first file is replaced, and one is added at the end, before the second page is read. The
+    // two pages together show a state that never existed: the old first file beside the new last one.
+    let paths = ["0000", "9999"];
+    let server = Arc::downgrade(&s3);
+    let write = Fault::Run(Arc::new(move |_| {
+        let server = server.upgrade().expect("the S3 runs");
+        for path in paths {
+            server.put(BUCKET, &file_key(id, path), b"new");
+        }
+    }));
+    let second_page = When::op(List).and(|request| request.query.contains("continuation-token"));
+    s3.fault(second_page.once(), write);
+    files.extend(paths.map(|path| (path.to_owned(), b"new".to_vec())));
+    let saved = save(&function, id).await;
+    saved.assert_saved(&s3, id, &document, &files);
+    assert_eq!(versions(&s3, BUCKET, id).len(), 2);
+}
+
+#[tokio::test]
+async fn a_document_that_is_written_again_is_read_again() {
+    let s3 = Arc::new(S3::start_empty().await.expect("the S3 starts"));
+    let function = common::start_function(&s3, &[SAVE_FILES]).await;
+    let id = "rewritten";
+    let document = put_document(&s3, id);
+    let time = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(1_759_060_050 + seconds);
+    s3.set_last_modified(BUCKET, &draft_key(id), time(0));
+    // The same bytes, so that only the time differs.
+    let server = Arc::downgrade(&s3);
+    let write = Fault::Run(Arc::new(move |_| {
+        let server = server.upgrade().expect("the S3 runs");
+        server.set_last_modified(BUCKET, &draft_key(id), time(20));
+    }));
+    s3.fault(When::op(List).once(), write);
+    let saved = save(&function, id).await;
+    saved.assert_saved(&s3, id, &document, &Files::new());
+    assert_eq!(operations(&s3), [Get, List, Get, List, Put]);
+    assert!(
+        saved.version.starts_with("20250928T114750Z-"),
+        "{} has not the time of the listed document",
+        saved.version
+    );
+}
+
+#[tokio::test]
+async fn a_path_with_a_control_character_is_a_500_that_names_it() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id) = (&test_env.s3, "control");
+    put_document(s3, id);
+    put_files(s3, id, ["x\ndrafts/other/draft_content.json"]);
+    let response = save(&test_env.function, id).await;
+    response.assert_error(500, r"x\ndrafts/other/draft_content.json");
+    assert_eq!(s3.keys(BUCKET, "saved"), [""; 0]);
+}
+
+#[tokio::test]
+async fn more_files_than_a_listing_may_have_are_a_500() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id) = (&test_env.s3, "many");
+    put_document(s3, id);
+    let entry = "<Contents><Key>a</Key><LastModified>2025-09-28T11:47:30.000Z</LastModified>\
+                 <ETag>0</ETag><Size>1</Size></Contents>";
+    let entries = entry.repeat(10_001);
+    let xml =
+        format!("<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>");
+    let listing = Fault::Respond(RawResponse::new(200).body(xml));
+    s3.fault(When::op(List), listing);
+    let response = save(&test_env.function, id).await;
+    response.assert_error(500, "more than 10000 objects");
+    assert_eq!(operations(s3), [Get, List]);
+}
+
+#[tokio::test]
+async fn a_listing_that_ends_too_early_is_a_500() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id) = (&test_env.s3, "truncated");
+    put_document(s3, id);
+    let page = |rest: &str| {
+        let xml =
+            format!("<ListBucketResult><IsTruncated>true</IsTruncated>{rest}</ListBucketResult>");
+        Fault::Respond(RawResponse::new(200).body(xml))
+    };
+    for (rest, text) in [
+        ("", "last page"),
+        ("<Contents><Key>drafts/truncated/a</Key></Contents>", "ETag"),
+    ] {
+        let fault = s3.fault(When::op(List), page(rest));
+        save(&test_env.function, id).await.assert_error(500, text);
+        fault.clear();
+    }
+    assert_eq!(s3.keys(BUCKET, "saved"), [""; 0]);
+}
+
+/// A listing of the document and a file of 5 GiB and one byte.
+fn listing_with_a_huge_file(s3: &S3, id: &str, path: &str, bytes: u64) -> Fault {
+    let etag = s3
+        .metadata(BUCKET, &draft_key(id))
+        .expect("a document")
+        .etag;
+    let entry = |key: &str, etag: &str, bytes: u64| {
+        format!(
+            "<Contents><Key>{key}</Key><LastModified>2025-09-28T11:47:30.000Z</LastModified>\
+             <ETag>&quot;{etag}&quot;</ETag><Size>{bytes}</Size></Contents>"
+        )
+    };
+    let document = entry(&draft_key(id), &etag, 5000);
+    let file = entry(
+        &file_key(id, path),
+        "0123456789abcdef0123456789abcdef-640",
+        bytes,
+    );
+    let xml = format!(
+        "<ListBucketResult><IsTruncated>false</IsTruncated>{file}{document}</ListBucketResult>"
+    );
+    Fault::Respond(RawResponse::new(200).body(xml))
+}
+
+#[tokio::test]
+async fn a_file_over_5_gb_is_a_500_that_names_it() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id, path) = (&test_env.s3, "huge", "assets/long.mp4");
+    put_document(s3, id);
+    date_document(s3, id);
+    let list = || When::op(List).and(|request| request.query.contains("prefix=drafts"));
+    let limit = 5 << 30;
+    let fault = s3.fault(list(), listing_with_a_huge_file(s3, id, path, limit + 1));
+    let failed = save(&test_env.function, id).await;
+    failed.assert_error(500, "\"assets/long.mp4\" has 5368709121 bytes");
+    assert_eq!(s3.count(Copy), 0, "nothing is copied in vain");
+    fault.clear();
+
+    // A file of 5 GiB is copied. S3 may still refuse it.
+    s3.fault(list(), listing_with_a_huge_file(s3, id, path, limit));
+    s3.fault(When::op(Copy), Fault::Error(400, "InvalidRequest"));
+    save(&test_env.function, id).await.assert_error(500, path);
+    assert_eq!(s3.count(Copy), 1);
+    assert_eq!(versions(s3, BUCKET, id), [""; 0]);
+}
+
+#[tokio::test]
+async fn files_of_multipart_uploads_are_copied() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id) = (&test_env.s3, "multipart");
+    let document = put_document(s3, id);
+    let client = common::client(&Endpoint::of(s3).sdk());
+    let key = file_key(id, "a.mp4");
+    let create = client.create_multipart_upload().bucket(BUCKET).key(&key);
+    let upload = create.send().await.expect("the upload starts");
+    let upload = upload.upload_id().expect("an id");
+    let part = client
+        .upload_part()
+        .bucket(BUCKET)
+        .key(&key)
+        .upload_id(upload);
+    let part = part
+        .part_number(1)
+        .body(b"content".to_vec().into())
+        .send()
+        .await;
+    let etag = part
+        .expect("the part is uploaded")
+        .e_tag()
+        .map(str::to_owned);
+    let part = CompletedPart::builder()
+        .part_number(1)
+        .set_e_tag(etag)
+        .build();
+    let parts = CompletedMultipartUpload::builder().parts(part).build();
+    let complete = client.complete_multipart_upload().bucket(BUCKET).key(&key);
+    let complete = complete.upload_id(upload).multipart_upload(parts).send();
+    complete.await.expect("the upload is complete");
+
+    let etag = s3.metadata(BUCKET, &key).expect("the file exists").etag;
+    assert!(etag.ends_with("-1"), "{etag}");
+    let files = Files::from([("a.mp4".to_owned(), b"content".to_vec())]);
+    let saved = save(&test_env.function, id).await;
+    saved.assert_saved(s3, id, &document, &files);
+    let again = save(&test_env.function, id).await;
+    assert_eq!(again.version, saved.version);
+    assert_eq!(s3.count(Copy), 1);
+    assert_eq!(s3.count(Head), 0);
+
+    // The ETags cannot be compared, but the sizes can.
+    let copy = format!("saved-files/{id}/{etag}/a.mp4");
+    s3.put(BUCKET, &copy, b"longer content");
+    save(&test_env.function, id).await.assert_error(500, &copy);
+}
+
+#[tokio::test]
+async fn keys_in_listings_are_decoded() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id) = (&test_env.s3, "encoded");
+    let document = put_document(s3, id);
+    date_document(s3, id);
+    let files = put_files(s3, id, ["a b+c%2B"]);
+    let etag = |key: &str| s3.metadata(BUCKET, key).expect("the object exists").etag;
+    // S3 encodes a space as `+`. A store that ignores `encoding-type` does not encode.
+    for (encoding, key) in [
+        (
+            "<EncodingType>url</EncodingType>",
+            "drafts/encoded/a+b%2Bc%252B",
+        ),
+        ("", "drafts/encoded/a b+c%2B"),
+    ] {
+        let entry = |key: &str, etag: String, bytes: usize| {
+            format!(
+                "<Contents><Key>{key}</Key><LastModified>2025-09-28T11:47:30.000Z</LastModified>\
+                 <ETag>&quot;{etag}&quot;</ETag><Size>{bytes}</Size></Contents>"
+            )
+        };
+        let xml = format!(
+            "<ListBucketResult><IsTruncated>false</IsTruncated>{encoding}{}{}</ListBucketResult>",
+            entry(
+                key,
+                etag("drafts/encoded/a b+c%2B"),
+                files["a b+c%2B"].len()
+            ),
+            entry(&draft_key(id), etag(&draft_key(id)), document.len()),
+        );
+        let list = When::op(List).and(|request| request.query.contains("prefix=drafts"));
+        let fault = s3.fault(list, Fault::Respond(RawResponse::new(200).body(xml)));
+        let saved = save(&test_env.function, id).await;
+        saved.assert_saved(s3, id, &document, &files);
+        fault.clear();
+    }
+}
+
+#[tokio::test]
+async fn an_object_that_is_not_a_copy_of_the_file_is_named_and_never_in_a_version() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, function) = (&test_env.s3, &test_env.function);
+    for (id, wrong) in [
+        ("wrong-size", &b"longer content"[..]),
+        ("wrong-etag", b"CONTENT"),
+    ] {
+        put_document(s3, id);
+        let etag = s3.put(BUCKET, &file_key(id, "a.mp4"), b"content");
+        let copy = format!("saved-files/{id}/{etag}/a.mp4");
+        s3.put(BUCKET, &copy, wrong);
+        let failed = save(function, id).await;
+        failed.assert_error(500, &copy);
+        assert_eq!(s3.keys(BUCKET, &format!("saved/{id}/")), [""; 0]);
+
+        s3.delete(BUCKET, &copy);
+        let saved = save(function, id).await;
+        assert_eq!((saved.status, &*saved.outcome), (200, "created"));
+    }
+}
+
+/// A response of a store that encrypts `object` with AWS KMS.
+fn kms_response(object: &ObjectInfo, body: Vec<u8>) -> Fault {
+    let response = RawResponse::new(200)
+        .header("ETag", format!("\"{}\"", object.etag))
+        .header("Last-Modified", "Sun, 28 Sep 2025 11:47:30 GMT")
+        .header("x-amz-server-side-encryption", "aws:kms");
+    Fault::Respond(response.body(body))
+}
+
+#[tokio::test]
+async fn etags_are_not_compared_where_aws_kms_encrypts() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, function) = (&test_env.s3, &test_env.function);
+    // The draft, one file or the copy is encrypted with KMS, so that the ETag of the copy differs.
+    for (id, heads) in [("kms-document", 0), ("kms-file", 1), ("kms-copy", 2)] {
+        let document = put_document(s3, id);
+        date_document(s3, id);
+        let etag = s3.put(BUCKET, &file_key(id, "a.mp4"), b"content");
+        let copy = format!("saved-files/{id}/{etag}/a.mp4");
+        s3.put(BUCKET, &copy, b"CONTENT");
+        let object = |key: &str| s3.metadata(BUCKET, key).expect("the object exists");
+        let fault = match id {
+            "kms-document" => s3.fault(
+                When::op(Get),
+                kms_response(&object(&draft_key(id)), document),
+            ),
+            "kms-file" => s3.fault(
+                When::op(Head).key_starts_with("drafts/"),
+                kms_response(&object(&file_key(id, "a.mp4")), Vec::new()),
+            ),
+            _ => s3.fault(
+                When::op(Head).key_starts_with("saved-files/"),
+                kms_response(&object(&copy), Vec::new()),
+            ),
+        };
+        let saved = save(function, id).await;
+        assert_eq!(saved.status, 200, "{id}: {}", saved.line);
+        assert_eq!(s3.count(Head), heads, "{id}");
+        assert_eq!(s3.count(Copy), 0, "{id}");
+        fault.clear();
+        s3.clear_requests();
+
+        // The same objects without KMS are an error.
+        let failed = save(function, id).await;
+        failed.assert_error(500, &copy);
+        s3.clear_requests();
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_changes_while_it_is_compared_is_listed_again() {
+    let s3 = Arc::new(S3::start_empty().await.expect("the S3 starts"));
+    let function = common::start_function(&s3, &[SAVE_FILES]).await;
+    for (id, content) in [("replaced", Some(&b"changed"[..])), ("deleted", None)] {
+        let document = put_document(&s3, id);
+        let etag = s3.put(BUCKET, &file_key(id, "a.mp4"), b"content");
+        s3.put(
+            BUCKET,
+            &format!("saved-files/{id}/{etag}/a.mp4"),
+            b"CONTENT",
+        );
+        let server = Arc::downgrade(&s3);
+        let change = Fault::Run(Arc::new(move |_| {
+            let server = server.upgrade().expect("the S3 runs");
+            match content {
+                Some(content) => drop(server.put(BUCKET, &file_key(id, "a.mp4"), content)),
+                None => server.delete(BUCKET, &file_key(id, "a.mp4")),
+            }
+        }));
+        s3.fault(When::op(Head).once(), change);
+        let saved = save(&function, id).await;
+        saved.assert_saved(&s3, id, &document, &read_folder(&s3, id));
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_replaced_while_it_is_copied_is_listed_again() {
+    let s3 = Arc::new(S3::start_empty().await.expect("the S3 starts"));
+    let function = common::start_function(&s3, &[SAVE_FILES]).await;
+    for (id, content) in [("replaced", Some(&b"changed"[..])), ("deleted", None)] {
+        let document = put_document(&s3, id);
+        put_files(&s3, id, ["a.mp4", "b.mp4"]);
+        let server = Arc::downgrade(&s3);
+        let change = Fault::Run(Arc::new(move |_| {
+            let server = server.upgrade().expect("the S3 runs");
+            match content {
+                Some(content) => drop(server.put(BUCKET, &file_key(id, "a.mp4"), content)),
+                None => server.delete(BUCKET, &file_key(id, "a.mp4")),
+            }
+        }));
+        let copy = When::op(Copy).and(|request| request.key.ends_with("/a.mp4"));
+        s3.fault(copy.once(), change);
+        let saved = save(&function, id).await;
+        saved.assert_saved(&s3, id, &document, &read_folder(&s3, id));
+        // The old state of the file was not copied under any name.
+        let copies = s3.keys(BUCKET, &format!("saved-files/{id}/"));
+        assert_eq!(copies.len(), read_folder(&s3, id).len(), "{copies:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_document_that_changes_meanwhile_is_read_again() {
+    let s3 = Arc::new(S3::start_empty().await.expect("the S3 starts"));
+    let function = common::start_function(&s3, &[SAVE_FILES]).await;
+    let id = "edited";
+    put_document(&s3, id);
+    // Before the first listing, at a copy, and before each listing of the folder.
+    let list = || When::op(List).and(|request| request.query.contains("prefix=drafts"));
+    for (number, when, reads) in [
+        (0, list().once(), 2),
+        (1, When::op(Copy).once(), 2),
+        (2, list(), 5),
+    ] {
+        put_files(&s3, id, [&*format!("{number}.mp4")]);
+        let server = Arc::downgrade(&s3);
+        let count = AtomicUsize::new(0);
+        let change = Fault::Run(Arc::new(move |_| {
+            let server = server.upgrade().expect("the S3 runs");
+            let seed = number * 1000 + count.fetch_add(1, SeqCst);
+            server.put(BUCKET, &draft_key(id), draft_of_size(4_000, seed as u64));
+        }));
+        let fault = s3.fault(when, change);
+        s3.clear_requests();
+        let response = save(&function, id).await;
+        if reads == 2 {
+            let document = s3.get(BUCKET, &draft_key(id)).expect("a document");
+            response.assert_saved(&s3, id, &document, &read_folder(&s3, id));
+        } else {
+            response.assert_error(503, "the document changed");
+        }
+        assert_eq!(s3.count(Get), reads);
+        fault.clear();
+    }
+}
