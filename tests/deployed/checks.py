@@ -248,27 +248,31 @@ def check_policies(account, stack):
         denied = error_of(call, **arguments)
         check(f"the role cannot {name}", denied in ("AccessDenied", "AccessDeniedException", "403"))
 
-    # Each permission is needed: without it, the answer is the documented one.
-    function = account.aws.client("lambda")
-
-    def save(draft_id):
-        response = function.invoke(FunctionName=stack.function, Payload=json.dumps({"draft_id": draft_id}))
-        result = json.loads(response["Payload"].read())
-        return result.get("errorType") or result.get("saved")
-
-    policy = iam.get_role_policy(RoleName=role, PolicyName="save-draft")["PolicyDocument"]
-    for sid, draft_id, expected in [
+    check_permissions(account, stack, "save-draft", [
         ("ReadDrafts", "20250928000002", "SaveFailed"),
         ("FindMissingDrafts", "20250928000404", "SaveFailed"),
         ("CreateVersions", "20250928000004", "SaveFailed"),
         (None, "20250928000004", "created"),
         (None, "20250928000404", "DraftNotFound"),
-    ]:
-        drafts.put("20250928000004", document("permissions"))
+    ], lambda: drafts.put("20250928000004", document("permissions")))
+
+
+def check_permissions(account, stack, policy_name, rows, change_draft):
+    """Removes statements from a policy of the role, one in each row: without it, the save has another result.
+
+    `change_draft` is called before each save.
+    """
+    iam, function = account.aws.client("iam"), account.aws.client("lambda")
+    name = {"RoleName": stack.resource("Role"), "PolicyName": policy_name}
+    policy = iam.get_role_policy(**name)["PolicyDocument"]
+    for sid, draft_id, expected in rows:
+        change_draft()
         statements = [statement for statement in policy["Statement"] if statement["Sid"] != sid]
-        iam.put_role_policy(RoleName=role, PolicyName="save-draft",
-                            PolicyDocument=json.dumps({**policy, "Statement": statements}))
-        check(f"without {sid or 'nothing'}, {draft_id} is answered with {expected}", save(draft_id), expected)
+        iam.put_role_policy(**name, PolicyDocument=json.dumps({**policy, "Statement": statements}))
+        response = function.invoke(FunctionName=stack.function, Payload=json.dumps({"draft_id": draft_id}))
+        result = json.loads(response["Payload"].read())
+        check(f"without {sid or 'nothing'}, {draft_id} is answered with {expected}",
+              result.get("errorType") or result.get("saved"), expected)
 
 
 def check_failed_creation(account):
@@ -548,6 +552,14 @@ def check_deletion(account, stack):
           drafts.s3.get_object(Bucket=second.bucket, Key=copy)["Body"].read(), b"video")
     check("the copy cannot be overwritten",
           error_of(drafts.s3.put_object, Bucket=second.bucket, Key=copy, Body=b""), "AccessDenied")
+    draft_id = "20250928000001"
+    check_permissions(account, second, "save-files", [
+        ("ReadFilesAndCopies", draft_id, "SaveFailed"),
+        ("ListCopies", draft_id, "SaveFailed"),
+        ("CreateCopies", draft_id, "SaveFailed"),
+        ("CreateManifests", draft_id, "SaveFailed"),
+        (None, draft_id, "created"),
+    ], lambda: drafts.put_key(f"drafts/{draft_id}/assets/{len(drafts.keys(f'drafts/{draft_id}/'))}", b"new"))
     versions = len(drafts.keys("saved/20250928000001/"))
 
     begin("deletion")
