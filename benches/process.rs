@@ -79,7 +79,7 @@ fn main() {
         .collect();
     print_rows(&programs, &SIZE, &sizes);
 
-    let starts = sample(&programs, |program| Some(sample_start(program)));
+    let starts = sample(&programs, |program| Some(sample_start(program, &[])));
     print_rows(&programs, &START, &starts);
 
     let document = document(DOCUMENT_BYTES);
@@ -99,19 +99,51 @@ fn main() {
         sample_first_invocation(program, &store, &[(program.roots_variable, bundle)])
     });
     print_rows(&programs, &FIRST_INVOCATION_TLS, &invocations);
+
+    let bare = programs.iter().find(|program| program.name == "bare");
+    let system_roots = &bare.expect("the baseline").roots;
+    for function in programs_with_budget(&programs) {
+        measure_settings(function, system_roots);
+    }
 }
 
-/// Returns the medians of the figures of each program, measured in turns. A program without a
+/// Measures the start of `function` without the parts that can be replaced by settings.
+fn measure_settings(function: &Program, system_roots: &Path) {
+    let system_roots = system_roots.to_str().expect("UTF-8");
+    let settings = [
+        ("default", None),
+        (
+            "the system's root certificates",
+            Some(("SSL_CERT_FILE", system_roots)),
+        ),
+        ("several threads", Some(("AWS_LAMBDA_MAX_CONCURRENCY", "2"))),
+    ];
+    let starts = sample(&settings, |(_, env)| {
+        Some(sample_start(function, env.as_slice()))
+    });
+    println!(
+        "\n## Start of {} with other settings, medians\n",
+        function.name
+    );
+    println!("| setting | start, ms | CPU, ms | resident memory, MB |");
+    println!("|---|---|---|---|");
+    for ((name, _), start) in settings.iter().zip(starts) {
+        let [wall, cpu, memory] = start.expect("a start");
+        println!("| {name} | {wall:.2} | {cpu:.2} | {memory:.2} |");
+    }
+}
+
+/// Returns the medians of the figures of each subject, measured in turns. A subject without a
 /// figure has `None`.
-fn sample<const N: usize>(
-    programs: &[Program],
-    measure: impl Fn(&Program) -> Option<[f64; N]>,
+fn sample<T, const N: usize>(
+    subjects: &[T],
+    measure: impl Fn(&T) -> Option<[f64; N]>,
 ) -> Vec<Option<[f64; N]>> {
-    let mut samples: Vec<_> = programs.iter().map(|_| Vec::new()).collect();
+    let mut samples: Vec<_> = subjects.iter().map(|_| Vec::new()).collect();
     for round in 0..=ROUNDS {
-        for turn in 0..programs.len() {
-            let index = (round + turn) % programs.len();
-            let figures = measure(&programs[index]);
+        for turn in 0..subjects.len() {
+            let index = (round + turn) % subjects.len();
+            let figures = measure(&subjects[index]);
             // The first round loads the executable into the page cache.
             if round > 0 {
                 samples[index].extend(figures);
@@ -180,7 +212,7 @@ impl Drop for Running {
 }
 
 /// Starts the program and waits for its first poll of the Runtime API.
-fn sample_start(program: &Program) -> [f64; 3] {
+fn sample_start(program: &Program, env: &[(&str, &str)]) -> [f64; 3] {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let address = listener.local_addr().expect("a bound socket");
     let mut command = Command::new(&program.path);
@@ -191,6 +223,7 @@ fn sample_start(program: &Program) -> [f64; 3] {
         .env("AWS_LAMBDA_FUNCTION_NAME", "save-draft")
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "512")
         .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
+        .envs(env.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
