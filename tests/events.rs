@@ -218,6 +218,9 @@ async fn http_and_events_are_told_apart_whatever_other_fields_they_have() {
                 "body": json!({"draft_url": DRAFT_URL}).to_string()})
         };
         let fields = original.as_object().expect("the event is an object");
+        if fields.contains_key("Records") || fields.contains_key("detail-type") {
+            mixed["draft_id"] = json!("another-draft");
+        }
         mixed
             .as_object_mut()
             .expect("the event is an object")
@@ -483,6 +486,14 @@ async fn messages_may_be_wrapped_by_sns() {
         );
         assert_eq!(test_env.gets_and_puts(), (1, 1), "{inner}");
     }
+
+    let twice = message_of(&message_of(&event("s3")));
+    let batch = sqs([twice.clone(), message_of(&twice)]);
+    assert_eq!(
+        test_env.function.invoke(&batch).await,
+        failures([1]),
+        "at most two messages may be around an event"
+    );
 }
 
 #[tokio::test]

@@ -49,14 +49,14 @@ impl<'de> Visitor<'de> for Entries {
     type Value = Vec<&'de RawValue>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a list of at most {} entries", self.max_entries)
+        f.write_str("a list")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
         let mut entries = Vec::new();
         while let Some(entry) = list.next_element()? {
             if entries.len() == self.max_entries {
-                return Err(A::Error::invalid_length(entries.len() + 1, &self));
+                return Err(A::Error::custom("too many entries"));
             }
             entries.push(entry);
         }
