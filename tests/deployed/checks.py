@@ -22,6 +22,7 @@ from botocore.credentials import Credentials
 sys.dont_write_bytecode = True
 
 from account import ACCOUNT, REGION, Account, Drafts, Stack, emulator, error_of, wait_for  # noqa: E402
+from runbook import Runbook  # noqa: E402
 
 ORIGIN = "https://editor.example"
 TOPIC = f"arn:aws:sns:{REGION}:{ACCOUNT}:alarms"
@@ -167,6 +168,26 @@ def check_invocations(account, stack):
     # AWS sends the event. The emulator sends the record of a destination, which contains it.
     check("only the failed event is in the dead-letter queue",
           [body.get("requestPayload", body) for body in bodies], [{"draft_id": "20250928000404"}])
+
+
+def check_runbook(account, stack):
+    """Runs the documented commands for a smoke test and for dead letters."""
+    begin("runbook")
+    runbook, drafts = Runbook(account, stack), Drafts(account, stack.bucket)
+    status, output = runbook.run("Smoke test")
+    expected = [" 200", "draft-saved: created", "/draft_content.json"]
+    check("the smoke test saves a draft and lists its version",
+          (status, [text for text in expected if text not in output.lower()]), (0, []))
+
+    sqs, queue = account.aws.client("sqs"), stack.outputs["DeadLettersUrl"]
+    sqs.purge_queue(QueueUrl=queue)
+    drafts.put("20250928000010", document("dead letter"))
+    # In the form of AWS: the emulator puts a record around the event.
+    sqs.send_message(QueueUrl=queue, MessageBody=json.dumps({"draft_id": "20250928000010"}))
+    status, output = runbook.run("Dead letters")
+    check("a dead letter is invoked again", (status, '"saved": "created"' in output), (0, True))
+    check("it is deleted from the queue", sqs.receive_message(QueueUrl=queue, VisibilityTimeout=0).get("Messages"), None)
+    check("its draft is saved", list(drafts.versions("20250928000010").values()), [document("dead letter")])
 
 
 def check_policies(account, stack):
@@ -359,6 +380,9 @@ def check_authorization(account, stack):
     [key] = drafts.versions("20250928000003")
     check("a principal of VersionDeleterArns can delete a version",
           error_of(drafts.s3.delete_object, Bucket=stack.bucket, Key=key), None)
+    status, output = Runbook(account, stack).run("Whole drafts", ID="smoke-test")
+    check("the history of a draft is removed as documented", (status, output if status else ""), (0, ""))
+    check("no version is left", drafts.keys("saved/smoke-test/"), [])
 
 
 def check_autosave(account, stack):
@@ -563,8 +587,16 @@ def check_deletion(account, stack):
     versions = len(drafts.keys("saved/20250928000001/"))
 
     begin("deletion")
-    check("its deletion succeeds", second.delete(), "ValidationError")
+    runbook = Runbook(account, second)
+    status, output = runbook.run("Remove", answers="y\ny\n")
+    check("its deletion succeeds", (status, output if status else ""), (0, ""))
+    check("the stack is gone", second.delete(), "ValidationError")
     check("its deletion keeps the bucket", len(drafts.keys("saved/20250928000001/")), versions)
+    status, output = runbook.run("Remove", 1, BUCKET=second.bucket)
+    check("a bucket with objects cannot be deleted", (status != 0, "BucketNotEmpty" in output), (True, True))
+    rules = drafts.s3.get_bucket_lifecycle_configuration(Bucket=second.bucket)["Rules"]
+    check("its objects expire", [rule["ID"] for rule in rules], ["objects", "markers"])
+    check("it has no policy", error_of(drafts.s3.get_bucket_policy, Bucket=second.bucket), "NoSuchBucketPolicy")
 
 
 def create_topic(account):
@@ -587,7 +619,7 @@ def run(account):
         lambda: create_topic(account),
         lambda: stack.must_deploy(CorsOrigin=ORIGIN, AlarmTopicArn=TOPIC),
     ]
-    for check_area in [check_api, check_invocations, check_policies, check_maintenance, check_authorization,
+    for check_area in [check_api, check_invocations, check_runbook, check_policies, check_maintenance, check_authorization,
                        check_autosave, check_operations, check_throttling, check_deletion]:
         areas.append(functools.partial(check_area, account, stack))
     for run_area in areas:
