@@ -40,7 +40,8 @@ const MIN_BYTES_PER_SECOND: u64 = 1_000_000;
 const STALL_GRACE_PERIOD: Duration = Duration::from_secs(3);
 /// Maximum number of attempts of a request.
 pub(crate) const MAX_ATTEMPTS: u32 = 3;
-/// Delay before the second attempt. Later delays are at most twice as long as the one before.
+/// Base of the delays between attempts. The SDK doubles it for each attempt, [`crate::store`] adds it,
+/// and both apply jitter.
 pub(crate) const BACKOFF: Duration = Duration::from_millis(50);
 
 /// The root certificates of Amazon Trust Services, which all S3 endpoints in commercial regions
@@ -140,10 +141,13 @@ fn read_ca_bundle(path: &str) -> Result<Vec<u8>, BoxError> {
         format!("AWS_CA_BUNDLE must be a file with PEM certificates, got {path:?}: {problem}")
     };
     let pem = fs::read(path).map_err(|cause| error(cause.to_string()))?;
-    let certificates = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|cause| error(cause.to_string()))?;
-    if certificates.is_empty() {
+    let mut is_empty = true;
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|cause| error(cause.to_string()))?;
+        webpki::anchor_from_trusted_cert(&certificate).map_err(|cause| error(cause.to_string()))?;
+        is_empty = false;
+    }
+    if is_empty {
         return Err(error("it contains no certificate".to_owned()).into());
     }
     Ok(pem)
