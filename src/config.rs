@@ -205,7 +205,8 @@ fn overlap_error(
     ConfigError::new(variable, problem)
 }
 
-/// Checks that the files of a draft, their copies and their manifest can have keys.
+/// Checks that `FILES_KEY` overlaps with no other template, and that `DRAFT_KEY` and `SAVED_KEY` have
+/// the folders that `SAVE_FILES` needs.
 fn check_files_key(
     files_key: &FilesKey,
     draft_key: &DraftKey,

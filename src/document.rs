@@ -33,13 +33,13 @@ pub enum InvalidDocument {
     TooDeep,
 }
 
-/// Maximum nesting of a document with more than [`UNCHECKED_BRACKETS`]. Python's `json` stops at
-/// about 1,000 levels.
+/// Maximum depth of a document with more than [`MAX_UNCHECKED_BRACKETS`] opening brackets. Python's
+/// `json` stops at about 1,000 levels.
 const MAX_DEPTH: usize = 10_000;
 
-/// Documents with up to this number of opening brackets may be nested to any depth. `serde_json`
-/// needs one byte for each level, so that more of them could exceed the function's memory.
-const UNCHECKED_BRACKETS: usize = 1 << 20;
+/// Number of opening brackets up to which the depth of a document is not checked. `serde_json`
+/// allocates one byte for each level, which is then 1 MiB at most.
+const MAX_UNCHECKED_BRACKETS: usize = 1 << 20;
 
 /// The byte order mark in UTF-8.
 pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -84,7 +84,7 @@ fn not_an_object(text: &[u8]) -> InvalidDocument {
 
 /// Refuses documents with many brackets and more than [`MAX_DEPTH`] levels of nesting.
 fn check_depth(bytes: &[u8]) -> Result<(), InvalidDocument> {
-    if opening_brackets(bytes) <= UNCHECKED_BRACKETS {
+    if opening_brackets(bytes) <= MAX_UNCHECKED_BRACKETS {
         return Ok(());
     }
     let mut depth = 0_usize;

@@ -171,7 +171,8 @@ impl fmt::Display for Sha256Digest {
 
 /// The name of a version: `{YYYYMMDDTHHMMSSZ}-{SHA-256, 64 hexadecimal digits}`.
 ///
-/// Names sort by the time at which the state was written, and equal states have equal names. All
+/// Names sort by the time at which the state was written, and equal states have equal names. (With
+/// `SAVE_FILES`, that time is the newest of the files: the deletion of a file does not change it.) All
 /// digits of the hash are part of the name: with fewer, two documents with the same prefix can be
 /// found on purpose, and the second would count as saved.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

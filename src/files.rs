@@ -1,5 +1,5 @@
-//! The draft's other files: finds one consistent state of the draft's folder, and copies what no
-//! version has yet.
+//! Saves the draft's other files: lists the draft's folder until a listing is consistent, and copies
+//! the files that have no copy yet.
 //!
 //! A copy is named by the draft, the `ETag` and the path of a file, so that versions share it. The
 //! store copies it; no file passes through the memory of the function.
@@ -8,7 +8,6 @@ use std::collections::HashMap;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 use thiserror::Error as ThisError;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -22,8 +21,8 @@ use crate::store::{CopyOutcome, Document, ListedObject, MAX_COPY_BYTES, Store, b
 /// Maximum number of concurrent copies.
 const MAX_CONCURRENT_COPIES: usize = 16;
 
-/// Maximum number of listings of the draft's folder in one save. A draft that is edited all the time
-/// needs more than two.
+/// Maximum number of listings of the draft's folder for one read of the document. A draft that is
+/// edited all the time needs more than two.
 const MAX_LISTINGS: u32 = 10;
 
 /// Saves the files of drafts beside their documents.
@@ -122,9 +121,9 @@ impl FileSaver {
             };
             report.files = files.len() as u64;
             // Pages are read one after the other: only two equal listings show one moment.
-            let is_one_moment = is_one_page || previous.as_ref() == Some(&files);
+            let is_consistent = is_one_page || previous.as_ref() == Some(&files);
             let missing = self.missing_copies(id, document, &files).await?;
-            if missing.is_empty() && is_one_moment {
+            if missing.is_empty() && is_consistent {
                 return Ok(Some(FolderState { files }));
             }
             last_response = self.copy(missing, report).await?;
@@ -222,7 +221,7 @@ impl FileSaver {
                         let error = FilesError::WrongCopy(file.copy_key.clone());
                         return Err(Error::save_failed(error));
                     }
-                    // The store refuses to copy it, so that the folder is listed again.
+                    // The file or its copy has changed. The listings after the copies decide.
                     None => missing.push(file.clone()),
                 },
             }
@@ -331,7 +330,7 @@ impl FolderState {
             .collect();
         let state = (document.to_string(), files);
         let json = serde_json::to_vec(&state).map_err(Error::save_failed)?;
-        Ok(Sha256Digest::from_hasher(Sha256::new_with_prefix(json)))
+        Ok(Sha256Digest::of(&json))
     }
 
     /// Returns the manifest of the version as JSON: the path, size, `ETag`, `Last-Modified` (RFC 3339)

@@ -25,7 +25,7 @@
 //!
 //! ```text
 //! main        Lambda entry point
-//!   lambda      everything that knows Lambda: dispatch, HTTP, events
+//!   lambda      code specific to Lambda: dispatch, HTTP, events
 //!     telemetry   logs and metrics
 //!       save        the use case
 //!         files       the draft's other files
@@ -38,8 +38,8 @@
 //!                 error       errors by what the caller should do
 //! ```
 //!
-//! A module uses only modules below it: [`save`] knows neither Lambda nor HTTP, and [`store`] knows
-//! no status code of the API.
+//! A module uses only modules below it: [`save`] does not depend on Lambda or HTTP, and [`store`] uses
+//! no status codes of the API.
 
 pub mod aws;
 pub mod config;

@@ -60,7 +60,8 @@ pub struct Saver {
     validation: Arc<Semaphore>,
 }
 
-/// Maximum number of times that the document is read while it changes beside the draft's files.
+/// Maximum number of reads of the document in one save. With `SAVE_FILES`, it is read again if it has
+/// changed when the files have been copied.
 const MAX_READS: u32 = 5;
 
 /// Documents up to this size are validated on the thread that serves the invocation, in about a

@@ -51,7 +51,7 @@ pub const METRICS: &[&str] = &[
 /// Amazon CloudWatch User Guide). The counters include the saves after that.
 const MAX_VALUES: usize = 100;
 
-/// Maximum length of a logged error or key, in bytes.
+/// Maximum length of a logged error or key before escaping, in bytes.
 const MAX_LOG_TEXT_BYTES: usize = 1024;
 
 /// Sends logs and panics to `output`, one JSON object a line.

@@ -174,7 +174,7 @@ async fn only_a_response_with_an_etag_and_the_right_checksum_counts_as_created()
         (
             "checksum of the empty string",
             created().header(checksum, "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="),
-            "another SHA-256",
+            "a SHA-256 that differs",
         ),
     ] {
         let actual = save_with(Op::PutObject, response).await;

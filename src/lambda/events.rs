@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::parser::{self, EventContent, EventParser, Message, ParsedEvent};
 use crate::draft::DraftId;
 use crate::error::{Error, ErrorKind};
-use crate::save::{SaveReport, Saved, Saver};
+use crate::save::{Saved, Saver};
 use crate::telemetry::InvocationMetrics;
 
 /// Maximum number of concurrent saves of one event.
@@ -24,14 +24,6 @@ const MAX_CONCURRENT_SAVES: usize = 16;
 pub struct InvocationError {
     kind: ErrorKind,
     detail: &'static str,
-}
-
-impl InvocationError {
-    /// The error of an invocation that panicked.
-    pub(super) const PANIC: Self = Self {
-        kind: ErrorKind::SaveFailed,
-        detail: "Save failed",
-    };
 }
 
 impl From<&Error> for InvocationError {
@@ -141,8 +133,8 @@ fn log_content(content: &EventContent, metrics: &mut InvocationMetrics) {
     }
 }
 
-/// The saves of one event, one for each draft.
-struct BatchSaves(HashMap<DraftId, SaveReport>);
+/// The results of the saves of one event, one for each draft.
+struct BatchSaves(HashMap<DraftId, Result<Saved, Error>>);
 
 impl BatchSaves {
     /// Saves each of `ids`. A save that is started after the deadline fails.
@@ -158,16 +150,16 @@ impl BatchSaves {
         let mut saves = HashMap::with_capacity(ids.len());
         while let Some(report) = reports.next().await {
             metrics.record_save(&report);
-            saves.insert(report.draft_id.clone(), report);
+            saves.insert(report.draft_id, report.result);
         }
         Self(saves)
     }
 
     /// Returns the error of `content`, if there is one. A retryable error takes precedence.
     fn error(&self, content: &EventContent) -> Option<InvocationError> {
-        let reports = content.ids.iter().filter_map(|id| self.0.get(id));
-        reports
-            .filter_map(|report| report.result.as_ref().err())
+        let results = content.ids.iter().filter_map(|id| self.0.get(id));
+        results
+            .filter_map(|result| result.as_ref().err())
             .chain(&content.error)
             .max_by_key(|error| error.kind())
             .map(InvocationError::from)
@@ -178,7 +170,7 @@ impl BatchSaves {
             .ids
             .iter()
             .filter_map(|id| {
-                let saved = self.0.get(id)?.result.as_ref().ok()?;
+                let saved = self.0.get(id)?.as_ref().ok()?;
                 Some(saved_json("draft_id", id.as_str(), saved))
             })
             .collect();

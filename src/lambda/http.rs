@@ -1,4 +1,4 @@
-//! Handles HTTP requests: request, use case, response. The only module that knows status codes.
+//! Handles HTTP requests: parses the request, saves the draft, and builds the response.
 
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ use crate::telemetry::InvocationMetrics;
 const PATH: &str = "/save_draft";
 
 /// Handles HTTP requests.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct HttpHandler {
     draft_url_hosts: Vec<String>,
     cors_origin: Option<HeaderValue>,
@@ -93,7 +93,7 @@ impl HttpHandler {
             Ok(saved) => {
                 let mut response = json_response(StatusCode::OK, &json!({"draft_url": draft_url}));
                 let headers = response.headers_mut();
-                // A version consists of digits and letters.
+                // A version consists of digits, letters and `-`.
                 if let Ok(version) = HeaderValue::from_str(saved.version.as_str()) {
                     headers.insert("draft-version", version);
                 }

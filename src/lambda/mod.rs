@@ -24,6 +24,7 @@ use self::http::HttpHandler;
 use self::parser::EventParser;
 pub use self::request::SanitizedRequest;
 use crate::config::Config;
+use crate::error::Error;
 use crate::save::Saver;
 use crate::store::Store;
 use crate::telemetry::{InvocationMetrics, Telemetry};
@@ -81,13 +82,13 @@ impl Function {
             request.request_context_ref(),
             Some(RequestContext::PassThrough)
         );
-        // The runtime would send the text of a panic to the caller. Only the metrics are used after
-        // it, and each update of them is a single addition.
+        // The runtime would send the text of a panic to the caller. After a panic, at worst some
+        // values are missing in the metrics of this invocation.
         let dispatch = AssertUnwindSafe(self.dispatch(&request, is_event, deadline, &mut metrics));
         let result = dispatch.catch_unwind().await.unwrap_or_else(|_| {
             metrics.record_panic();
             if is_event {
-                Err(InvocationError::PANIC)
+                Err(InvocationError::from(&Error::save_failed("panic")))
             } else {
                 Ok(self.http.panic_response())
             }

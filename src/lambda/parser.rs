@@ -1,4 +1,4 @@
-//! Parses trigger payloads into draft ids. Reads only the fields that decide, and no others.
+//! Parses trigger payloads into draft ids. Fields that do not affect the result are skipped.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::error::{BoxError, Error, redact_json_error};
 use crate::keys::DraftKey;
 
 /// Parses events, and decides which objects are documents of drafts.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct EventParser {
     bucket: String,
     key: DraftKey,
@@ -74,7 +74,7 @@ pub(super) struct SkippedRecord {
 /// Maximum nesting of messages: SQS may deliver a message of SNS that contains a notification.
 const MAX_ENVELOPES: u8 = 2;
 
-/// Maximum number of records of an event: the largest batch of SQS ("Using Lambda with Amazon SQS",
+/// Maximum number of records of one list: the largest batch of SQS ("Using Lambda with Amazon SQS",
 /// AWS Lambda Developer Guide).
 const MAX_RECORDS: usize = 10_000;
 

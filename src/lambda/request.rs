@@ -110,7 +110,7 @@ fn sanitize_path(path: Option<&RawValue>) -> String {
     }
 }
 
-/// Returns the body and whether it is valid Base64. A body that is not a string, as in hand-written
+/// Returns the body, and whether it has to be decoded: it is marked as Base64 and is valid. A body that is not a string, as in hand-written
 /// test events, is replaced by its JSON text.
 fn sanitize_body(
     body: Option<&RawValue>,

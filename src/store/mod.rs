@@ -504,8 +504,8 @@ impl ListedObject {
     }
 }
 
-/// Maximum size of the source of `CopyObject`, in bytes ("CopyObject", Amazon S3 API Reference:
-/// 5 GB).
+/// Maximum size of the source of `CopyObject`, in bytes: 5 GiB ("CopyObject", Amazon S3 API
+/// Reference).
 pub(crate) const MAX_COPY_BYTES: u64 = 5 << 30;
 
 /// Characters that are not encoded in `x-amz-copy-source`: unreserved ones (RFC 3986, section 2.3)

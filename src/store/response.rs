@@ -21,7 +21,7 @@ pub(super) enum InvalidResponse {
     MissingHeader(&'static str),
     #[error("the response is partial, with Content-Range {0:?}")]
     Partial(String),
-    #[error("the store reports another SHA-256 than that of the document")]
+    #[error("the store reports a SHA-256 that differs from that of the uploaded object")]
     OtherChecksum,
     #[error("there are more than {MAX_OBJECTS} objects, the limit of a listing")]
     TooManyObjects,

@@ -30,14 +30,14 @@ pub enum End {
     /// 200, and the version exists.
     Saved,
     /// 503, and no version exists.
-    Busy,
+    Unavailable,
     /// 503, and the version exists.
-    BusyButSaved,
+    UnavailableButSaved,
     /// 500, and no version exists.
     Failed,
 }
 
-use End::{Busy, BusyButSaved, Failed, Saved};
+use End::{Failed, Saved, Unavailable, UnavailableButSaved};
 use Step::{
     CopyFile, CreateDocument, CreateManifest, FirstListOfCopies, FirstListOfDraft,
     SecondListOfCopies, SecondListOfDraft,
@@ -71,7 +71,7 @@ impl Step {
 /// A fault, and the result of a save that meets it once, twice and at every attempt.
 type Row = (&'static str, fn() -> Fault, [End; 3]);
 
-const RETRIED: [End; 3] = [Saved, Saved, Busy];
+const RETRIED: [End; 3] = [Saved, Saved, Unavailable];
 
 #[rustfmt::skip]
 const LIST_FAULTS: &[Row] = &[
@@ -115,7 +115,7 @@ const CREATE_FAULTS: &[Row] = &[
     ("409",                       || Fault::CONFLICT,                      RETRIED),
     ("403",                       || Fault::ACCESS_DENIED,                 [Failed; 3]),
     // S3 refuses the damaged body, and the client has to repeat the save.
-    ("damaged on the way",        || Fault::CorruptRequest,                [Busy; 3]),
+    ("damaged on the way",        || Fault::CorruptRequest,                [Unavailable; 3]),
 ];
 
 const LOST_MANIFEST: &[Row] = &[("done, response lost", || Fault::LoseResponse, RETRIED)];
@@ -123,14 +123,14 @@ const LOST_MANIFEST: &[Row] = &[("done, response lost", || Fault::LoseResponse, 
 const LOST_DOCUMENT: &[Row] = &[(
     "done, response lost",
     || Fault::LoseResponse,
-    [Saved, Saved, BusyButSaved],
+    [Saved, Saved, UnavailableButSaved],
 )];
 
 /// Checks that the draft `id` has no version, or one that is complete, depending on `end`.
 #[track_caller]
 pub fn assert_end(s3: &S3, id: &str, document: &[u8], files: &Files, end: End, case: &str) {
     let versions = versions(s3, BUCKET, id);
-    let expected = usize::from(matches!(end, Saved | BusyButSaved));
+    let expected = usize::from(matches!(end, Saved | UnavailableButSaved));
     assert_eq!(versions.len(), expected, "{case}: versions {versions:?}");
     for version in versions {
         let saved = read_version(s3, BUCKET, id, &version);
@@ -174,7 +174,7 @@ async fn check_faults(step: Step, rows: &[Row]) {
             let first = save(function, &id).await;
             let status = match end {
                 Saved => 200,
-                Busy | BusyButSaved => 503,
+                Unavailable | UnavailableButSaved => 503,
                 Failed => 500,
             };
             assert_eq!(first.status, status, "{case}: {}", first.line);
@@ -218,7 +218,7 @@ async fn a_save_that_runs_out_of_time_is_continued_by_the_next() {
     let late = save_within(function, id, Duration::from_secs(2)).await;
     late.assert_error(503, "time");
     assert_eq!(late.line["files_copied"], BEFORE, "{}", late.line);
-    assert_end(s3, id, &document, &files, Busy, "after the deadline");
+    assert_end(s3, id, &document, &files, Unavailable, "after the deadline");
 
     stall.clear();
     s3.clear_requests();

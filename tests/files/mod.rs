@@ -522,8 +522,8 @@ async fn listings_of_several_pages_have_to_be_equal_twice() {
     let mut files = put_many_files(&s3, id);
     let saved = save(&function, id).await;
     saved.assert_saved(&s3, id, &document, &files);
-    let look = [List; 4];
-    let expected = [&[Get][..], &look, &look, &[Put, Put]].concat();
+    let listings = [List; 4];
+    let expected = [&[Get][..], &listings, &listings, &[Put, Put]].concat();
     assert_eq!(operations(&s3), expected);
 
     // The first file is replaced, and one is added at the end, before the second page is read. The

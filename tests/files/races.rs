@@ -14,7 +14,7 @@ use test_support::s3::{Fault, S3, When};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::faults::End::{Busy, Saved};
+use super::faults::End::{Saved, Unavailable};
 use super::faults::assert_end;
 use super::{Files, SAVE_FILES, file_key, put_document, put_files, read_version, save, versions};
 use crate::common::{self, Endpoint};
@@ -48,7 +48,11 @@ async fn a_killed_function_leaves_no_version_or_a_complete_one() {
         function.kill().await;
         drop(pending);
         let versions = versions(&s3, BUCKET, &id);
-        let end = if versions.is_empty() { Busy } else { Saved };
+        let end = if versions.is_empty() {
+            Unavailable
+        } else {
+            Saved
+        };
         found += versions.len();
         assert_end(&s3, &id, &document, &files, end, &case);
 
@@ -124,7 +128,7 @@ impl Race {
         let states = self.states.lock().expect("not poisoned");
         assert!(
             states[from..to].contains(&saved),
-            "{version} is none of the states {from} to {to}; it is one at all: {}",
+            "{version} is none of the states {from} to {to}; is it any state of the draft: {}",
             states.contains(&saved)
         );
         drop(states);
