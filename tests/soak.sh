@@ -17,8 +17,8 @@ run_tests() { cargo test --test main -- --include-ignored --nocapture --test-thr
 
 run_part() {
   case $1 in
-    races) LONG=1 run_tests races:: --skip external_store --skip outage ;;
-    model) LONG=1 run_tests model:: ;;
+    races) LONG=1 run_tests races:: --skip files:: --skip external_store --skip outage ;;
+    model) LONG=1 run_tests model:: --skip files:: ;;
     files) LONG=1 run_tests files:: ;;
     bad-input) run_tests a_hundred_thousand_mutated_events ;;
     load)
@@ -27,14 +27,18 @@ run_part() {
       ;;
     fuzz) tests/fuzz/run.sh "${FUZZ_SECONDS:-600}" ;;
     ceph) tests/ceph.sh ;;
-    *)
-      sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
-      exit 2
-      ;;
   esac
 }
 
-(($#)) || set -- races model files bad-input load fuzz ceph
+parts='races model files bad-input load fuzz ceph'
+# shellcheck disable=SC2086  # One argument for each part.
+(($#)) || set -- $parts
+for part; do
+  if [[ " $parts " != *" $part "* ]]; then
+    sed -n '2,/^set/s/^# \{0,1\}//p' tests/soak.sh >&2
+    exit 2
+  fi
+done
 for part; do
   printf '\n== %s\n' "$part"
   SECONDS=0

@@ -26,7 +26,7 @@ from runbook import Runbook  # noqa: E402
 
 ORIGIN = "https://editor.example"
 TOPIC = f"arn:aws:sns:{REGION}:{ACCOUNT}:alarms"
-VERSION = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]+$")
+VERSION = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{64}$")
 
 results = {"passed": 0, "failed": 0}
 area = ""
@@ -541,8 +541,9 @@ def check_deletion(account, stack):
     check("the bucket policy is kept",
           error_of(drafts.s3.put_object, Bucket=stack.bucket, Key=key, Body=b""), "AccessDenied")
     left = inventory(account)
-    check("functions, APIs, queues, rules and alarms are deleted",
+    check("functions, APIs, rules, alarms and log groups are deleted",
           [left[kind] for kind in ["functions", "APIs", "rules", "alarms", "log groups"]], [[]] * 5)
+    check("only the queue of the test is left", [url.rsplit("/", 1)[1] for url in left["queues"]], ["alarms"])
     check("the log role of API Gateway is kept", left["log role"] != [""])
 
     second = Stack(account, "second")
@@ -593,6 +594,8 @@ def check_deletion(account, stack):
     check("the stack is gone", second.delete(), "ValidationError")
     check("its deletion keeps the bucket", len(drafts.keys("saved/20250928000001/")), versions)
     status, output = runbook.run("Remove", 1, BUCKET=second.bucket)
+    check("its policy and its lifecycle are replaced", (status, output), (0, ""))
+    status, output = runbook.run("Remove", 2, BUCKET=second.bucket)
     check("a bucket with objects cannot be deleted", (status != 0, "BucketNotEmpty" in output), (True, True))
     rules = drafts.s3.get_bucket_lifecycle_configuration(Bucket=second.bucket)["Rules"]
     check("its objects expire", [rule["ID"] for rule in rules], ["objects", "markers"])
