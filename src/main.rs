@@ -14,7 +14,7 @@ use save_draft::store::Store;
 use save_draft::telemetry::{self, Telemetry};
 use tokio::runtime;
 
-/// Faster than the system allocator: the SDK makes hundreds of small allocations for each request.
+/// Faster than the system allocator for large documents: `docs/design.md` has the figures.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
