@@ -1,6 +1,8 @@
 //! Memory and time for the largest drafts: the real process stays within the function's memory, and answers in time.
 
 use std::env;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -123,15 +125,15 @@ impl Drop for CpuQuota {
 }
 
 fn run_as_root(script: &str) -> Result<(), String> {
+    let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
     let is_ci = env::var("CI").as_deref() == Ok("true");
-    let mut command = if is_ci {
-        Command::new("sudo")
+    let mut command = if is_ci && !is_root {
+        let mut sudo = Command::new("sudo");
+        sudo.args(["-n", "sh"]);
+        sudo
     } else {
         Command::new("sh")
     };
-    if is_ci {
-        command.args(["-n", "sh"]);
-    }
     let output = command.arg("-c").arg(script).output();
     let output = output.map_err(|error| format!("a CPU quota needs root: {error}"))?;
     if output.status.success() {
