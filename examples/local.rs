@@ -449,7 +449,7 @@ impl Log {
         if let Some(cause) = record["error"].as_str() {
             let _ = write!(line, ": {cause}");
         }
-        println!("{}", escape(&line));
+        println!("{}", telemetry::escape(&line));
     }
 }
 
@@ -467,7 +467,7 @@ impl io::Write for Log {
         } else {
             let fields = ["level", "message", "error", "location"];
             let fields: Vec<_> = fields.into_iter().filter_map(text).collect();
-            println!("{}", escape(&fields.join(": ")));
+            println!("{}", telemetry::escape(&fields.join(": ")));
         }
         Ok(line.len())
     }
@@ -475,19 +475,6 @@ impl io::Write for Log {
     fn flush(&mut self) -> io::Result<()> {
         io::stdout().flush()
     }
-}
-
-/// Escapes the characters that can change a terminal's output or are invisible, as the logs of the function do.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        if matches!(c, ' '..='~') {
-            escaped.push(c);
-        } else {
-            escaped.extend(c.escape_debug());
-        }
-    }
-    escaped
 }
 
 /// Returns the event that API Gateway would make of `request`, or `None` if its body is too large.

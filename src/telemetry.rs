@@ -92,23 +92,33 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     error!(location, error = text.as_deref(), "panicked");
 }
 
+fn is_plain(c: char) -> bool {
+    matches!(c, ' '..='~')
+}
+
+/// Returns `text` with control, format and other invisible characters escaped.
+#[must_use]
+pub fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        // `escape_debug` also escapes quotes, which are harmless here.
+        if is_plain(c) {
+            escaped.push(c);
+        } else {
+            escaped.extend(c.escape_debug());
+        }
+    }
+    escaped
+}
+
 /// Returns `text` in a form that is safe in a log: truncated, and with control, format and other
 /// invisible characters escaped.
 fn log_text(text: &str) -> Cow<'_, str> {
     let truncated = &text[..text.floor_char_boundary(MAX_LOG_TEXT_BYTES)];
-    let is_plain = |c: char| matches!(c, ' '..='~');
     if truncated.len() == text.len() && text.chars().all(is_plain) {
         return Cow::Borrowed(text);
     }
-    let mut safe = String::with_capacity(truncated.len());
-    for c in truncated.chars() {
-        // `escape_debug` also escapes quotes, which are harmless here.
-        if is_plain(c) {
-            safe.push(c);
-        } else {
-            safe.extend(c.escape_debug());
-        }
-    }
+    let mut safe = escape(truncated);
     if truncated.len() < text.len() {
         safe.push_str("...");
     }
