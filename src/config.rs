@@ -140,10 +140,9 @@ impl Config {
         let saved_key: SavedKey =
             parse_key(SAVED_KEY, read(SAVED_KEY)?.as_deref(), DEFAULT_SAVED_KEY)?;
         let is_one_bucket = draft_bucket == saved_bucket;
-        if is_one_bucket && prefixes_overlap(saved_key.literal_prefix(), draft_key.literal_prefix())
-        {
+        if is_one_bucket {
             let (saved, draft) = (saved_key.literal_prefix(), draft_key.literal_prefix());
-            return Err(overlap_error(SAVED_KEY, saved, DRAFT_KEY, draft));
+            check_prefixes(SAVED_KEY, saved, DRAFT_KEY, draft)?;
         }
         let files_key = if parse_bool(SAVE_FILES, read(SAVE_FILES)?.as_deref())? {
             let key = read(FILES_KEY)?;
@@ -192,17 +191,21 @@ fn parse_bool(variable: &'static str, value: Option<&str>) -> Result<bool, Confi
     }
 }
 
-fn overlap_error(
+/// Checks that the literal prefixes of two templates do not overlap.
+fn check_prefixes(
     variable: &'static str,
     prefix: &str,
     other: &str,
     other_prefix: &str,
-) -> ConfigError {
+) -> Result<(), ConfigError> {
+    if !prefixes_overlap(prefix, other_prefix) {
+        return Ok(());
+    }
     let problem = format!(
         "must have a prefix of its own: neither {variable} nor {other} may begin with the literal \
          prefix of the other, got {prefix:?} and {other_prefix:?}"
     );
-    ConfigError::new(variable, problem)
+    Err(ConfigError::new(variable, problem))
 }
 
 /// Checks that `FILES_KEY` overlaps with no other template, and that `DRAFT_KEY` and `SAVED_KEY` have
@@ -215,11 +218,9 @@ fn check_files_key(
 ) -> Result<(), ConfigError> {
     let prefix = files_key.literal_prefix();
     let (draft, saved) = (draft_key.literal_prefix(), saved_key.literal_prefix());
-    if prefixes_overlap(prefix, saved) {
-        return Err(overlap_error(FILES_KEY, prefix, SAVED_KEY, saved));
-    }
-    if is_one_bucket && prefixes_overlap(prefix, draft) {
-        return Err(overlap_error(FILES_KEY, prefix, DRAFT_KEY, draft));
+    check_prefixes(FILES_KEY, prefix, SAVED_KEY, saved)?;
+    if is_one_bucket {
+        check_prefixes(FILES_KEY, prefix, DRAFT_KEY, draft)?;
     }
     if !draft_key.has_folder() {
         let problem = "must have a folder for each draft if SAVE_FILES is true, like";

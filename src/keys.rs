@@ -27,12 +27,12 @@ pub enum InvalidTemplate {
 }
 
 const DRAFT_ID: &str = "{draft_id}";
-/// File name of the manifest.
-const MANIFEST: &str = "files.json";
-
 const ETAG: &str = "{etag}";
 const PATH: &str = "{path}";
 const VERSION: &str = "{version}";
+
+/// File name of the manifest.
+const MANIFEST: &str = "files.json";
 
 /// Maximum length of a key, in bytes of UTF-8 ("Naming Amazon S3 objects", Amazon S3 User Guide).
 pub const MAX_KEY_BYTES: usize = 1024;
@@ -143,8 +143,7 @@ impl SavedKey {
     pub fn has_room_for_manifest(&self) -> bool {
         let after_version = self.0.split_once(VERSION).map_or("", |(_, rest)| rest);
         let has_own_folder = after_version.contains('/') && !after_version.contains(DRAFT_ID);
-        let folder = self.0.rsplit_once('/').map_or("", |(folder, _)| folder);
-        let manifest: Result<Self, _> = format!("{folder}/{MANIFEST}").parse();
+        let manifest: Result<Self, _> = manifest_beside(&self.0).parse();
         has_own_folder && manifest.is_ok_and(|manifest| manifest != *self)
     }
 
@@ -152,9 +151,7 @@ impl SavedKey {
     /// the folder of the version; see [`Self::has_room_for_manifest`].
     #[must_use]
     pub fn render_manifest(&self, id: &DraftId, version: &Version) -> String {
-        let key = self.render(id, version);
-        let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder);
-        format!("{folder}/{MANIFEST}")
+        manifest_beside(&self.render(id, version))
     }
 
     /// Returns the part before the first placeholder.
@@ -162,6 +159,12 @@ impl SavedKey {
     pub fn literal_prefix(&self) -> &str {
         literal_prefix(&self.0)
     }
+}
+
+/// Returns the key of `files.json` in the folder of `key`.
+fn manifest_beside(key: &str) -> String {
+    let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder);
+    format!("{folder}/{MANIFEST}")
 }
 
 /// The template `FILES_KEY`: the key of the copy of a file, with the placeholders `{draft_id}`,
