@@ -64,10 +64,9 @@ impl HttpHandler {
         response
     }
 
-    /// Returns the response to a request whose handling panicked.
-    pub(super) fn panic_response(&self) -> Response<Body> {
-        let error = Error::save_failed("panic");
-        let mut response = error_response(&error);
+    /// Returns the response to a request that failed outside of [`Self::handle`].
+    pub(super) fn error_response(&self, error: &Error) -> Response<Body> {
+        let mut response = error_response(error);
         self.allow_origin(&mut response);
         response
     }

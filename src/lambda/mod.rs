@@ -87,10 +87,11 @@ impl Function {
         let dispatch = AssertUnwindSafe(self.dispatch(&request, is_event, deadline, &mut metrics));
         let result = dispatch.catch_unwind().await.unwrap_or_else(|_| {
             metrics.record_panic();
+            let error = Error::save_failed("panic");
             if is_event {
-                Err(InvocationError::from(&Error::save_failed("panic")))
+                Err(InvocationError::from(&error))
             } else {
-                Ok(self.http.panic_response())
+                Ok(self.http.error_response(&error))
             }
         });
         self.telemetry.emit(&metrics);

@@ -110,8 +110,8 @@ fn sanitize_path(path: Option<&RawValue>) -> String {
     }
 }
 
-/// Returns the body, and whether it has to be decoded: it is marked as Base64 and is valid. A body that is not a string, as in hand-written
-/// test events, is replaced by its JSON text.
+/// Returns the body, and whether it has to be decoded: it is marked as Base64 and is valid. A body
+/// that is not a string, as in hand-written test events, is replaced by its JSON text.
 fn sanitize_body(
     body: Option<&RawValue>,
     is_base64_encoded: Option<&RawValue>,

@@ -281,12 +281,11 @@ impl Store {
         loop {
             let error = match self.put(key, object, &checksum).await {
                 Ok(output) => {
-                    return match check_created(&output, &checksum) {
-                        Ok(()) => Ok(CreateOutcome::Created),
-                        Err(error) => {
-                            Err(Error::save_failed(name.failed(error, output.request_id())))
-                        }
-                    };
+                    let created = check_created(&output, &checksum);
+                    created.map_err(|error| {
+                        Error::save_failed(name.failed(error, output.request_id()))
+                    })?;
+                    return Ok(CreateOutcome::Created);
                 }
                 Err(error) => error,
             };
