@@ -108,6 +108,11 @@ impl Target {
         put.expect("the object is written");
     }
 
+    pub(crate) async fn delete(&self, key: &str) {
+        let delete = self.client.delete_object().bucket(&self.bucket).key(key);
+        delete.send().await.expect("the object is deleted");
+    }
+
     pub(crate) async fn get(&self, key: &str) -> Vec<u8> {
         let get = self.client.get_object().bucket(&self.bucket).key(key);
         let body = get.send().await.expect("the object exists").body;

@@ -44,6 +44,16 @@ use Step::{
 };
 
 impl Step {
+    pub const ALL: [Self; 7] = [
+        FirstListOfDraft,
+        FirstListOfCopies,
+        CopyFile,
+        SecondListOfDraft,
+        SecondListOfCopies,
+        CreateManifest,
+        CreateDocument,
+    ];
+
     /// The requests of the draft `id` at this step. Of the copies, that of the file `b`.
     pub fn requests(self, id: &str) -> When {
         let list = |folder: &str| {

@@ -15,12 +15,28 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use serde_json::{Value, json};
 use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, draft_of_size, post_id, sha256_hex};
 use test_support::runtime::Bootstrap;
-use test_support::s3::{Fault, ObjectInfo, Op, RawResponse, S3, When};
+use test_support::s3::{
+    Fault, ObjectInfo, Op, RawResponse, RecordedRequest, S3, ScriptedFault, When,
+};
 
 use crate::common::{self, Endpoint, TestEnv};
 
 /// The environment variable that turns the feature on.
 const SAVE_FILES: (&str, &str) = ("SAVE_FILES", "true");
+
+/// Paths with characters that URLs, XML and shells treat specially.
+const UNUSUAL_PATHS: [&str; 10] = [
+    "a b/c d.mp4",
+    "a+b",
+    "100%",
+    "%41%2F%",
+    "剪映/素材 1.mp4",
+    "e\u{301} and \u{e9}",
+    "?versionId=1&x=y#z",
+    "<&>\"'`\\|^{}[]~!$()*,;:=@",
+    "a//b",
+    "😀",
+];
 
 /// The files of a draft without its document: paths and contents.
 type Files = BTreeMap<String, Vec<u8>>;
@@ -338,29 +354,16 @@ async fn paths_are_copied_as_they_are() {
     let test_env = TestEnv::with(&[SAVE_FILES]).await;
     let (s3, id) = (&test_env.s3, "paths");
     let document = put_document(s3, id);
-    let files = put_files(
-        s3,
-        id,
-        [
-            "a b/c d.mp4",
-            " leading and trailing ",
-            "a+b",
-            "100%",
-            "%41%2F%",
-            "剪映/素材 1.mp4",
-            "e\u{301} and \u{e9}",
-            "?versionId=1&x=y#z",
-            "<&>\"'`\\|^{}[]~!$()*,;:=@",
-            "{etag}/{path}",
-            "a//b",
-            "../draft_content.json",
-            "./x",
-            "draft_content.json.bak",
-            "nested/draft_content.json",
-            "files.json",
-            "😀",
-        ],
-    );
+    let paths = UNUSUAL_PATHS.into_iter().chain([
+        " leading and trailing ",
+        "{etag}/{path}",
+        "../draft_content.json",
+        "./x",
+        "draft_content.json.bak",
+        "nested/draft_content.json",
+        "files.json",
+    ]);
+    let files = put_files(s3, id, paths);
     let saved = save(&test_env.function, id).await;
     saved.assert_saved(s3, id, &document, &files);
     assert_eq!(s3.count(Copy), files.len());
@@ -513,6 +516,18 @@ fn put_many_files(s3: &S3, id: &str) -> Files {
     files
 }
 
+/// Calls `change` with the server before each request at `when` is served.
+fn change_at(
+    s3: &Arc<S3>,
+    when: When,
+    change: impl Fn(&S3) + Send + Sync + 'static,
+) -> ScriptedFault {
+    // The server owns its faults.
+    let server = Arc::downgrade(s3);
+    let run = move |_: &RecordedRequest| change(&server.upgrade().expect("the S3 runs"));
+    s3.fault(when, Fault::Run(Arc::new(run)))
+}
+
 #[tokio::test]
 async fn listings_of_several_pages_have_to_be_equal_twice() {
     let s3 = Arc::new(S3::start_empty().await.expect("the S3 starts"));
@@ -529,15 +544,12 @@ async fn listings_of_several_pages_have_to_be_equal_twice() {
     // The first file is replaced, and one is added at the end, before the second page is read. The
     // two pages together show a state that never existed: the old first file beside the new last one.
     let paths = ["0000", "9999"];
-    let server = Arc::downgrade(&s3);
-    let write = Fault::Run(Arc::new(move |_| {
-        let server = server.upgrade().expect("the S3 runs");
-        for path in paths {
-            server.put(BUCKET, &file_key(id, path), b"new");
-        }
-    }));
     let second_page = When::op(List).and(|request| request.query.contains("continuation-token"));
-    s3.fault(second_page.once(), write);
+    change_at(&s3, second_page.once(), move |s3| {
+        for path in paths {
+            s3.put(BUCKET, &file_key(id, path), b"new");
+        }
+    });
     files.extend(paths.map(|path| (path.to_owned(), b"new".to_vec())));
     let saved = save(&function, id).await;
     saved.assert_saved(&s3, id, &document, &files);
@@ -553,12 +565,9 @@ async fn a_document_that_is_written_again_is_read_again() {
     let time = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(1_759_060_050 + seconds);
     s3.set_last_modified(BUCKET, &draft_key(id), time(0));
     // The same bytes, so that only the time differs.
-    let server = Arc::downgrade(&s3);
-    let write = Fault::Run(Arc::new(move |_| {
-        let server = server.upgrade().expect("the S3 runs");
-        server.set_last_modified(BUCKET, &draft_key(id), time(20));
-    }));
-    s3.fault(When::op(List).once(), write);
+    change_at(&s3, When::op(List).once(), move |s3| {
+        s3.set_last_modified(BUCKET, &draft_key(id), time(20));
+    });
     let saved = save(&function, id).await;
     saved.assert_saved(&s3, id, &document, &Files::new());
     assert_eq!(operations(&s3), [Get, List, Get, List, Put]);
@@ -823,6 +832,14 @@ async fn etags_are_not_compared_where_aws_kms_encrypts() {
     }
 }
 
+/// Writes the object `key`, or deletes it without a content.
+fn replace_file(s3: &S3, key: &str, content: Option<&[u8]>) {
+    match content {
+        Some(content) => drop(s3.put(BUCKET, key, content)),
+        None => s3.delete(BUCKET, key),
+    }
+}
+
 #[tokio::test]
 async fn a_file_that_changes_while_it_is_compared_is_listed_again() {
     let s3 = Arc::new(S3::start_empty().await.expect("the S3 starts"));
@@ -835,15 +852,9 @@ async fn a_file_that_changes_while_it_is_compared_is_listed_again() {
             &format!("saved-files/{id}/{etag}/a.mp4"),
             b"CONTENT",
         );
-        let server = Arc::downgrade(&s3);
-        let change = Fault::Run(Arc::new(move |_| {
-            let server = server.upgrade().expect("the S3 runs");
-            match content {
-                Some(content) => drop(server.put(BUCKET, &file_key(id, "a.mp4"), content)),
-                None => server.delete(BUCKET, &file_key(id, "a.mp4")),
-            }
-        }));
-        s3.fault(When::op(Head).once(), change);
+        change_at(&s3, When::op(Head).once(), move |s3| {
+            replace_file(s3, &file_key(id, "a.mp4"), content);
+        });
         let saved = save(&function, id).await;
         saved.assert_saved(&s3, id, &document, &read_folder(&s3, id));
     }
@@ -856,16 +867,10 @@ async fn a_file_that_is_replaced_while_it_is_copied_is_listed_again() {
     for (id, content) in [("replaced", Some(&b"changed"[..])), ("deleted", None)] {
         let document = put_document(&s3, id);
         put_files(&s3, id, ["a.mp4", "b.mp4"]);
-        let server = Arc::downgrade(&s3);
-        let change = Fault::Run(Arc::new(move |_| {
-            let server = server.upgrade().expect("the S3 runs");
-            match content {
-                Some(content) => drop(server.put(BUCKET, &file_key(id, "a.mp4"), content)),
-                None => server.delete(BUCKET, &file_key(id, "a.mp4")),
-            }
-        }));
         let copy = When::op(Copy).and(|request| request.key.ends_with("/a.mp4"));
-        s3.fault(copy.once(), change);
+        change_at(&s3, copy.once(), move |s3| {
+            replace_file(s3, &file_key(id, "a.mp4"), content);
+        });
         let saved = save(&function, id).await;
         saved.assert_saved(&s3, id, &document, &read_folder(&s3, id));
         // The old state of the file was not copied under any name.
@@ -888,14 +893,11 @@ async fn a_document_that_changes_meanwhile_is_read_again() {
         (2, list(), 5),
     ] {
         put_files(&s3, id, [&*format!("{number}.mp4")]);
-        let server = Arc::downgrade(&s3);
         let count = AtomicUsize::new(0);
-        let change = Fault::Run(Arc::new(move |_| {
-            let server = server.upgrade().expect("the S3 runs");
+        let fault = change_at(&s3, when, move |s3| {
             let seed = number * 1000 + count.fetch_add(1, SeqCst);
-            server.put(BUCKET, &draft_key(id), draft_of_size(4_000, seed as u64));
-        }));
-        let fault = s3.fault(when, change);
+            s3.put(BUCKET, &draft_key(id), draft_of_size(4_000, seed as u64));
+        });
         s3.clear_requests();
         let response = save(&function, id).await;
         if reads == 2 {

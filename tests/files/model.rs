@@ -14,10 +14,7 @@ use test_support::fixtures::{BUCKET, draft_key, draft_of_size, long_tests};
 use test_support::s3::{Fault, S3};
 use tokio::runtime::Runtime;
 
-use super::faults::Step::{
-    self, CopyFile, CreateDocument, CreateManifest, FirstListOfCopies, FirstListOfDraft,
-    SecondListOfCopies, SecondListOfDraft,
-};
+use super::faults::Step::{self, CreateDocument};
 use super::{Files, SAVE_FILES, file_key, read_folder, read_version, versions};
 use crate::common::{self, Endpoint};
 
@@ -45,15 +42,7 @@ const MODEL_FAULTS: [Fault; 4] = [
 ];
 
 fn actions() -> impl Strategy<Value = Vec<Action>> {
-    let steps = select(vec![
-        FirstListOfDraft,
-        FirstListOfCopies,
-        CopyFile,
-        SecondListOfDraft,
-        SecondListOfCopies,
-        CreateManifest,
-        CreateDocument,
-    ]);
+    let steps = select(Step::ALL.to_vec());
     let times = select(vec![1, 2, usize::MAX]);
     let action = prop_oneof![
         3 => (0..4_u64).prop_map(Action::WriteDocument),
