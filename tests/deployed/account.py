@@ -123,6 +123,20 @@ class Account:
     def session(self, credentials):
         return Session(self.port, self.ca, credentials)
 
+    def environment(self):
+        """Returns the environment variables for commands that use the account."""
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.ca.parent),
+            "AWS_ACCESS_KEY_ID": self.credentials.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.credentials.secret_key,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ENDPOINT_URL": f"https://127.0.0.1:{self.port}",
+            "AWS_CA_BUNDLE": str(self.ca),
+            "SAM_CLI_TELEMETRY": "0",
+            "SAM_CLI_POLL_DELAY": "0.2",
+        }
+
     def request(self, method, url, body=None, headers=None):
         """Sends a request to the host of `url` at the emulator's address."""
         host, path = re.fullmatch(r"https://([^/]+)(/.*)", url).groups()
@@ -187,17 +201,7 @@ class Stack:
         ]
         if parameters:
             arguments += ["--parameter-overrides", *(f"{key}={value}" for key, value in parameters.items())]
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.account.ca.parent),
-            "AWS_ACCESS_KEY_ID": self.account.credentials.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.account.credentials.secret_key,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_ENDPOINT_URL": f"https://127.0.0.1:{self.account.port}",
-            "AWS_CA_BUNDLE": str(self.account.ca),
-            "SAM_CLI_TELEMETRY": "0",
-            "SAM_CLI_POLL_DELAY": "0.2",
-        }
+        environment = self.account.environment()
         process = subprocess.run(arguments, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
         self.log = process.stdout + process.stderr
         if process.returncode == 0:

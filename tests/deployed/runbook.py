@@ -1,10 +1,9 @@
 """Runs the commands of docs/operations.md as they stand there, with the AWS CLI, curl and jq."""
 
-import os
 import re
 import subprocess
 
-from account import REGION, ROOT
+from account import ROOT
 
 PAGE = ROOT / "docs/operations.md"
 
@@ -32,16 +31,7 @@ class Runbook:
         home = account.ca.parent
         # The hosts of the API are at the emulator's address.
         (home / ".curlrc").write_text(f'connect-to = "::127.0.0.1:{account.port}"\ncacert = "{account.ca}"\nsilent\n')
-        self.environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(home),
-            "AWS_ACCESS_KEY_ID": account.credentials.access_key,
-            "AWS_SECRET_ACCESS_KEY": account.credentials.secret_key,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_ENDPOINT_URL": f"https://127.0.0.1:{account.port}",
-            "AWS_CA_BUNDLE": str(account.ca),
-            "SAM_CLI_TELEMETRY": "0",
-        }
+        self.environment = account.environment()
         self.folder = home
         self.blocks = blocks()
         [self.setup] = self.blocks["Operations"]
@@ -62,3 +52,8 @@ class Runbook:
             input=answers, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120,
         )
         return process.returncode, process.stdout
+
+    def error_of(self, heading, block=0, answers="", **variables):
+        """Runs a block, and returns its output if it failed, or None."""
+        status, output = self.run(heading, block, answers, **variables)
+        return output if status else None
