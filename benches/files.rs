@@ -18,7 +18,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Region;
 use aws_sdk_s3::types::TaggingDirective;
 use futures_util::{StreamExt as _, stream};
-use save_draft::aws;
+use save_draft::s3::client;
 use test_support::fixtures::{BUCKET, draft_key, post_id};
 use test_support::runtime::{Bootstrap, TIMEOUT};
 use test_support::s3::{Op, S3, S3Options};
@@ -131,7 +131,7 @@ async fn measure(name: &str, bytes: usize, program: &Program) -> f64 {
 fn client(s3: &S3) -> Client {
     let user = s3.options();
     let credentials = Credentials::new(&user.access_key, &user.secret_key, None, None, "bench");
-    let sdk = aws::config_from_env().expect("a valid environment");
+    let sdk = client::config_from_env().expect("a valid environment");
     let sdk = sdk
         .into_builder()
         .endpoint_url(s3.endpoint())

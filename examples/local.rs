@@ -30,11 +30,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use lambda_http::lambda_runtime::{Context, LambdaEvent};
 use lambda_http::tower::ServiceExt as _;
-use save_draft::aws;
 use save_draft::config::Config;
 use save_draft::lambda::Function;
-use save_draft::store::Store;
-use save_draft::telemetry::{self, Telemetry};
+use save_draft::lambda::telemetry::{self, Telemetry};
+use save_draft::s3::Store;
+use save_draft::s3::client;
 use serde_json::{Map, Value, json};
 use test_support::local::check_local;
 use test_support::s3::{Fault, S3, S3Options, When};
@@ -156,7 +156,7 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
         "SAVE_FILES" if options.save_files => Some("true".into()),
         _ => env::var_os(name),
     })?;
-    let sdk = aws::config_from_env().map_err(|error| error.to_string())?;
+    let sdk = client::config_from_env().map_err(|error| error.to_string())?;
     check_data_dir(&options.data_dir)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))
         .await

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use thiserror::Error;
 use url::{Host, Url};
 
-use crate::keys::{DraftKey, FilesKey, SavedKey, prefixes_overlap};
+use crate::draft::keys::{DraftKey, FilesKey, SavedKey, prefixes_overlap};
 
 const CORS_ORIGIN: &str = "CORS_ORIGIN";
 const DRAFT_BUCKET: &str = "DRAFT_BUCKET";

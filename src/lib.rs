@@ -4,11 +4,11 @@
 //! # Flow
 //!
 //! 1. [`lambda`] receives the payload of an invocation and reads the draft ids in it.
-//! 2. [`save`] reads the document of each draft from the [`store`], validates it as a [`document`],
-//!    names its [version](draft::Version) and creates it in the store. With `SAVE_FILES=true`,
-//!    [`files`] copies the draft's other files before that.
-//! 3. [`lambda`] turns the result, or the [`error`], into the response that the trigger expects.
-//! 4. [`telemetry`] logs each save and writes the metrics of the invocation.
+//! 2. [`save`] reads the document of each draft from [`s3`], [validates](draft::document) it, names
+//!    its [version](draft::Version) and creates it. With `SAVE_FILES=true`, [`save::files`] copies
+//!    the draft's other files before that.
+//! 3. [`lambda`] turns the result, or the [`error`], into the response that the trigger expects, and
+//!    [logs](lambda::telemetry) each save.
 //!
 //! # Invariants
 //!
@@ -24,31 +24,21 @@
 //! # Modules
 //!
 //! ```text
-//! main        Lambda entry point
-//!   lambda      code specific to Lambda: dispatch, HTTP, events
-//!     telemetry   logs and metrics
-//!       save        the use case
-//!         files       the draft's other files
-//!           store       S3 operations
-//!             config      environment variables
-//!               keys        object key templates
-//!               document    validation of a document
-//!               aws         SDK configuration
-//!                 draft       draft ids, URLs, digests, versions
-//!                 error       errors by what the caller should do
+//! main        entry point: configuration, clients, run
+//!   lambda      invocations: dispatch, HTTP, events, log records
+//!     save        the use case: a draft becomes a version
+//!       s3          S3 operations, and what their responses mean
+//!         config      environment variables
+//!           draft       ids, documents, versions and their keys, without I/O
+//!             error       errors by what the caller should do
 //! ```
 //!
-//! A module uses only modules below it: [`save`] does not depend on Lambda or HTTP, and [`store`] uses
-//! no status codes of the API.
+//! A module uses only modules below it: [`save`] does not depend on Lambda or HTTP, and [`s3`] uses no
+//! status codes of the API.
 
-pub mod aws;
 pub mod config;
-pub mod document;
 pub mod draft;
 pub mod error;
-pub mod files;
-pub mod keys;
 pub mod lambda;
+pub mod s3;
 pub mod save;
-pub mod store;
-pub mod telemetry;

@@ -6,12 +6,12 @@ use std::process::ExitCode;
 
 use lambda_http::lambda_runtime;
 use mimalloc::MiMalloc;
-use save_draft::aws;
 use save_draft::config::Config;
 use save_draft::error::{BoxError, redact_json_error};
 use save_draft::lambda::Function;
-use save_draft::store::Store;
-use save_draft::telemetry::{self, Telemetry};
+use save_draft::lambda::telemetry::{self, Telemetry};
+use save_draft::s3::Store;
+use save_draft::s3::client;
 use tokio::runtime;
 
 /// Faster than the system allocator for large documents: `docs/design.md` has the figures.
@@ -60,7 +60,7 @@ fn run() -> Result<(), BoxError> {
         runtime::Builder::new_current_thread()
     };
     builder.enable_all().build()?.block_on(async {
-        let sdk_config = aws::config_from_env()?;
+        let sdk_config = client::config_from_env()?;
         let store = Store::new(&sdk_config, &config);
         let function_name = env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
         let function = Function::new(&config, store, Telemetry::new(function_name));

@@ -8,9 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use save_draft::config::{DEFAULT_DRAFT_KEY, DEFAULT_SAVED_KEY};
-use save_draft::document::validate;
+use save_draft::draft::document::validate;
+use save_draft::draft::keys::{DraftKey, SavedKey};
 use save_draft::draft::{DraftId, DraftUrl, Sha256Digest, Version};
-use save_draft::keys::{DraftKey, SavedKey};
 use time::{Duration, OffsetDateTime, UtcOffset};
 
 use crate::common::skip_or_fail;

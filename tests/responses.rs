@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use save_draft::error::ErrorKind;
-use save_draft::store::CreateOutcome;
+use save_draft::s3::CreateOutcome;
 use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, post_id, sample_draft};
 use test_support::s3::{Fault, Op, RawResponse, S3, When};
 

@@ -215,7 +215,8 @@ async fn no_input_becomes_a_line_of_the_log() {
     for line in test_env.function.lines() {
         let entry: Value = serde_json::from_str(&line)
             .unwrap_or_else(|error| panic!("each line is JSON ({error}): {line}"));
-        let is_own = entry["target"] == "save_draft::telemetry" || entry.get("_aws").is_some();
+        let is_own =
+            entry["target"] == "save_draft::lambda::telemetry" || entry.get("_aws").is_some();
         assert!(is_own && entry["message"] != "forged", "{line}");
     }
 }

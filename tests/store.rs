@@ -15,7 +15,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use save_draft::draft::Sha256Digest;
 use save_draft::error::ErrorKind;
-use save_draft::store::{CreateOutcome, NewObject, Store};
+use save_draft::s3::{CreateOutcome, NewObject, Store};
 use test_support::fixtures::draft_of_size;
 use test_support::s3::S3;
 use time::OffsetDateTime;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
-use save_draft::telemetry::{DIMENSION, METRICS, NAMESPACE};
+use save_draft::lambda::telemetry::{DIMENSION, METRICS, NAMESPACE};
 use serde_json::{Value, json};
 use test_support::fixtures::{
     DRAFT_ID, DRAFT_URL, draft_key, draft_of_size, event, post_url, sample_draft,
@@ -19,7 +19,7 @@ use crate::common::TestEnv;
 fn assert_line(line: &Value, level: &str, message: &str, fields: &Value) {
     let mut expected = json!({
         "timestamp": "", "level": level, "message": message, "request_id": "",
-        "target": "save_draft::telemetry",
+        "target": "save_draft::lambda::telemetry",
     });
     let fields = fields.as_object().expect("an object");
     expected

@@ -8,7 +8,7 @@ use save_draft::config::{
     DEFAULT_DRAFT_KEY, DEFAULT_MAX_DRAFT_BYTES, DEFAULT_SAVED_KEY, VARIABLES,
 };
 use save_draft::error::Error;
-use save_draft::telemetry::{DIMENSION, METRICS, NAMESPACE};
+use save_draft::lambda::telemetry::{DIMENSION, METRICS, NAMESPACE};
 use serde_json::{Value, json};
 
 /// Path of the documented URL.

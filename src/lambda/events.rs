@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use super::parser::{self, EventContent, EventParser, Message, ParsedEvent};
 use crate::draft::DraftId;
 use crate::error::{Error, ErrorKind};
+use crate::lambda::telemetry::InvocationMetrics;
 use crate::save::{Saved, Saver};
-use crate::telemetry::InvocationMetrics;
 
 /// Maximum number of concurrent saves of one event.
 const MAX_CONCURRENT_SAVES: usize = 16;

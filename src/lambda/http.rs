@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 
 use super::json::read_fields;
 use crate::config::Config;
-use crate::document::BYTE_ORDER_MARK;
+use crate::draft::document::BYTE_ORDER_MARK;
 use crate::draft::{DraftId, DraftUrl};
 use crate::error::{BoxError, Error, ErrorKind, redact_json_error};
+use crate::lambda::telemetry::InvocationMetrics;
 use crate::save::Saver;
-use crate::telemetry::InvocationMetrics;
 
 /// End of the path of a save. Stages and base paths before it differ between gateways.
 const PATH: &str = "/save_draft";

@@ -6,6 +6,7 @@ mod http;
 mod json;
 mod parser;
 mod request;
+pub mod telemetry;
 
 use std::future::ready;
 use std::panic::AssertUnwindSafe;
@@ -25,9 +26,9 @@ use self::parser::EventParser;
 pub use self::request::SanitizedRequest;
 use crate::config::Config;
 use crate::error::Error;
+use crate::lambda::telemetry::{InvocationMetrics, Telemetry};
+use crate::s3::Store;
 use crate::save::Saver;
-use crate::store::Store;
-use crate::telemetry::{InvocationMetrics, Telemetry};
 
 /// Time reserved for the response at the end of an invocation.
 const RESPONSE_MARGIN: Duration = Duration::from_millis(500);

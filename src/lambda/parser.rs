@@ -7,9 +7,9 @@ use serde_json::value::RawValue;
 
 use super::json::{as_string, read_fields, read_list};
 use crate::config::Config;
+use crate::draft::keys::DraftKey;
 use crate::draft::{DraftId, DraftUrl};
 use crate::error::{BoxError, Error, redact_json_error};
-use crate::keys::DraftKey;
 
 /// Parses events, and decides which objects are documents of drafts.
 #[derive(Debug)]

@@ -10,12 +10,12 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use lambda_http::lambda_runtime::{Context, Diagnostic, LambdaEvent, Service};
 use lambda_http::tower::ServiceExt as _;
-use save_draft::aws;
 use save_draft::config::Config;
+use save_draft::lambda::telemetry::Telemetry;
 use save_draft::lambda::{Function, InvocationError, SanitizedRequest};
+use save_draft::s3::Store;
+use save_draft::s3::client;
 use save_draft::save::Saver;
-use save_draft::store::Store;
-use save_draft::telemetry::Telemetry;
 use serde::Serialize;
 use serde_json::Value;
 use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, sample_draft};
@@ -79,7 +79,7 @@ impl Endpoint {
     /// Returns the SDK configuration of the function for this endpoint.
     pub fn sdk(&self) -> SdkConfig {
         let credentials = Credentials::new(&self.access_key, &self.secret_key, None, None, "test");
-        aws::config_from_env()
+        client::config_from_env()
             .expect("a valid environment")
             .into_builder()
             .endpoint_url(&self.url)

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use save_draft::error::ErrorKind;
+use save_draft::s3::Store;
 use save_draft::save::Saver;
-use save_draft::store::Store;
 use test_support::fixtures::{BUCKET, draft_key, draft_of_size, long_tests, post_id};
 use test_support::runtime::with_timeout;
 use test_support::s3::{Fault, S3, When};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use save_draft::error::ErrorKind;
+use save_draft::s3::{CopyOutcome, ListedObject, Store};
 use save_draft::save::Saver;
-use save_draft::store::{CopyOutcome, ListedObject, Store};
 use serde_json::Value;
 use test_support::fixtures::{draft_key, draft_of_size};
 use tokio::task::JoinSet;

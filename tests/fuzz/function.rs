@@ -9,11 +9,11 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use lambda_http::lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use lambda_http::tower::ServiceExt as _;
 use lambda_http::tower::util::BoxCloneService;
-use save_draft::aws;
+use save_draft::s3::client;
 use save_draft::config::Config;
 use save_draft::lambda::{Function, SanitizedRequest};
-use save_draft::store::Store;
-use save_draft::telemetry::Telemetry;
+use save_draft::s3::Store;
+use save_draft::lambda::telemetry::Telemetry;
 use serde_json::Value;
 use test_support::check::{self, InputStrings};
 use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, sample_draft};
@@ -85,7 +85,7 @@ fn function(s3: &S3) -> FunctionService {
     let options = s3.options();
     let credentials =
         Credentials::new(&options.access_key, &options.secret_key, None, None, "fuzz");
-    let sdk_config = aws::config_from_env().expect("a valid environment");
+    let sdk_config = client::config_from_env().expect("a valid environment");
     let sdk_config = sdk_config
         .into_builder()
         .endpoint_url(s3.endpoint())

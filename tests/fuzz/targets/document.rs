@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use save_draft::document;
+use save_draft::draft::document;
 use serde::de::IgnoredAny;
 
 fuzz_target!(|bytes: &[u8]| {

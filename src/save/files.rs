@@ -13,10 +13,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::sleep;
 
+use crate::draft::keys::{DraftKey, FilesKey, MAX_KEY_BYTES};
 use crate::draft::{DraftId, Sha256Digest};
 use crate::error::{BoxError, Error};
-use crate::keys::{DraftKey, FilesKey, MAX_KEY_BYTES};
-use crate::store::{CopyOutcome, Document, ListedObject, MAX_COPY_BYTES, Store, backoff};
+use crate::s3::{CopyOutcome, Document, ListedObject, MAX_COPY_BYTES, Store, backoff};
 
 /// Maximum number of concurrent copies.
 const MAX_CONCURRENT_COPIES: usize = 16;

@@ -1,5 +1,8 @@
 //! Drafts and their versions: ids, URLs, digests and version names. No I/O.
 
+pub mod document;
+pub mod keys;
+
 use std::fmt;
 use std::str::FromStr;
 

@@ -1,5 +1,7 @@
 //! The use case: reads a draft's document and creates an immutable version of it.
 
+pub mod files;
+
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -12,12 +14,12 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
 
 use crate::config::Config;
-use crate::document;
+use crate::draft::document;
+use crate::draft::keys::{DraftKey, SavedKey};
 use crate::draft::{DraftId, Sha256Digest, Version};
 use crate::error::Error;
-use crate::files::{FileSaver, FilesReport, FolderState};
-use crate::keys::{DraftKey, SavedKey};
-use crate::store::{CreateOutcome, Document, NewObject, Store};
+use crate::s3::{CreateOutcome, Document, NewObject, Store};
+use crate::save::files::{FileSaver, FilesReport, FolderState};
 
 /// A saved draft.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -22,8 +22,8 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::error::{Error, ErrorKind};
+use crate::s3::CreateOutcome;
 use crate::save::SaveReport;
-use crate::store::CreateOutcome;
 
 /// CloudWatch namespace of the metrics.
 pub const NAMESPACE: &str = "SaveDraft";

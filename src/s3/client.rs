@@ -40,7 +40,7 @@ const MIN_BYTES_PER_SECOND: u64 = 1_000_000;
 const STALL_GRACE_PERIOD: Duration = Duration::from_secs(3);
 /// Maximum number of attempts of a request.
 pub(crate) const MAX_ATTEMPTS: u32 = 3;
-/// Base of the delays between attempts. The SDK doubles it for each attempt, [`crate::store`] adds it,
+/// Base of the delays between attempts. The SDK doubles it for each attempt, [`crate::s3`] adds it,
 /// and both apply jitter.
 pub(crate) const BACKOFF: Duration = Duration::from_millis(50);
 
@@ -272,7 +272,7 @@ mod tests {
             let end = certificate.validity.not_after.to_unix_duration();
             assert!(
                 end > now + year,
-                "{} expires within a year: renew src/amazon_roots.pem as docs/operations.md says",
+                "{} expires within a year: renew src/s3/amazon_roots.pem as docs/operations.md says",
                 certificate.subject
             );
         }

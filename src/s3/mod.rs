@@ -1,5 +1,6 @@
 //! S3 operations: reads a document, creates an object that must not exist, lists and copies files.
 
+pub mod client;
 mod response;
 
 use std::collections::HashSet;
@@ -26,10 +27,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use self::response::{
     InvalidResponse, RequestName, already_exists, check_created, is_missing, is_not_created, status,
 };
-use crate::aws::{BACKOFF, MAX_ATTEMPTS, SanitizeResponses, attempt_timeouts};
 use crate::config::Config;
 use crate::draft::Sha256Digest;
 use crate::error::{BoxError, Error};
+use crate::s3::client::{BACKOFF, MAX_ATTEMPTS, SanitizeResponses, attempt_timeouts};
 
 /// Maximum number of PUT attempts after `409 ConditionalRequestConflict`.
 const MAX_CONFLICT_ATTEMPTS: u32 = 8;
