@@ -131,7 +131,7 @@ async fn measure(name: &str, bytes: usize, program: &Program) -> f64 {
 fn client(s3: &S3) -> Client {
     let user = s3.options();
     let credentials = Credentials::new(&user.access_key, &user.secret_key, None, None, "bench");
-    let sdk = client::config_from_env().expect("a valid environment");
+    let sdk = client::config_from_env();
     let sdk = sdk
         .into_builder()
         .endpoint_url(s3.endpoint())
@@ -143,7 +143,7 @@ fn client(s3: &S3) -> Client {
 }
 
 async fn start_function(s3: &S3, program: &Program) -> Bootstrap {
-    let mut environment = program.env();
+    let mut environment = Program::env();
     environment.push(("AWS_ENDPOINT_URL_S3", s3.endpoint()));
     environment.push(("SAVE_FILES", "true".to_owned()));
     Bootstrap::start(&program.path, environment).await

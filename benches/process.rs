@@ -92,30 +92,23 @@ fn main() {
     let tls = Tls::new();
     let store = Store::start(document, Duration::ZERO, Some(tls.acceptor()));
     let folder = tempfile::tempdir().expect("a temporary folder");
+    let bundle = folder.path().join("roots.pem");
+    tls.write_bundle(&bundle);
+    let bundle = bundle.to_str().expect("UTF-8");
     let invocations = sample(&programs, |program| {
-        let bundle = folder.path().join(program.name);
-        tls.write_bundle(&program.roots, &bundle);
-        let bundle = bundle.to_str().expect("UTF-8");
-        sample_first_invocation(program, &store, &[(program.roots_variable, bundle)])
+        sample_first_invocation(program, &store, &[("SSL_CERT_FILE", bundle)])
     });
     print_rows(&programs, &FIRST_INVOCATION_TLS, &invocations);
 
-    let bare = programs.iter().find(|program| program.name == "bare");
-    let system_roots = &bare.expect("the baseline").roots;
     for function in programs_with_budget(&programs) {
-        measure_settings(function, system_roots);
+        measure_settings(function);
     }
 }
 
 /// Measures the start of `function` without the parts that can be replaced by settings.
-fn measure_settings(function: &Program, system_roots: &Path) {
-    let system_roots = system_roots.to_str().expect("UTF-8");
+fn measure_settings(function: &Program) {
     let settings = [
         ("default", None),
-        (
-            "the system's root certificates",
-            Some(("SSL_CERT_FILE", system_roots)),
-        ),
         ("several threads", Some(("AWS_LAMBDA_MAX_CONCURRENCY", "2"))),
     ];
     let starts = sample(&settings, |(_, env)| {
@@ -185,9 +178,10 @@ impl Tls {
         }
     }
 
-    /// Writes the file `to`: the root certificates in `roots`, and the certificate of the store.
-    fn write_bundle(&self, roots: &Path, to: &Path) {
-        let mut bundle = fs::read_to_string(roots).expect("root certificates");
+    /// Writes the file `to`: the system's root certificates, and the certificate of the store.
+    fn write_bundle(&self, to: &Path) {
+        let mut bundle =
+            fs::read_to_string(common::programs::system_roots()).expect("root certificates");
         bundle.push_str(&self.certificate.cert.pem());
         fs::write(to, bundle).expect("a writable folder");
     }
@@ -218,7 +212,7 @@ fn sample_start(program: &Program, env: &[(&str, &str)]) -> [f64; 3] {
     let mut command = Command::new(&program.path);
     command
         .env_clear()
-        .envs(program.env())
+        .envs(Program::env())
         .env("AWS_LAMBDA_RUNTIME_API", address.to_string())
         .env("AWS_LAMBDA_FUNCTION_NAME", "save-draft")
         .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "512")

@@ -35,6 +35,7 @@ use save_draft::lambda::Function;
 use save_draft::lambda::telemetry::{self, Telemetry};
 use save_draft::s3::Store;
 use save_draft::s3::client;
+use save_draft::save::Saver;
 use serde_json::{Map, Value, json};
 use test_support::local::check_local;
 use test_support::s3::{Fault, S3, S3Options, When};
@@ -55,8 +56,8 @@ Options:
   --json            write the logs and metrics of the function instead of one line a request
   --help            this text
 
-A port of 0 is any that is free. The environment variables of the function apply, except DRAFT_BUCKET, DRAFT_KEY,
-SAVED_BUCKET, SAVED_KEY and FILES_KEY: the folder of the drafts always has the default layout.
+A port of 0 is any that is free. The environment variables of the function apply, except DRAFT_BUCKET, DRAFT_PREFIX
+and SAVED_BUCKET: the folder of the drafts always has the default layout.
 ";
 
 const BUCKET: &str = "drafts";
@@ -151,12 +152,13 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     // The environment first, so that nothing else is printed if a variable is invalid.
     let config = Config::from_lookup(|name| match name {
         "DRAFT_BUCKET" => Some(BUCKET.into()),
-        // The sample, the printed folders and `create_only` below need the defaults.
-        "DRAFT_KEY" | "SAVED_BUCKET" | "SAVED_KEY" | "FILES_KEY" => None,
+        // The sample, the printed folders and `create_only` below need the defaults. Developers may have
+        // `AWS_CA_BUNDLE` for the AWS CLI.
+        "AWS_CA_BUNDLE" | "DRAFT_PREFIX" | "SAVED_BUCKET" => None,
         "SAVE_FILES" if options.save_files => Some("true".into()),
         _ => env::var_os(name),
     })?;
-    let sdk = client::config_from_env().map_err(|error| error.to_string())?;
+    let sdk = client::config_from_env();
     check_data_dir(&options.data_dir)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))
         .await
@@ -174,18 +176,20 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     add_faults(&s3, options.faults_percent);
     let drafts = options.data_dir.join(BUCKET);
     write_sample(&drafts)?;
-    let folders = match config.files_key {
-        Some(_) => &["saved", "saved-files"][..],
-        None => &["saved"],
+    let folders = if config.saves.save_files {
+        &["saved", "saved-files"][..]
+    } else {
+        &["saved"]
     };
     print_instructions(listener.local_addr()?, &s3, &drafts, folders, options.json);
 
     let log = Log::new(options.json);
     let writer = log.clone();
     telemetry::init_logs(move || writer.clone());
-    let function = function(&config, sdk, &s3, options.json);
+    let cors_origin = config.requests.cors_origin.clone();
+    let function = function(config, sdk, &s3, options.json);
     let endpoint = Endpoint {
-        cors_origin: config.cors_origin,
+        cors_origin,
         log,
         drafts,
     };
@@ -281,7 +285,7 @@ Press Ctrl-C to stop.",
 }
 
 /// Creates the function, with the S3 server.
-fn function(config: &Config, sdk: SdkConfig, s3: &S3, json: bool) -> Function {
+fn function(config: Config, sdk: SdkConfig, s3: &S3, json: bool) -> Function {
     let user = s3.options();
     let credentials = Credentials::new(&user.access_key, &user.secret_key, None, None, "local");
     let sdk = sdk
@@ -296,7 +300,8 @@ fn function(config: &Config, sdk: SdkConfig, s3: &S3, json: bool) -> Function {
     } else {
         Telemetry::with_output(name, io::sink())
     };
-    Function::new(config, Store::new(&sdk, config), telemetry)
+    let saver = Saver::new(Store::new(&sdk, config.storage), config.saves);
+    Function::new(saver, config.requests, telemetry)
 }
 
 /// Serves HTTP until Ctrl-C. Requests that have started are answered, unless Ctrl-C is pressed again.

@@ -2,82 +2,79 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fmt;
-use std::str::FromStr;
 
 use thiserror::Error;
 use url::{Host, Url};
 
-use crate::draft::keys::{DraftKey, FilesKey, SavedKey, prefixes_overlap};
+use crate::draft::keys::{DraftPrefix, InvalidDraftPrefix};
 
-const CORS_ORIGIN: &str = "CORS_ORIGIN";
-const DRAFT_BUCKET: &str = "DRAFT_BUCKET";
-const DRAFT_KEY: &str = "DRAFT_KEY";
-const DRAFT_URL_HOSTS: &str = "DRAFT_URL_HOSTS";
-const FILES_KEY: &str = "FILES_KEY";
-const MAINTENANCE: &str = "MAINTENANCE";
-const MAX_DRAFT_BYTES: &str = "MAX_DRAFT_BYTES";
-const SAVE_FILES: &str = "SAVE_FILES";
-const SAVED_BUCKET: &str = "SAVED_BUCKET";
-const SAVED_KEY: &str = "SAVED_KEY";
-
-/// The environment variables that [`Config`] reads, without those of Lambda and of the SDK.
-pub const VARIABLES: &[&str] = &[
-    CORS_ORIGIN,
-    DRAFT_BUCKET,
-    DRAFT_KEY,
-    DRAFT_URL_HOSTS,
-    FILES_KEY,
-    MAINTENANCE,
-    MAX_DRAFT_BYTES,
-    SAVE_FILES,
-    SAVED_BUCKET,
-    SAVED_KEY,
-];
-
-/// Default of `DRAFT_KEY`.
-pub const DEFAULT_DRAFT_KEY: &str = "drafts/{draft_id}/draft_content.json";
-/// Default of `SAVED_KEY`.
-pub const DEFAULT_SAVED_KEY: &str = "saved/{draft_id}/{version}/draft_content.json";
-/// Default of `FILES_KEY`.
-pub const DEFAULT_FILES_KEY: &str = "saved-files/{draft_id}/{etag}/{path}";
-/// Default of `MAX_DRAFT_BYTES`, in bytes: 64 MiB.
-pub const DEFAULT_MAX_DRAFT_BYTES: u64 = 64 << 20;
-
+/// Default of `MAX_DRAFT_BYTES`: 64 MiB.
+const DEFAULT_MAX_DRAFT_BYTES: u64 = 64 << 20;
 /// Maximum size of one `PutObject`, in bytes ("Uploading objects", Amazon S3 User Guide: 5 GB).
 const MAX_PUT_BYTES: u64 = 5_000_000_000;
 
-/// Memory of the function, in MiB, set by Lambda ("Defined runtime environment variables", AWS
-/// Lambda Developer Guide).
+/// Memory of the function in MiB, set by Lambda ("Defined runtime environment variables", AWS Lambda
+/// Developer Guide).
 const FUNCTION_MEMORY: &str = "AWS_LAMBDA_FUNCTION_MEMORY_SIZE";
 /// Used where Lambda does not set the memory, in MiB.
 const DEFAULT_FUNCTION_MEMORY_MIB: u64 = 512;
 /// Memory reserved for the process without documents, in MiB.
 const PROCESS_MEMORY_MIB: u64 = 64;
 
-/// The configuration of the function.
-#[derive(Clone, Debug)]
+/// Variables of earlier releases, and those that replace them.
+const REMOVED: [(&str, &str); 4] = [
+    ("AWS_CA_BUNDLE", "SSL_CERT_FILE"),
+    ("DRAFT_KEY", "DRAFT_PREFIX"),
+    ("FILES_KEY", "DRAFT_PREFIX"),
+    ("SAVED_KEY", "DRAFT_PREFIX"),
+];
+
+/// The configuration of the function, by the module that uses it.
+#[derive(Debug)]
 pub struct Config {
+    /// For [`crate::s3`].
+    pub storage: StorageConfig,
+    /// For [`crate::save`].
+    pub saves: SaveConfig,
+    /// For [`crate::lambda`].
+    pub requests: RequestConfig,
+}
+
+/// Buckets, and limits on documents.
+#[derive(Debug)]
+pub struct StorageConfig {
     /// Bucket of the drafts.
     pub draft_bucket: String,
-    /// Key template of a draft's document.
-    pub draft_key: DraftKey,
     /// Bucket of the versions.
     pub saved_bucket: String,
-    /// Key template of a version.
-    pub saved_key: SavedKey,
-    /// Key template of the copies of a draft's other files; `None` if only the document is saved.
-    pub files_key: Option<FilesKey>,
     /// Maximum size of a document, in bytes. Never larger than `memory_bytes`.
     pub max_draft_bytes: u64,
-    /// Hosts allowed in a `draft_url`, in the form of [`Url::host_str`]; empty for any.
-    pub draft_url_hosts: Vec<String>,
-    /// True if every save is answered with `ServiceUnavailable`.
-    pub maintenance: bool,
-    /// Value of `Access-Control-Allow-Origin`.
-    pub cors_origin: Option<String>,
     /// Memory available for documents, in bytes.
     pub memory_bytes: u64,
+}
+
+/// The part of a draft that is saved, and whether saves are accepted.
+#[derive(Debug)]
+pub struct SaveConfig {
+    /// Prefix of all drafts.
+    pub draft_prefix: DraftPrefix,
+    /// True if a version has all files of a draft.
+    pub save_files: bool,
+    /// True if every save is answered with `ServiceUnavailable`.
+    pub maintenance: bool,
+}
+
+/// The requests and events that are accepted.
+#[derive(Debug)]
+pub struct RequestConfig {
+    /// Bucket of the drafts in events.
+    pub draft_bucket: String,
+    /// Prefix of all drafts in events.
+    pub draft_prefix: DraftPrefix,
+    /// Hosts allowed in a `draft_url`, in the form of [`Url::host_str`]; empty for any.
+    pub draft_url_hosts: Vec<String>,
+    /// Value of `Access-Control-Allow-Origin`.
+    pub cors_origin: Option<String>,
 }
 
 /// The error for a missing or invalid environment variable.
@@ -88,17 +85,6 @@ pub struct ConfigError {
     pub variable: &'static str,
     /// The problem, and the values that are allowed.
     pub problem: String,
-}
-
-impl ConfigError {
-    fn new(variable: &'static str, problem: impl Into<String>) -> Self {
-        let problem = problem.into();
-        Self { variable, problem }
-    }
-
-    fn expected(variable: &'static str, expected: impl fmt::Display, got: &str) -> Self {
-        Self::new(variable, format!("must be {expected}, got {got:?}"))
-    }
 }
 
 impl Config {
@@ -119,195 +105,171 @@ impl Config {
     pub fn from_lookup(
         lookup: impl Fn(&'static str) -> Option<OsString>,
     ) -> Result<Self, ConfigError> {
-        let read = |variable| match lookup(variable).map(OsString::into_string) {
-            None => Ok(None),
-            Some(Ok(value)) => Ok(Some(value).filter(|value| !value.is_empty())),
-            Some(Err(_)) => Err(ConfigError::new(variable, "must be UTF-8")),
-        };
-        let draft_bucket = read(DRAFT_BUCKET)?.ok_or_else(|| {
-            ConfigError::new(
-                DRAFT_BUCKET,
+        let env = Environment { lookup };
+        env.refuse_removed()?;
+        let draft_bucket = env.parse("DRAFT_BUCKET", parse_bucket)?;
+        let draft_bucket = draft_bucket.ok_or_else(|| {
+            error(
+                "DRAFT_BUCKET",
                 "must be set to the name of the drafts' bucket",
             )
         })?;
-        let draft_bucket = parse_bucket(DRAFT_BUCKET, draft_bucket)?;
-        let saved_bucket = match read(SAVED_BUCKET)? {
-            Some(name) => parse_bucket(SAVED_BUCKET, name)?,
-            None => draft_bucket.clone(),
-        };
-        let draft_key: DraftKey =
-            parse_key(DRAFT_KEY, read(DRAFT_KEY)?.as_deref(), DEFAULT_DRAFT_KEY)?;
-        let saved_key: SavedKey =
-            parse_key(SAVED_KEY, read(SAVED_KEY)?.as_deref(), DEFAULT_SAVED_KEY)?;
-        let is_one_bucket = draft_bucket == saved_bucket;
-        if is_one_bucket {
-            let (saved, draft) = (saved_key.literal_prefix(), draft_key.literal_prefix());
-            check_prefixes(SAVED_KEY, saved, DRAFT_KEY, draft)?;
+        let saved_bucket = env.parse("SAVED_BUCKET", parse_bucket)?;
+        let draft_prefix = env.parse("DRAFT_PREFIX", parse_prefix)?;
+        let save_files = env.parse("SAVE_FILES", parse_bool)?;
+        let max_draft_bytes = env.parse("MAX_DRAFT_BYTES", parse_max_draft_bytes)?;
+        let draft_url_hosts = env.parse("DRAFT_URL_HOSTS", parse_hosts)?;
+        let maintenance = env.parse("MAINTENANCE", parse_bool)?;
+        let cors_origin = env.parse("CORS_ORIGIN", parse_origin)?;
+        let memory_mib = env.parse(FUNCTION_MEMORY, parse_memory)?;
+
+        let saved_bucket = saved_bucket.unwrap_or_else(|| draft_bucket.clone());
+        let draft_prefix = draft_prefix.unwrap_or_default();
+        if draft_bucket == saved_bucket && draft_prefix.overlaps_versions() {
+            let problem = format!(
+                "must not overlap saved/ and saved-files/ in the same bucket, got {:?}",
+                draft_prefix.as_str()
+            );
+            return Err(error("DRAFT_PREFIX", problem));
         }
-        let files_key = if parse_bool(SAVE_FILES, read(SAVE_FILES)?.as_deref())? {
-            let key = read(FILES_KEY)?;
-            Some(parse_key(FILES_KEY, key.as_deref(), DEFAULT_FILES_KEY)?)
-        } else {
-            None
-        };
-        if let Some(files_key) = &files_key {
-            check_files_key(files_key, &draft_key, &saved_key, is_one_bucket)?;
-        }
-        let memory_mib = read(FUNCTION_MEMORY)?
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(DEFAULT_FUNCTION_MEMORY_MIB);
+        let max_draft_bytes = max_draft_bytes.unwrap_or(DEFAULT_MAX_DRAFT_BYTES);
+        let memory_mib = memory_mib.unwrap_or(DEFAULT_FUNCTION_MEMORY_MIB);
         let memory_bytes = memory_mib.saturating_sub(PROCESS_MEMORY_MIB) << 20;
-        let max_draft_bytes = parse_max_draft_bytes(read(MAX_DRAFT_BYTES)?)?;
         if max_draft_bytes > memory_bytes {
-            return Err(ConfigError::new(
-                MAX_DRAFT_BYTES,
-                format!(
-                    "is {max_draft_bytes}, but {FUNCTION_MEMORY} is {memory_mib} MiB, which leaves \
-                     {memory_bytes} bytes for a draft: lower {MAX_DRAFT_BYTES} or raise the \
-                     function's memory"
-                ),
-            ));
+            let problem = format!(
+                "is {max_draft_bytes}, but {FUNCTION_MEMORY} is {memory_mib} MiB, which leaves \
+                 {memory_bytes} bytes for a draft: lower MAX_DRAFT_BYTES or raise the function's memory"
+            );
+            return Err(error("MAX_DRAFT_BYTES", problem));
         }
         Ok(Self {
-            draft_bucket,
-            draft_key,
-            saved_bucket,
-            saved_key,
-            files_key,
-            max_draft_bytes,
-            draft_url_hosts: parse_hosts(&read(DRAFT_URL_HOSTS)?.unwrap_or_default())?,
-            maintenance: parse_bool(MAINTENANCE, read(MAINTENANCE)?.as_deref())?,
-            cors_origin: read(CORS_ORIGIN)?.map(parse_origin).transpose()?,
-            memory_bytes,
+            requests: RequestConfig {
+                draft_bucket: draft_bucket.clone(),
+                draft_prefix: draft_prefix.clone(),
+                draft_url_hosts: draft_url_hosts.unwrap_or_default(),
+                cors_origin,
+            },
+            storage: StorageConfig {
+                draft_bucket,
+                saved_bucket,
+                max_draft_bytes,
+                memory_bytes,
+            },
+            saves: SaveConfig {
+                draft_prefix,
+                save_files: save_files.unwrap_or_default(),
+                maintenance: maintenance.unwrap_or_default(),
+            },
         })
     }
 }
 
-fn parse_bool(variable: &'static str, value: Option<&str>) -> Result<bool, ConfigError> {
-    match value {
-        None | Some("false") => Ok(false),
-        Some("true") => Ok(true),
-        Some(other) => Err(ConfigError::expected(variable, "true or false", other)),
+fn error(variable: &'static str, problem: impl Into<String>) -> ConfigError {
+    let problem = problem.into();
+    ConfigError { variable, problem }
+}
+
+/// The variables that `lookup` returns by name.
+struct Environment<F> {
+    lookup: F,
+}
+
+impl<F: Fn(&'static str) -> Option<OsString>> Environment<F> {
+    fn read(&self, variable: &'static str) -> Result<Option<String>, ConfigError> {
+        match (self.lookup)(variable).map(OsString::into_string) {
+            None => Ok(None),
+            Some(Ok(value)) => Ok(Some(value).filter(|value| !value.is_empty())),
+            Some(Err(_)) => Err(error(variable, "must be UTF-8")),
+        }
+    }
+
+    /// Parses a variable, or returns `None` if it is not set. `parse` returns the problem of a value.
+    fn parse<T>(
+        &self,
+        variable: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(value) = self.read(variable)? else {
+            return Ok(None);
+        };
+        let parsed = parse(&value);
+        parsed
+            .map(Some)
+            .map_err(|problem| error(variable, format!("{problem}, got {value:?}")))
+    }
+
+    fn refuse_removed(&self) -> Result<(), ConfigError> {
+        for (removed, replacement) in REMOVED {
+            if self.read(removed)?.is_some() {
+                return Err(error(
+                    removed,
+                    format!("is no longer read: use {replacement}"),
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
-/// Checks that the literal prefixes of two templates do not overlap.
-fn check_prefixes(
-    variable: &'static str,
-    prefix: &str,
-    other: &str,
-    other_prefix: &str,
-) -> Result<(), ConfigError> {
-    if !prefixes_overlap(prefix, other_prefix) {
-        return Ok(());
-    }
-    let problem = format!(
-        "must have a prefix of its own: neither {variable} nor {other} may begin with the literal \
-         prefix of the other, got {prefix:?} and {other_prefix:?}"
-    );
-    Err(ConfigError::new(variable, problem))
-}
-
-/// Checks that `FILES_KEY` overlaps with no other template, and that `DRAFT_KEY` and `SAVED_KEY` have
-/// the folders that `SAVE_FILES` needs.
-fn check_files_key(
-    files_key: &FilesKey,
-    draft_key: &DraftKey,
-    saved_key: &SavedKey,
-    is_one_bucket: bool,
-) -> Result<(), ConfigError> {
-    let prefix = files_key.literal_prefix();
-    let (draft, saved) = (draft_key.literal_prefix(), saved_key.literal_prefix());
-    check_prefixes(FILES_KEY, prefix, SAVED_KEY, saved)?;
-    if is_one_bucket {
-        check_prefixes(FILES_KEY, prefix, DRAFT_KEY, draft)?;
-    }
-    if !draft_key.has_folder() {
-        let problem = "must have a folder for each draft if SAVE_FILES is true, like";
-        return Err(ConfigError::new(
-            DRAFT_KEY,
-            format!("{problem} {DEFAULT_DRAFT_KEY}"),
-        ));
-    }
-    if !saved_key.has_room_for_manifest() {
-        let problem = "must have a folder for each version if SAVE_FILES is true, in which files.json \
-                       can be a key of its own, like";
-        return Err(ConfigError::new(
-            SAVED_KEY,
-            format!("{problem} {DEFAULT_SAVED_KEY}"),
-        ));
-    }
-    Ok(())
+fn parse_bool(value: &str) -> Result<bool, String> {
+    value
+        .parse()
+        .map_err(|_| "must be true or false".to_owned())
 }
 
 /// Accepts any name or access point without white space. S3 checks whether the bucket exists.
-fn parse_bucket(variable: &'static str, name: String) -> Result<String, ConfigError> {
+fn parse_bucket(name: &str) -> Result<String, String> {
     if name.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(ConfigError::expected(
-            variable,
-            "the name of an S3 bucket",
-            &name,
-        ));
+        return Err("must be the name of an S3 bucket".to_owned());
     }
-    Ok(name)
+    Ok(name.to_owned())
 }
 
-fn parse_key<T>(
-    variable: &'static str,
-    value: Option<&str>,
-    default: &'static str,
-) -> Result<T, ConfigError>
-where
-    T: FromStr<Err: fmt::Display>,
-{
-    let value = value.unwrap_or(default);
-    value.parse().map_err(|error| {
-        ConfigError::new(variable, format!("{error}, like {default}, got {value:?}"))
-    })
+fn parse_prefix(value: &str) -> Result<DraftPrefix, String> {
+    value
+        .parse()
+        .map_err(|error: InvalidDraftPrefix| error.to_string())
 }
 
-fn parse_max_draft_bytes(value: Option<String>) -> Result<u64, ConfigError> {
-    let Some(text) = value else {
-        return Ok(DEFAULT_MAX_DRAFT_BYTES);
-    };
-    match text.parse() {
-        Ok(bytes) if (1..=MAX_PUT_BYTES).contains(&bytes) => Ok(bytes),
-        _ => {
-            let expected = format!("an integer between 1 and {MAX_PUT_BYTES}");
-            Err(ConfigError::expected(MAX_DRAFT_BYTES, expected, &text))
-        }
-    }
+fn parse_max_draft_bytes(value: &str) -> Result<u64, String> {
+    let bytes = value
+        .parse()
+        .ok()
+        .filter(|bytes| (1..=MAX_PUT_BYTES).contains(bytes));
+    bytes.ok_or_else(|| format!("must be an integer between 1 and {MAX_PUT_BYTES}"))
+}
+
+fn parse_memory(value: &str) -> Result<u64, String> {
+    value
+        .parse()
+        .map_err(|_| "must be the memory in MiB".to_owned())
 }
 
 /// Parses a comma-separated list of hosts.
-fn parse_hosts(list: &str) -> Result<Vec<String>, ConfigError> {
+fn parse_hosts(list: &str) -> Result<Vec<String>, String> {
     if list.trim().is_empty() {
         return Ok(Vec::new());
     }
-    list.split(',')
-        .map(str::trim)
-        .map(|name| match Host::parse(name) {
-            // The URL Standard allows `*` in a host, but this is not a pattern.
-            Ok(host) if !name.contains('*') => Ok(host.to_string()),
-            _ => {
-                let expected = "host names without scheme and port, separated by commas";
-                Err(ConfigError::expected(DRAFT_URL_HOSTS, expected, list))
-            }
-        })
-        .collect()
+    let hosts = list.split(',').map(|name| {
+        // The URL Standard allows `*` in a host, but this is not a pattern.
+        let host = Host::parse(name.trim())
+            .ok()
+            .filter(|_| !name.contains('*'));
+        host.map(|host| host.to_string())
+    });
+    hosts
+        .collect::<Option<_>>()
+        .ok_or_else(|| "must be host names without scheme and port, separated by commas".to_owned())
 }
 
 /// Accepts `*` and serialized origins (RFC 6454, section 6.2), the values that are valid in
 /// `Access-Control-Allow-Origin`.
-fn parse_origin(value: String) -> Result<String, ConfigError> {
-    let is_origin = |value: &str| {
-        Url::parse(value).is_ok_and(|url| url.origin().ascii_serialization() == value)
-    };
-    if value == "*" || is_origin(&value) {
-        return Ok(value);
+fn parse_origin(value: &str) -> Result<String, String> {
+    let is_origin = Url::parse(value).is_ok_and(|url| url.origin().ascii_serialization() == value);
+    if value == "*" || is_origin {
+        return Ok(value.to_owned());
     }
-    let expected = "an origin like https://example.com, or *";
-    Err(ConfigError::expected(CORS_ORIGIN, expected, &value))
+    Err("must be an origin like https://example.com, or *".to_owned())
 }
 
 #[cfg(test)]
@@ -331,57 +293,58 @@ mod tests {
     #[test]
     fn needs_only_the_bucket() {
         let config = read(&[("DRAFT_BUCKET", "drafts")]).expect("a valid configuration");
-        assert_eq!(config.draft_bucket, "drafts");
-        assert_eq!(config.saved_bucket, "drafts");
-        assert_eq!(Ok(config.draft_key), DEFAULT_DRAFT_KEY.parse());
-        assert_eq!(Ok(config.saved_key), DEFAULT_SAVED_KEY.parse());
-        assert_eq!(config.max_draft_bytes, 64 << 20);
-        assert_eq!(config.memory_bytes, 448 << 20);
-        assert!(config.draft_url_hosts.is_empty());
-        assert!(!config.maintenance);
-        assert_eq!(config.cors_origin, None);
+        assert_eq!(config.storage.draft_bucket, "drafts");
+        assert_eq!(config.storage.saved_bucket, "drafts");
+        assert_eq!(config.storage.max_draft_bytes, 64 << 20);
+        assert_eq!(config.storage.memory_bytes, 448 << 20);
+        assert_eq!(config.saves.draft_prefix.as_str(), "drafts/");
+        assert!(!config.saves.save_files);
+        assert!(!config.saves.maintenance);
+        assert!(config.requests.draft_url_hosts.is_empty());
+        assert_eq!(config.requests.cors_origin, None);
     }
 
     #[test]
     fn reads_each_variable() {
         let config = read(&[
             ("DRAFT_BUCKET", "drafts"),
-            ("DRAFT_KEY", "a/{draft_id}"),
+            ("DRAFT_PREFIX", "a/b/"),
             ("SAVED_BUCKET", "saved"),
-            ("SAVED_KEY", "a/{draft_id}/{version}"),
             ("MAX_DRAFT_BYTES", "1000"),
             ("DRAFT_URL_HOSTS", " Example.com, 用户.example,[::1] "),
             ("MAINTENANCE", "true"),
-            ("SAVE_FILES", "false"),
+            ("SAVE_FILES", "true"),
             ("CORS_ORIGIN", "https://example.com:8443"),
             ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),
         ])
         .expect("a valid configuration");
-        assert_eq!(config.saved_bucket, "saved");
-        assert_eq!(Ok(config.draft_key), "a/{draft_id}".parse());
-        assert_eq!(Ok(config.saved_key), "a/{draft_id}/{version}".parse());
-        assert_eq!(config.max_draft_bytes, 1000);
+        let Config {
+            storage,
+            saves,
+            requests,
+        } = config;
+        assert_eq!(storage.saved_bucket, "saved");
+        assert_eq!(storage.max_draft_bytes, 1000);
+        assert_eq!(storage.memory_bytes, 192 << 20);
+        assert_eq!(saves.draft_prefix.as_str(), "a/b/");
+        assert!(saves.save_files);
+        assert!(saves.maintenance);
+        assert_eq!(requests.draft_bucket, "drafts");
+        assert_eq!(requests.draft_prefix, saves.draft_prefix);
         let hosts = ["example.com", "xn--zouo53b.example", "[::1]"];
-        assert_eq!(config.draft_url_hosts, hosts);
-        assert!(config.maintenance);
-        assert_eq!(
-            config.cors_origin.as_deref(),
-            Some("https://example.com:8443")
-        );
-        assert_eq!(config.memory_bytes, 192 << 20);
+        assert_eq!(requests.draft_url_hosts, hosts);
+        let origin = requests.cors_origin.as_deref();
+        assert_eq!(origin, Some("https://example.com:8443"));
     }
 
     #[test]
     fn an_empty_variable_counts_as_unset() {
-        for variable in VARIABLES {
-            let result = read_with(variable, "");
-            if *variable == "DRAFT_BUCKET" {
-                let error = result.expect_err("the bucket is required");
-                assert_eq!(error.variable, "DRAFT_BUCKET");
-            } else {
-                assert!(result.is_ok(), "{variable}");
-            }
-        }
+        let config = Config::from_lookup(|name| {
+            Some(if name == "DRAFT_BUCKET" { "drafts" } else { "" }.into())
+        });
+        assert!(config.is_ok(), "{config:?}");
+        let error = read(&[("DRAFT_BUCKET", "")]).expect_err("the bucket is required");
+        assert_eq!(error.variable, "DRAFT_BUCKET");
     }
 
     #[test]
@@ -398,20 +361,19 @@ mod tests {
                 r#"must be the name of an S3 bucket, got "a\nb""#,
             ),
             (
-                "DRAFT_KEY",
-                "drafts/x",
-                r#"must contain {draft_id} exactly once, like drafts/{draft_id}/draft_content.json, got "drafts/x""#,
+                "DRAFT_PREFIX",
+                "drafts",
+                r#"must end in / and have at most 512 bytes and no control characters, got "drafts""#,
             ),
             (
-                "SAVED_KEY",
-                "saved/{draft_id}",
-                r#"must contain {version} exactly once, like saved/{draft_id}/{version}/draft_content.json, got "saved/{draft_id}""#,
+                "DRAFT_PREFIX",
+                "saved/x/",
+                r#"must not overlap saved/ and saved-files/ in the same bucket, got "saved/x/""#,
             ),
-            (
-                "SAVED_KEY",
-                "drafts/{draft_id}/{version}",
-                r#"must have a prefix of its own: neither SAVED_KEY nor DRAFT_KEY may begin with the literal prefix of the other, got "drafts/" and "drafts/""#,
-            ),
+            ("DRAFT_KEY", "x", "is no longer read: use DRAFT_PREFIX"),
+            ("SAVED_KEY", "x", "is no longer read: use DRAFT_PREFIX"),
+            ("FILES_KEY", "x", "is no longer read: use DRAFT_PREFIX"),
+            ("AWS_CA_BUNDLE", "x", "is no longer read: use SSL_CERT_FILE"),
             (
                 "MAX_DRAFT_BYTES",
                 "x",
@@ -476,53 +438,19 @@ mod tests {
 
         let error = Config::from_lookup(|_| Some(OsString::from_vec(vec![0xff])))
             .expect_err("the value is not UTF-8");
-        assert_eq!(error.to_string(), "DRAFT_BUCKET must be UTF-8");
+        assert_eq!(error.problem, "must be UTF-8");
     }
 
     #[test]
-    fn saving_files_needs_a_folder_for_each_draft_and_version() {
-        let read = |variables: &[(&str, &str)]| {
-            let required = [("DRAFT_BUCKET", "drafts"), ("SAVE_FILES", "true")];
-            read(&[&required, variables].concat())
-        };
-        let config = read(&[]).expect("a valid configuration");
-        assert_eq!(config.files_key.map(Ok), Some(DEFAULT_FILES_KEY.parse()));
-        for (variable, value, problem) in [
-            (
-                "DRAFT_KEY",
-                "drafts/{draft_id}.json",
-                "must have a folder for each draft",
-            ),
-            (
-                "SAVED_KEY",
-                "saved/{draft_id}/{version}.json",
-                "must have a folder for each version",
-            ),
-            (
-                "FILES_KEY",
-                "files/{draft_id}/{path}",
-                "must contain {etag} exactly once",
-            ),
-            (
-                "FILES_KEY",
-                "saved/{draft_id}/{etag}/{path}",
-                "must have a prefix of its own",
-            ),
-            (
-                "FILES_KEY",
-                "drafts/{draft_id}/{etag}/{path}",
-                "must have a prefix of its own",
-            ),
-        ] {
-            let error = read(&[(variable, value)]).expect_err(value);
-            assert_eq!(error.variable, variable, "{value}");
-            assert!(error.problem.starts_with(problem), "{error}");
-        }
-        let other_bucket = read(&[
-            ("SAVED_BUCKET", "saved"),
-            ("FILES_KEY", "drafts/{draft_id}/{etag}/{path}"),
-        ]);
-        assert!(other_bucket.is_ok(), "buckets do not share keys");
+    fn prefixes_may_overlap_in_two_buckets() {
+        assert!(
+            read(&[
+                ("DRAFT_BUCKET", "drafts"),
+                ("SAVED_BUCKET", "saved"),
+                ("DRAFT_PREFIX", "saved/"),
+            ])
+            .is_ok()
+        );
     }
 
     #[test]

@@ -27,7 +27,6 @@ pub enum ErrorKind {
 impl ErrorKind {
     /// Returns the name used as the `errorType` of a failed invocation, which state machines
     /// match on.
-    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::InvalidRequest => "InvalidRequest",
@@ -76,19 +75,16 @@ impl Error {
     }
 
     /// Returns the kind of the error.
-    #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         self.kind
     }
 
     /// Returns the text for the caller, as documented in `docs/openapi.yaml`.
-    #[must_use]
     pub const fn detail(&self) -> &'static str {
         self.detail
     }
 
     /// Returns the cause and its sources in one line, for the log only.
-    #[must_use]
     pub fn cause_chain(&self) -> String {
         let mut line = self.cause.to_string();
         let mut next = self.cause.source();
@@ -119,7 +115,6 @@ impl StdError for Error {
 
 /// Describes `error` by its category and position only: its own text may quote the input, which
 /// may contain credentials.
-#[must_use]
 pub fn redact_json_error(error: &serde_json::Error) -> BoxError {
     let problem = match error.classify() {
         Category::Syntax => "invalid JSON",

@@ -12,6 +12,7 @@ use save_draft::lambda::Function;
 use save_draft::lambda::telemetry::{self, Telemetry};
 use save_draft::s3::Store;
 use save_draft::s3::client;
+use save_draft::save::Saver;
 use tokio::runtime;
 
 /// Faster than the system allocator for large documents: `docs/design.md` has the figures.
@@ -60,10 +61,11 @@ fn run() -> Result<(), BoxError> {
         runtime::Builder::new_current_thread()
     };
     builder.enable_all().build()?.block_on(async {
-        let sdk_config = client::config_from_env()?;
-        let store = Store::new(&sdk_config, &config);
+        let sdk_config = client::config_from_env();
+        let store = Store::new(&sdk_config, config.storage);
+        let saver = Saver::new(store, config.saves);
         let function_name = env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
-        let function = Function::new(&config, store, Telemetry::new(function_name));
+        let function = Function::new(saver, config.requests, Telemetry::new(function_name));
         lambda_runtime::run_concurrent(function.into_service()).await
     })
 }

@@ -479,21 +479,20 @@ async fn the_endpoint_may_be_set_for_all_services() {
 }
 
 #[tokio::test]
-async fn buckets_and_keys_may_be_configured() {
+async fn buckets_and_the_prefix_may_be_configured() {
     let env = [
         ("SAVED_BUCKET", "vault"),
-        ("DRAFT_KEY", "编辑/draft {draft_id}.json"),
-        ("SAVED_KEY", "v1/{version}/{draft_id}+保存.json"),
+        ("DRAFT_PREFIX", "编辑/my drafts+/"),
     ];
     let test_env = TestEnv::with(&env).await;
     test_env.s3.create_bucket("vault");
-    let draft = format!("编辑/draft {DRAFT_ID}.json");
+    let draft = format!("编辑/my drafts+/{DRAFT_ID}/draft_content.json");
     test_env.s3.put(BUCKET, &draft, sample_draft());
 
     let response = test_env.send(&post_url(DRAFT_URL)).await;
     assert_eq!(response.status, 200, "{}", response.body);
     let version = &response.headers["draft-version"];
-    let key = format!("v1/{version}/{DRAFT_ID}+保存.json");
+    let key = format!("saved/{DRAFT_ID}/{version}/draft_content.json");
     assert_eq!(test_env.s3.keys("vault", ""), [key.as_str()]);
     assert_eq!(test_env.s3.get("vault", &key), Some(sample_draft()));
     test_env.assert_nothing_saved();

@@ -184,10 +184,8 @@ async fn ignores_the_variables_of_the_layout() {
     command
         .arg("--save-files")
         .env("DRAFT_BUCKET", "other")
-        .env("DRAFT_KEY", "other/{draft_id}/draft_info.json")
-        .env("SAVED_BUCKET", "other")
-        .env("SAVED_KEY", "versions/{draft_id}/{version}/draft_info.json")
-        .env("FILES_KEY", "copies/{draft_id}/{etag}/{path}");
+        .env("DRAFT_PREFIX", "other/")
+        .env("SAVED_BUCKET", "other");
     let mut local = Local::start(command).await;
     let bucket = folder.path().join("drafts");
     let saved = ["saved", "saved-files"].map(|name| bucket.join(name).join(DRAFT_ID));

@@ -7,10 +7,9 @@ use std::sync::{Mutex, PoisonError};
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use save_draft::config::{DEFAULT_DRAFT_KEY, DEFAULT_SAVED_KEY};
 use save_draft::draft::document::validate;
-use save_draft::draft::keys::{DraftKey, SavedKey};
-use save_draft::draft::{DraftId, DraftUrl, Sha256Digest, Version};
+use save_draft::draft::keys::{self, DocumentName, DraftPrefix};
+use save_draft::draft::{DraftId, Sha256Digest, Version};
 use time::{Duration, OffsetDateTime, UtcOffset};
 
 use crate::common::skip_or_fail;
@@ -58,15 +57,14 @@ proptest! {
 
     #[test]
     fn a_url_gives_only_keys_of_the_template(url in urls()) {
-        if let Ok(url) = DraftUrl::parse(&url, &[]) {
-            let id = url.into_id();
+        if let Ok(id) = DraftId::from_url(&url, &[]) {
             prop_assert!((1..=64).contains(&id.as_str().len()));
             prop_assert!(id.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b)));
-            let keys: DraftKey = DEFAULT_DRAFT_KEY.parse().expect("a valid template");
-            let key = keys.render(&id);
+            let keys = DraftPrefix::default();
+            let key = keys.document(&id, DocumentName::Content);
             let parts: Vec<_> = key.split('/').collect();
             prop_assert_eq!(&parts, &["drafts", id.as_str(), "draft_content.json"]);
-            prop_assert_eq!(keys.parse_id(&key), Some(id));
+            prop_assert_eq!(keys.parse_document(&key), Some(id));
         }
     }
 
@@ -75,22 +73,23 @@ proptest! {
         id in ids(), path in "[a-zA-Z0-9/._~-]{0,40}", more in "[a-ce-z]{1,9}=[^&#\\p{C} ]{0,20}",
     ) {
         let url = format!("https://example.com/{path}?{more}&draft_id={id}#{more}");
-        let parsed = DraftUrl::parse(&url, &["example.com".to_owned()]);
-        prop_assert_eq!(parsed.expect("a valid URL").into_id(), id.clone());
-        let other = DraftUrl::parse(&url, &["example.org".to_owned()]);
+        let parsed = DraftId::from_url(&url, &["example.com".to_owned()]);
+        prop_assert_eq!(parsed.expect("a valid URL"), id.clone());
+        let other = DraftId::from_url(&url, &["example.org".to_owned()]);
         prop_assert!(other.is_err());
-        let twice = DraftUrl::parse(&format!("https://a/?draft_id={id}&draft_id={id}"), &[]);
+        let twice = DraftId::from_url(&format!("https://a/?draft_id={id}&draft_id={id}"), &[]);
         prop_assert!(twice.is_err());
     }
 
     #[test]
     fn the_id_of_a_key_renders_the_same_key(
-        id in ids(), prefix in "[^{}\\p{Cc}]{0,9}", suffix in "[^{}\\p{Cc}]{0,9}", other in any::<String>(),
+        id in ids(), prefix in "[^\\p{Cc}]{0,9}/", name in select(DocumentName::ALL.to_vec()), other in any::<String>(),
     ) {
-        let key: DraftKey = format!("{prefix}{{draft_id}}{suffix}").parse().expect("a valid template");
-        prop_assert_eq!(key.parse_id(&key.render(&id)), Some(id));
-        if let Some(id) = key.parse_id(&other) {
-            prop_assert_eq!(key.render(&id), other);
+        let prefix: DraftPrefix = prefix.parse().expect("a valid prefix");
+        prop_assert_eq!(prefix.parse_document(&prefix.document(&id, name)), Some(id));
+        if let Some(id) = prefix.parse_document(&other) {
+            let keys = DocumentName::ALL.map(|name| prefix.document(&id, name));
+            prop_assert!(keys.contains(&other));
         }
     }
 
@@ -121,10 +120,8 @@ proptest! {
     fn the_key_of_a_version_is_not_that_of_a_draft(
         id in ids(), time in times(), digest in digests(),
     ) {
-        let draft_key: DraftKey = DEFAULT_DRAFT_KEY.parse().expect("a valid template");
-        let saved_key: SavedKey = DEFAULT_SAVED_KEY.parse().expect("a valid template");
-        let key = saved_key.render(&id, &version(time, &digest));
-        prop_assert_eq!(draft_key.parse_id(&key), None);
+        let key = keys::version_document(&id, &version(time, &digest), DocumentName::Content);
+        prop_assert_eq!(DraftPrefix::default().parse_document(&key), None);
     }
 }
 

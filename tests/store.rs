@@ -82,7 +82,7 @@ impl Target {
         let created = client.create_bucket().bucket(&bucket).send().await;
         created.expect("the bucket is created");
         Self {
-            store: Store::new(&sdk_config, &common::config(&bucket, &[])),
+            store: Store::new(&sdk_config, common::config(&bucket, &[]).storage),
             name,
             endpoint,
             client,
@@ -224,7 +224,7 @@ async fn a_missing_object_is_not_found_and_a_missing_bucket_is_an_error() {
         assert_eq!(error.kind(), ErrorKind::DraftNotFound, "{}", target.name);
 
         let config = common::config("no-such-bucket-here", &[]);
-        let store = Store::new(&target.endpoint.sdk(), &config);
+        let store = Store::new(&target.endpoint.sdk(), config.storage);
         let read = store.read("drafts/none").await.map(|_| ());
         let created = store.create("saved/a", &new_object(b"{}", &[])).await;
         for result in [read, created.map(|_| ())] {
@@ -242,7 +242,7 @@ async fn an_object_over_the_limit_is_refused() {
         target.put("drafts/a", vec![b'x'; 1001]).await;
         target.put("drafts/b", vec![b'x'; 1000]).await;
         let config = common::config(&target.bucket, &[("MAX_DRAFT_BYTES", "1000")]);
-        let store = Store::new(&target.endpoint.sdk(), &config);
+        let store = Store::new(&target.endpoint.sdk(), config.storage);
         let error = store.read("drafts/a").await.expect_err("it is too large");
         assert_eq!(error.kind(), ErrorKind::SaveFailed, "{}", target.name);
         let document = store.read("drafts/b").await.expect("it fits");
@@ -341,7 +341,7 @@ async fn requests_with_a_wrong_secret_key_are_refused() {
             secret_key: "another-secret".to_owned(),
             ..target.endpoint.clone()
         };
-        let store = Store::new(&endpoint.sdk(), &common::config(&target.bucket, &[]));
+        let store = Store::new(&endpoint.sdk(), common::config(&target.bucket, &[]).storage);
         let read = store.read("drafts/a").await.map(|_| ());
         let created = store.create("saved/a", &new_object(b"{}", &[])).await;
         for result in [read, created.map(|_| ())] {

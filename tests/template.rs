@@ -4,12 +4,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use save_draft::config::{
-    DEFAULT_DRAFT_KEY, DEFAULT_MAX_DRAFT_BYTES, DEFAULT_SAVED_KEY, VARIABLES,
-};
 use save_draft::error::Error;
 use save_draft::lambda::telemetry::{DIMENSION, METRICS, NAMESPACE};
 use serde_json::{Value, json};
+
+use crate::common;
 
 /// Path of the documented URL.
 const PATH: &str = "/openapi/capcut-mate/v1/save_draft";
@@ -50,26 +49,16 @@ fn resource_of(statements: &Value, sid: &str) -> String {
     text.to_owned()
 }
 
-/// Converts a key template to the pattern of a policy or an event rule.
-fn pattern(key: &str) -> String {
-    key.replace("{draft_id}", "*").replace("{version}", "*")
-}
-
-/// Returns the common prefix of the keys of a template.
-fn prefix(key: &str) -> &str {
-    key.split('{').next().unwrap()
-}
-
 #[test]
 fn the_function_gets_the_variables_that_it_reads() {
     let template = template();
     let given = keys(&properties(&template, "SaveDraft")["Environment"]["Variables"]);
 
-    let mut read: BTreeSet<_> = VARIABLES.iter().copied().collect();
+    let mut read = common::variables();
     // The AWS SDK reads it.
     read.insert("AWS_ENDPOINT_URL_S3");
     // The template's policies have their defaults.
-    for fixed in ["DRAFT_KEY", "SAVED_KEY", "SAVED_BUCKET", "FILES_KEY"] {
+    for fixed in ["DRAFT_PREFIX", "SAVED_BUCKET"] {
         assert!(read.remove(fixed), "the function no longer reads {fixed}");
     }
     assert_eq!(given, read);
@@ -79,7 +68,10 @@ fn the_function_gets_the_variables_that_it_reads() {
     assert!(keys(&local["SaveDraft"]).is_subset(&given));
 
     let maximum = &template["Parameters"]["MaxDraftBytes"]["Default"];
-    assert_eq!(maximum, DEFAULT_MAX_DRAFT_BYTES);
+    assert_eq!(
+        maximum,
+        common::config("drafts", &[]).storage.max_draft_bytes
+    );
 }
 
 #[test]
@@ -87,18 +79,18 @@ fn policies_and_rules_have_the_functions_keys() {
     let template = template();
     let role = &properties(&template, "Role")["Policies"][0]["PolicyDocument"]["Statement"];
     let read = resource_of(role, "ReadDrafts");
-    assert!(read.ends_with(&format!("/{}", pattern(DEFAULT_DRAFT_KEY))));
+    assert!(read.ends_with(&format!("/{}", "drafts/*/draft_content.json")));
     let create = resource_of(role, "CreateVersions");
-    assert!(create.ends_with(&format!("/{}", pattern(DEFAULT_SAVED_KEY))));
+    assert!(create.ends_with(&format!("/{}", "saved/*/*/draft_content.json")));
 
     let policy = &properties(&template, "BucketPolicy")["PolicyDocument"]["Statement"];
     for sid in ["DenyOverwritesOfVersions", "DenyDeletesOfVersions"] {
         let resource = resource_of(policy, sid);
-        assert!(resource.ends_with(&format!("/{}*", prefix(DEFAULT_SAVED_KEY))));
+        assert!(resource.ends_with(&format!("/{}*", "saved/")));
     }
 
     let rule = &properties(&template, "AutosaveRule")["EventPattern"]["detail"]["object"]["key"];
-    assert_eq!(*rule, json!([{"wildcard": pattern(DEFAULT_DRAFT_KEY)}]));
+    assert_eq!(*rule, json!([{"wildcard": "drafts/*/draft_content.json"}]));
 }
 
 #[test]

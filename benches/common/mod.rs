@@ -1,7 +1,7 @@
 //! Programs, the store and the process figures that the benches share.
 
 mod figures;
-mod programs;
+pub mod programs;
 mod store;
 
 pub use self::figures::{Budget, cpu_time, median, memory};

@@ -20,6 +20,13 @@ const SYSTEM_ROOTS: [&str; 2] = [
     "/etc/ssl/certs/ca-certificates.crt",
 ];
 
+/// Returns the file of the system's root certificates.
+pub fn system_roots() -> PathBuf {
+    let roots = SYSTEM_ROOTS.map(PathBuf::from);
+    let roots = roots.into_iter().find(|path| path.is_file());
+    roots.expect("the system's root certificates")
+}
+
 /// A measured program.
 pub struct Program {
     /// Name in the tables.
@@ -30,10 +37,6 @@ pub struct Program {
     pub is_function: bool,
     /// True for a program that makes requests to the store.
     pub uses_store: bool,
-    /// Root certificates that it reads on Lambda.
-    pub roots: PathBuf,
-    /// Environment variable with a file of root certificates to use instead.
-    pub roots_variable: &'static str,
 }
 
 /// Builds the programs and returns them: `hello`, `bare`, `save-draft`, and `other` if the
@@ -49,15 +52,11 @@ pub fn programs() -> Vec<Program> {
 }
 
 fn baseline(name: &'static str, path: PathBuf, uses_store: bool) -> Program {
-    let roots = SYSTEM_ROOTS.map(PathBuf::from);
-    let roots = roots.into_iter().find(|path| path.is_file());
     Program {
         name,
         path,
         is_function: false,
         uses_store,
-        roots: roots.expect("the system's root certificates"),
-        roots_variable: "SSL_CERT_FILE",
     }
 }
 
@@ -67,14 +66,12 @@ fn function(name: &'static str, path: PathBuf) -> Program {
         path,
         is_function: true,
         uses_store: true,
-        roots: in_repository("src/amazon_roots.pem"),
-        roots_variable: "AWS_CA_BUNDLE",
     }
 }
 
 impl Program {
     /// Returns the environment that all measurements have in common.
-    pub fn env(&self) -> Vec<(&str, String)> {
+    pub fn env() -> Vec<(&'static str, String)> {
         let mut env = vec![
             ("AWS_ACCESS_KEY_ID", "local".to_owned()),
             ("AWS_SECRET_ACCESS_KEY", "local-secret".to_owned()),
@@ -84,17 +81,15 @@ impl Program {
             ("SOURCE_KEY", draft_key(DRAFT_ID)),
             ("TARGET_KEY", "saved/bench".to_owned()),
         ];
-        if !self.is_function {
-            // Amazon Linux has a single file of root certificates. Other systems have a folder too,
-            // which the SDK would read in addition.
-            env.push((self.roots_variable, self.roots.display().to_string()));
-        }
+        // Amazon Linux has a single file of root certificates. Other systems have a folder too, which
+        // the SDK would read in addition.
+        env.push(("SSL_CERT_FILE", system_roots().display().to_string()));
         env
     }
 
     /// Starts the program with a Runtime API and `store`.
     pub async fn start(&self, store: &Store, env: &[(&str, &str)]) -> Bootstrap {
-        let mut all = self.env();
+        let mut all = Self::env();
         all.push(("AWS_ENDPOINT_URL_S3", store.url().to_owned()));
         all.extend(env.iter().map(|(name, value)| (*name, (*value).to_owned())));
         Bootstrap::start(&self.path, all).await

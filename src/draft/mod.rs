@@ -1,18 +1,17 @@
-//! Drafts and their versions: ids, URLs, digests and version names. No I/O.
+//! A draft and its versions, without I/O: ids and URLs, documents, versions, and the keys of objects.
 
 pub mod document;
 pub mod keys;
+pub mod version;
 
 use std::fmt;
 use std::str::FromStr;
 
-use sha2::{Digest as _, Sha256};
 use thiserror::Error;
-use time::OffsetDateTime;
-use time::UtcOffset;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
 use url::Url;
+
+pub use self::version::{Sha256Digest, Version};
+use crate::error::BoxError;
 
 /// The id of a draft: 1 to 64 ASCII letters, digits, `_` and `-`. Such an id is safe in object
 /// keys and in log lines.
@@ -23,8 +22,53 @@ impl DraftId {
     /// Maximum length, in bytes.
     pub const MAX_BYTES: usize = 64;
 
+    /// Maximum length of a draft's URL, in characters.
+    pub const MAX_URL_CHARS: usize = 2048;
+
+    /// Returns the id in the URL of a draft, as returned by `create_draft`. The URL is never fetched.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that does not repeat the URL unless `url` is an absolute `http` or `https` URL
+    /// (WHATWG URL Standard) with exactly one valid `draft_id` in its query. If `allowed_hosts` is not
+    /// empty, it must contain the URL's host, written as [`Url::host_str`] returns it.
+    pub fn from_url(url: &str, allowed_hosts: &[String]) -> Result<Self, BoxError> {
+        if url.chars().nth(Self::MAX_URL_CHARS).is_some() {
+            return Err(
+                format!("the URL is longer than {} characters", Self::MAX_URL_CHARS).into(),
+            );
+        }
+        // RFC 3986, section 2 allows none of them, and URL parsers drop or replace them.
+        let before_query = url.split(['?', '#']).next().unwrap_or_default();
+        if url.chars().any(|c| c.is_control() || c == ' ') || before_query.contains('\\') {
+            return Err("the URL contains a space, a control character or a backslash".into());
+        }
+        // The URL Standard also accepts `http:host`.
+        let (scheme, rest) = url.split_once("://").unwrap_or_default();
+        let is_http = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+        if !is_http || rest.starts_with(['/', '?', '#']) {
+            return Err("the URL is not an absolute http or https URL".into());
+        }
+        let url = Url::parse(url)?;
+        let host = url.host_str().unwrap_or_default();
+        if !allowed_hosts.is_empty() && !allowed_hosts.iter().any(|allowed| allowed == host) {
+            return Err("the host of the URL is not listed in DRAFT_URL_HOSTS".into());
+        }
+        let ids: Vec<_> = url
+            .query_pairs()
+            .filter(|(name, _)| name == "draft_id")
+            .collect();
+        match ids.as_slice() {
+            [(_, id)] => Ok(id.parse()?),
+            ids => Err(format!(
+                "the URL must have one draft_id parameter, got {}",
+                ids.len()
+            )
+            .into()),
+        }
+    }
+
     /// Returns the id as a string slice.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -57,173 +101,13 @@ impl fmt::Display for DraftId {
     }
 }
 
-/// The error for a string that is not the URL of a draft. No variant repeats the input.
-#[derive(Debug, Error)]
-pub enum InvalidDraftUrl {
-    /// The string has more than [`DraftUrl::MAX_CHARS`] characters.
-    #[error("the URL is longer than {} characters", DraftUrl::MAX_CHARS)]
-    TooLong,
-    /// The string contains a space or a control character, or a backslash before its query. None
-    /// is allowed in a URL (RFC 3986, section 2), and URL parsers drop or replace them.
-    #[error("the URL contains a space, a control character or a backslash")]
-    ForbiddenCharacter,
-    /// The string does not start with `http://` or `https://` and a host.
-    #[error("the URL is not an absolute http or https URL")]
-    NotHttp,
-    /// The string is not a URL (WHATWG URL Standard).
-    #[error("the URL is not well formed")]
-    Malformed(#[from] url::ParseError),
-    /// The host is not in `DRAFT_URL_HOSTS`.
-    #[error("the host of the URL is not listed in DRAFT_URL_HOSTS")]
-    HostNotAllowed,
-    /// The query does not contain `draft_id` exactly once.
-    #[error("the URL must have one draft_id parameter, got {0}")]
-    DraftIdCount(usize),
-    /// The `draft_id` is not valid.
-    #[error(transparent)]
-    InvalidId(#[from] InvalidDraftId),
-}
-
-/// The URL of a draft, as returned by `create_draft`. It is never fetched: only the draft id in its
-/// query is used.
-#[derive(Debug)]
-pub struct DraftUrl {
-    id: DraftId,
-}
-
-impl DraftUrl {
-    /// Maximum length, in characters.
-    pub const MAX_CHARS: usize = 2048;
-
-    /// Parses `text`. If `allowed_hosts` is not empty, it must contain the URL's host, written as
-    /// [`Url::host_str`] returns it.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error unless `text` is an absolute `http` or `https` URL (WHATWG URL Standard)
-    /// with exactly one valid `draft_id` in its query.
-    pub fn parse(text: &str, allowed_hosts: &[String]) -> Result<Self, InvalidDraftUrl> {
-        if text.chars().nth(Self::MAX_CHARS).is_some() {
-            return Err(InvalidDraftUrl::TooLong);
-        }
-        let before_query = text.split(['?', '#']).next().unwrap_or_default();
-        if text.chars().any(|c| c.is_control() || c == ' ') || before_query.contains('\\') {
-            return Err(InvalidDraftUrl::ForbiddenCharacter);
-        }
-        // The URL Standard also accepts `http:host`.
-        let (scheme, rest) = text.split_once("://").ok_or(InvalidDraftUrl::NotHttp)?;
-        let is_http = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
-        if !is_http || rest.starts_with(['/', '?', '#']) {
-            return Err(InvalidDraftUrl::NotHttp);
-        }
-        let url = Url::parse(text)?;
-        let host = url.host_str().unwrap_or_default();
-        if !allowed_hosts.is_empty() && !allowed_hosts.iter().any(|allowed| allowed == host) {
-            return Err(InvalidDraftUrl::HostNotAllowed);
-        }
-        let ids: Vec<_> = url
-            .query_pairs()
-            .filter(|(name, _)| name == "draft_id")
-            .collect();
-        match ids.as_slice() {
-            [(_, id)] => Ok(Self { id: id.parse()? }),
-            ids => Err(InvalidDraftUrl::DraftIdCount(ids.len())),
-        }
-    }
-
-    /// Returns the id of the draft.
-    #[must_use]
-    pub fn into_id(self) -> DraftId {
-        self.id
-    }
-}
-
-/// A SHA-256 digest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sha256Digest([u8; 32]);
-
-impl Sha256Digest {
-    /// Number of hexadecimal digits of a digest.
-    pub const HEX_DIGITS: usize = 64;
-
-    /// Computes the digest of `bytes`.
-    #[must_use]
-    pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
-    }
-
-    /// Finishes `hasher`.
-    #[must_use]
-    pub fn from_hasher(hasher: Sha256) -> Self {
-        Self(hasher.finalize().into())
-    }
-
-    /// Returns the 32 bytes of the digest.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Display for Sha256Digest {
-    /// Writes 64 lower-case hexadecimal digits.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-/// The name of a version: `{YYYYMMDDTHHMMSSZ}-{SHA-256, 64 hexadecimal digits}`.
-///
-/// Names sort by the time at which the state was written, and equal states have equal names. (With
-/// `SAVE_FILES`, that time is the newest of the files: the deletion of a file does not change it.) All
-/// digits of the hash are part of the name: with fewer, two documents with the same prefix can be
-/// found on purpose, and the second would count as saved.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Version(String);
-
-const VERSION_TIME_FORMAT: &[BorrowedFormatItem<'_>] =
-    format_description!("[year][month][day]T[hour][minute][second]Z");
-
-impl Version {
-    /// Length of a name, in bytes.
-    pub const BYTES: usize = "YYYYMMDDTHHMMSSZ-".len() + Sha256Digest::HEX_DIGITS;
-
-    /// Creates the name for a state written at `last_modified` (to the second, the precision of
-    /// `Last-Modified`) with the digest `sha256`.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error for years outside 0 to 9999, which an HTTP date cannot express.
-    pub fn new(
-        last_modified: OffsetDateTime,
-        sha256: &Sha256Digest,
-    ) -> Result<Self, time::error::Format> {
-        let time = last_modified
-            .to_offset(UtcOffset::UTC)
-            .format(VERSION_TIME_FORMAT)?;
-        Ok(Self(format!("{time}-{sha256}")))
-    }
-
-    /// Returns the name as a string slice.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<String, String> {
-        let url = DraftUrl::parse(text, &[]).map_err(|error| error.to_string())?;
-        Ok(url.into_id().to_string())
+        let id = DraftId::from_url(text, &[]).map_err(|error| error.to_string())?;
+        Ok(id.to_string())
     }
 
     #[test]
@@ -321,7 +205,7 @@ mod tests {
     #[test]
     fn accepts_only_allowed_hosts() {
         let hosts = ["allowed.example".to_owned()];
-        let is_allowed = |url: &str| DraftUrl::parse(url, &hosts).is_ok();
+        let is_allowed = |url: &str| DraftId::from_url(url, &hosts).is_ok();
         assert!(is_allowed("https://allowed.example/?draft_id=abc"));
         assert!(is_allowed(
             "https://user:pw@ALLOWED.example:8443/?draft_id=abc"
@@ -335,15 +219,5 @@ mod tests {
         ] {
             assert!(!is_allowed(url), "{url}");
         }
-    }
-
-    #[test]
-    fn version_has_the_time_and_all_digits_of_the_hash() {
-        let time = OffsetDateTime::from_unix_timestamp(1_759_060_050).expect("a valid time");
-        let version = Version::new(time, &Sha256Digest::of(b"{}")).expect("a valid year");
-        let expected =
-            "20250928T114730Z-44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
-        assert_eq!(version.as_str(), expected);
-        assert_eq!(expected.len(), Version::BYTES);
     }
 }

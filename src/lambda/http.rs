@@ -12,9 +12,9 @@ use lambda_http::{Body, Request, Response};
 use serde_json::{Value, json};
 
 use super::json::read_fields;
-use crate::config::Config;
+use crate::config::RequestConfig;
+use crate::draft::DraftId;
 use crate::draft::document::BYTE_ORDER_MARK;
-use crate::draft::{DraftId, DraftUrl};
 use crate::error::{BoxError, Error, ErrorKind, redact_json_error};
 use crate::lambda::telemetry::InvocationMetrics;
 use crate::save::Saver;
@@ -31,7 +31,7 @@ pub(super) struct HttpHandler {
 
 impl HttpHandler {
     /// Creates a handler with the hosts and the origin in `config`.
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &RequestConfig) -> Self {
         // `Config` accepts only origins, which are valid header values.
         let origin = config.cors_origin.as_deref();
         Self {
@@ -122,9 +122,7 @@ impl HttpHandler {
         if draft_url.trim().is_empty() {
             return Err(required("draft_url is empty"));
         }
-        let id = DraftUrl::parse(&draft_url, &self.draft_url_hosts)
-            .map_err(|error| invalid(error.into()))?
-            .into_id();
+        let id = DraftId::from_url(&draft_url, &self.draft_url_hosts).map_err(invalid)?;
         Ok((draft_url, id))
     }
 

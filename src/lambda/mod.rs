@@ -24,10 +24,9 @@ pub use self::events::InvocationError;
 use self::http::HttpHandler;
 use self::parser::EventParser;
 pub use self::request::SanitizedRequest;
-use crate::config::Config;
+use crate::config::RequestConfig;
 use crate::error::Error;
 use crate::lambda::telemetry::{InvocationMetrics, Telemetry};
-use crate::s3::Store;
 use crate::save::Saver;
 
 /// Time reserved for the response at the end of an invocation.
@@ -44,11 +43,10 @@ pub struct Function {
 
 impl Function {
     /// Creates the function.
-    #[must_use]
-    pub fn new(config: &Config, store: Store, telemetry: Telemetry) -> Self {
+    pub fn new(saver: Saver, config: RequestConfig, telemetry: Telemetry) -> Self {
         Self {
-            saver: Saver::new(store, config),
-            http: HttpHandler::new(config),
+            saver,
+            http: HttpHandler::new(&config),
             events: EventParser::new(config),
             telemetry,
         }

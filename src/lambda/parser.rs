@@ -6,16 +6,16 @@ use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 
 use super::json::{as_string, read_fields, read_list};
-use crate::config::Config;
-use crate::draft::keys::DraftKey;
-use crate::draft::{DraftId, DraftUrl};
+use crate::config::RequestConfig;
+use crate::draft::DraftId;
+use crate::draft::keys::DraftPrefix;
 use crate::error::{BoxError, Error, redact_json_error};
 
 /// Parses events, and decides which objects are documents of drafts.
 #[derive(Debug)]
 pub(super) struct EventParser {
     bucket: String,
-    key: DraftKey,
+    prefix: DraftPrefix,
     allowed_hosts: Vec<String>,
 }
 
@@ -170,11 +170,11 @@ fn is_sqs(record: &RawValue) -> bool {
 
 impl EventParser {
     /// Creates a parser for the drafts in `config`.
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: RequestConfig) -> Self {
         Self {
-            bucket: config.draft_bucket.clone(),
-            key: config.draft_key.clone(),
-            allowed_hosts: config.draft_url_hosts.clone(),
+            bucket: config.draft_bucket,
+            prefix: config.draft_prefix,
+            allowed_hosts: config.draft_url_hosts,
         }
     }
 
@@ -316,7 +316,7 @@ impl EventParser {
         if bucket != self.bucket {
             return skipped("the object is in another bucket");
         }
-        match self.key.parse_id(key) {
+        match self.prefix.parse_document(key) {
             Some(id) => EventContent::draft(id),
             None => skipped("the object is not the document of a draft"),
         }
@@ -345,12 +345,11 @@ impl EventParser {
         let invalid = |cause| Error::invalid_request("Invalid draft_url format", cause);
         let value =
             as_string(Some(value)).ok_or_else(|| invalid("draft_url must be a string".into()))?;
-        let url = DraftUrl::parse(&value, &self.allowed_hosts)
-            .map_err(|error| invalid(BoxError::from(error)))?;
+        let id = DraftId::from_url(&value, &self.allowed_hosts).map_err(invalid)?;
         Ok(DirectRequest {
             field: "draft_url",
             value,
-            id: url.into_id(),
+            id,
         })
     }
 }

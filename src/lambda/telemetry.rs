@@ -97,7 +97,6 @@ fn is_plain(c: char) -> bool {
 }
 
 /// Returns `text` with control, format and other invisible characters escaped.
-#[must_use]
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -149,13 +148,11 @@ impl std::fmt::Debug for State {
 
 impl Telemetry {
     /// Creates telemetry for the function `function_name` that writes metrics to standard output.
-    #[must_use]
     pub fn new(function_name: String) -> Self {
         Self::with_output(function_name, io::stdout())
     }
 
     /// Creates telemetry for the function `function_name` that writes metrics to `output`.
-    #[must_use]
     pub fn with_output(function_name: String, output: impl io::Write + Send + 'static) -> Self {
         let dimensions = vec![vec![DIMENSION.to_owned()]];
         Self {
@@ -170,7 +167,6 @@ impl Telemetry {
     }
 
     /// Starts the metrics of the invocation `request_id`.
-    #[must_use]
     pub fn start_invocation(&self, request_id: String) -> InvocationMetrics {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let is_cold_start = mem::take(&mut state.is_cold_start);

@@ -5,7 +5,7 @@
 //! slower (`docs/design.md` has the figures).
 
 use std::time::Duration;
-use std::{env, fs, mem};
+use std::{env, mem};
 
 use aws_config::ecs::EcsCredentialsProvider;
 use aws_config::environment::EnvironmentVariableCredentialsProvider;
@@ -20,12 +20,10 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::primitives::SdkBody;
+use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::orchestrator::Metadata;
 use http_body_util::Limited;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 
 use crate::error::BoxError;
 
@@ -44,29 +42,16 @@ pub(crate) const MAX_ATTEMPTS: u32 = 3;
 /// and both apply jitter.
 pub(crate) const BACKOFF: Duration = Duration::from_millis(50);
 
-/// The root certificates of Amazon Trust Services, which all S3 endpoints in commercial regions
-/// chain to ("Amazon Trust Services Repository"). Parsing the system's 140 roots takes longer than
-/// the rest of the start. `docs/operations.md` says how to renew the file.
-const AMAZON_ROOTS: &[u8] = include_bytes!("amazon_roots.pem");
-
-/// Creates the SDK configuration from the environment.
-///
-/// # Errors
-///
-/// Returns an error if `AWS_CA_BUNDLE` is not a file with PEM certificates.
-pub fn config_from_env() -> Result<SdkConfig, BoxError> {
+/// Creates the SDK configuration from the environment. The root certificates are those of the system,
+/// or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+pub fn config_from_env() -> SdkConfig {
     let region = env_var("AWS_REGION")
         .or_else(|| env_var("AWS_DEFAULT_REGION"))
         .unwrap_or_default();
     let endpoint = env_var("AWS_ENDPOINT_URL_S3").or_else(|| env_var("AWS_ENDPOINT_URL"));
-    let trust_store = trust_store(endpoint.as_deref(), &region)?;
-    let tls_context = TlsContext::builder()
-        .with_trust_store(trust_store)
-        .build()?;
     // Smaller and faster to start than aws-lc, the default of the SDK.
     let http_client = aws_smithy_http_client::Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
-        .tls_context(tls_context)
         .build_https();
     // Lambda sets either the keys or, for functions with SnapStart, the container endpoint
     // ("Defined runtime environment variables", AWS Lambda Developer Guide).
@@ -102,7 +87,7 @@ pub fn config_from_env() -> Result<SdkConfig, BoxError> {
                 .build(),
         );
     config.set_endpoint_url(endpoint);
-    Ok(config.build())
+    config.build()
 }
 
 /// Returns the timeouts for a request that transfers `bytes` bytes, or `None` if the defaults of
@@ -115,42 +100,6 @@ pub(crate) fn attempt_timeouts(bytes: u64) -> Option<TimeoutConfig> {
             .operation_attempt_timeout(timeout)
             .build()
     })
-}
-
-/// Selects the root certificates: `AWS_CA_BUNDLE` if set, Amazon's roots for S3 in commercial
-/// regions, else the system store.
-fn trust_store(endpoint: Option<&str>, region: &str) -> Result<TrustStore, BoxError> {
-    if let Some(path) = env_var("AWS_CA_BUNDLE") {
-        return Ok(TrustStore::empty().with_pem_certificate(read_ca_bundle(&path)?));
-    }
-    let is_other_store = endpoint.is_some_and(|url| !url.starts_with("http://"));
-    // Other partitions: cn-north-1, us-gov-west-1, us-iso-east-1, eusc-de-east-1.
-    let is_commercial = region.split('-').count() == 3 && !region.starts_with("cn-");
-    let has_system_override = ["SSL_CERT_FILE", "SSL_CERT_DIR"]
-        .into_iter()
-        .any(|name| env_var(name).is_some());
-    if is_other_store || !is_commercial || has_system_override {
-        return Ok(TrustStore::default());
-    }
-    Ok(TrustStore::empty().with_pem_certificate(AMAZON_ROOTS))
-}
-
-/// Reads a PEM file and checks its certificates: the SDK panics on invalid ones.
-fn read_ca_bundle(path: &str) -> Result<Vec<u8>, BoxError> {
-    let error = |problem: String| {
-        format!("AWS_CA_BUNDLE must be a file with PEM certificates, got {path:?}: {problem}")
-    };
-    let pem = fs::read(path).map_err(|cause| error(cause.to_string()))?;
-    let mut is_empty = true;
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|cause| error(cause.to_string()))?;
-        webpki::anchor_from_trusted_cert(&certificate).map_err(|cause| error(cause.to_string()))?;
-        is_empty = false;
-    }
-    if is_empty {
-        return Err(error("it contains no certificate".to_owned()).into());
-    }
-    Ok(pem)
 }
 
 /// Returns the value of the variable `name`; an empty value counts as unset.
@@ -173,7 +122,7 @@ pub(crate) struct SanitizeResponses;
 
 impl SanitizeResponses {
     /// Headers that the SDK or a save reads, beside the checksums.
-    const HEADERS: [&'static str; 12] = [
+    const HEADERS: [&'static str; 11] = [
         "content-length",
         "content-range",
         "content-type",
@@ -184,7 +133,6 @@ impl SanitizeResponses {
         "x-amz-bucket-region",
         "x-amz-id-2",
         "x-amz-request-id",
-        "x-amz-server-side-encryption",
         "x-amzn-requestid",
     ];
 
@@ -248,35 +196,7 @@ impl Intercept for SanitizeResponses {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
-    use x509_cert::Certificate;
-
     use super::*;
-
-    #[test]
-    fn no_root_certificate_expires_within_a_year() {
-        let certificates =
-            Certificate::load_pem_chain(AMAZON_ROOTS).expect("the file has PEM certificates");
-        assert_eq!(
-            certificates.len(),
-            5,
-            "Amazon Trust Services has five roots"
-        );
-        let year = Duration::from_hours(365 * 24);
-        let now = SystemTime::UNIX_EPOCH
-            .elapsed()
-            .expect("the clock is right");
-        for certificate in certificates {
-            let certificate = certificate.tbs_certificate;
-            let end = certificate.validity.not_after.to_unix_duration();
-            assert!(
-                end > now + year,
-                "{} expires within a year: renew src/s3/amazon_roots.pem as docs/operations.md says",
-                certificate.subject
-            );
-        }
-    }
 
     #[test]
     fn attempts_of_large_uploads_get_more_time() {

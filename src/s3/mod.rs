@@ -15,7 +15,7 @@ use aws_sdk_s3::operation::RequestId as _;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::put_object::{PutObjectError, PutObjectOutput};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{EncodingType, Object, ServerSideEncryption, TaggingDirective};
+use aws_sdk_s3::types::{EncodingType, Object, TaggingDirective};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
@@ -27,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use self::response::{
     InvalidResponse, RequestName, already_exists, check_created, is_missing, is_not_created, status,
 };
-use crate::config::Config;
+use crate::config::StorageConfig;
 use crate::draft::Sha256Digest;
 use crate::error::{BoxError, Error};
 use crate::s3::client::{BACKOFF, MAX_ATTEMPTS, SanitizeResponses, attempt_timeouts};
@@ -51,8 +51,6 @@ pub struct Document {
     pub etag: String,
     /// `Last-Modified` of the object, to the second.
     pub last_modified: OffsetDateTime,
-    /// True if the object is encrypted with AWS KMS: its `ETag` is then not a hash of the bytes.
-    pub is_kms_encrypted: bool,
     /// Released when the document is dropped.
     _memory: OwnedSemaphorePermit,
 }
@@ -112,7 +110,6 @@ pub enum CreateOutcome {
 
 impl CreateOutcome {
     /// Returns `created` or `unchanged`, as reported to callers.
-    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -148,8 +145,7 @@ impl From<InvalidResponse> for ReadError {
 
 impl Store {
     /// Creates a store for the buckets in `config`. Makes no request.
-    #[must_use]
-    pub fn new(sdk_config: &SdkConfig, config: &Config) -> Self {
+    pub fn new(sdk_config: &SdkConfig, config: StorageConfig) -> Self {
         let s3_config = aws_sdk_s3::config::Builder::from(sdk_config)
             // Stores other than S3 have no host name for each bucket.
             .force_path_style(sdk_config.endpoint_url().is_some())
@@ -158,8 +154,8 @@ impl Store {
         let memory_kib = usize::try_from(config.memory_bytes / KIB).unwrap_or(usize::MAX);
         Self {
             client: Client::from_conf(s3_config),
-            draft_bucket: config.draft_bucket.clone(),
-            saved_bucket: config.saved_bucket.clone(),
+            draft_bucket: config.draft_bucket,
+            saved_bucket: config.saved_bucket,
             max_draft_bytes: config.max_draft_bytes,
             memory: Arc::new(Semaphore::new(memory_kib.min(Semaphore::MAX_PERMITS))),
         }
@@ -225,7 +221,6 @@ impl Store {
             .and_then(|time| OffsetDateTime::from_unix_timestamp(time.secs()).ok())
             .ok_or(InvalidResponse::MissingHeader("Last-Modified"))?;
         let etag = output.e_tag().unwrap_or_default().to_owned();
-        let is_kms_encrypted = is_kms(output.server_side_encryption());
 
         let memory = self.acquire_memory(expected).await?;
         let capacity = usize::try_from(expected).map_err(|error| ReadError::Fatal(error.into()))?;
@@ -248,13 +243,12 @@ impl Store {
             sha256: Sha256Digest::from_hasher(hasher),
             etag,
             last_modified,
-            is_kms_encrypted,
             _memory: memory,
         })
     }
 
     /// Waits until `bytes` fit into the memory beside the documents of other saves. One document
-    /// never needs more than all of it: [`Config`] limits `max_draft_bytes` to `memory_bytes`.
+    /// never needs more than all of it: [`StorageConfig`] limits `max_draft_bytes` to `memory_bytes`.
     async fn acquire_memory(&self, bytes: u64) -> Result<OwnedSemaphorePermit, ReadError> {
         let kib =
             u32::try_from(bytes.div_ceil(KIB)).map_err(|error| ReadError::Fatal(error.into()))?;
@@ -443,44 +437,6 @@ impl Store {
             Err(name.classify(error))
         }
     }
-
-    /// Returns whether a file of the draft bucket is encrypted with AWS KMS, or `None` if it has been
-    /// changed or deleted since it was listed.
-    ///
-    /// # Errors
-    ///
-    /// See [`Self::copy`].
-    pub async fn is_draft_kms_encrypted(&self, file: &ListedObject) -> Result<Option<bool>, Error> {
-        self.is_kms_encrypted(&self.draft_bucket, file).await
-    }
-
-    /// Returns whether a copy in the saved bucket is encrypted with AWS KMS, or `None` if it has been
-    /// deleted since it was listed.
-    ///
-    /// # Errors
-    ///
-    /// See [`Self::copy`].
-    pub async fn is_saved_kms_encrypted(&self, copy: &ListedObject) -> Result<Option<bool>, Error> {
-        self.is_kms_encrypted(&self.saved_bucket, copy).await
-    }
-
-    async fn is_kms_encrypted(
-        &self,
-        bucket: &str,
-        object: &ListedObject,
-    ) -> Result<Option<bool>, Error> {
-        let name = RequestName {
-            operation: "HeadObject",
-            bucket,
-            key: &object.key,
-        };
-        let request = self.client.head_object().bucket(bucket).key(&object.key);
-        match request.if_match(&object.etag).send().await {
-            Ok(output) => Ok(Some(is_kms(output.server_side_encryption()))),
-            Err(error) if matches!(status(&error), Some(404 | 412)) => Ok(None),
-            Err(error) => Err(name.classify(error)),
-        }
-    }
 }
 
 impl ListedObject {
@@ -528,10 +484,6 @@ fn copy_source(bucket: &str, key: &str) -> String {
         "{bucket}{separator}{}",
         utf8_percent_encode(key, COPY_SOURCE)
     )
-}
-
-fn is_kms(encryption: Option<&ServerSideEncryption>) -> bool {
-    encryption.is_some_and(|encryption| encryption.as_str().starts_with("aws:kms"))
 }
 
 /// Returns the delay after the attempt number `attempt`, with jitter so that writers in conflict

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::sleep;
 
-use crate::draft::keys::{DraftKey, FilesKey, MAX_KEY_BYTES};
+use crate::draft::keys::{self, DocumentName, DraftPrefix, MAX_KEY_BYTES};
 use crate::draft::{DraftId, Sha256Digest};
 use crate::error::{BoxError, Error};
 use crate::s3::{CopyOutcome, Document, ListedObject, MAX_COPY_BYTES, Store, backoff};
@@ -29,10 +29,7 @@ const MAX_LISTINGS: u32 = 10;
 #[derive(Clone, Debug)]
 pub struct FileSaver {
     store: Store,
-    draft_key: DraftKey,
-    files_key: FilesKey,
-    /// True if drafts and copies are in one bucket, with one default encryption.
-    is_one_bucket: bool,
+    draft_prefix: DraftPrefix,
 }
 
 /// The files of a draft at one moment, all of which have copies.
@@ -73,7 +70,7 @@ enum FilesError {
     KeyTooLong(String),
     #[error("{path:?} has {bytes} bytes, more than the limit of {MAX_COPY_BYTES} for a copy")]
     TooLarge { path: String, bytes: u64 },
-    #[error("the object {0:?} is not a copy of the file: its size or ETag differs")]
+    #[error("the object {0:?} is not a copy of the file: its size differs")]
     WrongCopy(String),
     #[error("the draft's folder changed during {MAX_LISTINGS} attempts to save it")]
     Unstable(#[source] Option<BoxError>),
@@ -81,18 +78,10 @@ enum FilesError {
 
 impl FileSaver {
     /// Creates a saver that lists and copies through `store`.
-    #[must_use]
-    pub fn new(
-        store: Store,
-        draft_key: DraftKey,
-        files_key: FilesKey,
-        is_one_bucket: bool,
-    ) -> Self {
+    pub fn new(store: Store, draft_prefix: DraftPrefix) -> Self {
         Self {
             store,
-            draft_key,
-            files_key,
-            is_one_bucket,
+            draft_prefix,
         }
     }
 
@@ -122,7 +111,7 @@ impl FileSaver {
             report.files = files.len() as u64;
             // Pages are read one after the other: only two equal listings show one moment.
             let is_consistent = is_one_page || previous.as_ref() == Some(&files);
-            let missing = self.missing_copies(id, document, &files).await?;
+            let missing = self.missing_copies(id, &files).await?;
             if missing.is_empty() && is_consistent {
                 return Ok(Some(FolderState { files }));
             }
@@ -142,8 +131,8 @@ impl FileSaver {
         id: &DraftId,
         document: &Document,
     ) -> Result<Option<(Vec<File>, bool)>, Error> {
-        let folder = self.draft_key.render_folder(id);
-        let document_key = self.draft_key.render(id);
+        let folder = self.draft_prefix.folder(id);
+        let document_key = self.draft_prefix.document(id, DocumentName::Content);
         let etag = document.etag.trim_matches('"');
         if etag.is_empty() {
             return Err(Error::save_failed(FilesError::NoEtag));
@@ -162,13 +151,13 @@ impl FileSaver {
             if object.key.ends_with('/') && object.size == 0 {
                 continue;
             }
-            files.push(self.file(id, &folder, object)?);
+            files.push(Self::file(id, &folder, object)?);
         }
         files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Ok(has_document.then_some((files, listing.is_one_page)))
     }
 
-    fn file(&self, id: &DraftId, folder: &str, source: ListedObject) -> Result<File, Error> {
+    fn file(id: &DraftId, folder: &str, source: ListedObject) -> Result<File, Error> {
         let path = source
             .key
             .strip_prefix(folder)
@@ -178,7 +167,7 @@ impl FileSaver {
         if path.contains(char::is_control) {
             return Err(Error::save_failed(FilesError::ControlCharacter(path)));
         }
-        let copy_key = self.files_key.render(id, &source.etag, &path);
+        let copy_key = keys::copy(id, &source.etag, &path);
         if copy_key.len() > MAX_KEY_BYTES {
             return Err(Error::save_failed(FilesError::KeyTooLong(path)));
         }
@@ -194,16 +183,11 @@ impl FileSaver {
     }
 
     /// Returns the files of which there is no copy.
-    async fn missing_copies(
-        &self,
-        id: &DraftId,
-        document: &Document,
-        files: &[File],
-    ) -> Result<Vec<File>, Error> {
+    async fn missing_copies(&self, id: &DraftId, files: &[File]) -> Result<Vec<File>, Error> {
         if files.is_empty() {
             return Ok(Vec::new());
         }
-        let prefix = self.files_key.render_prefix(id);
+        let prefix = keys::copies(id);
         let keys = files.iter().map(|file| file.copy_key.as_str()).collect();
         let listing = self.store.list_saved(&prefix, &keys).await?;
         let copies: HashMap<_, _> = listing
@@ -215,45 +199,14 @@ impl FileSaver {
         for file in files {
             match copies.get(&file.copy_key) {
                 None => missing.push(file.clone()),
-                Some(copy) => match self.is_copy(document, file, copy).await? {
-                    Some(true) => {}
-                    Some(false) => {
-                        let error = FilesError::WrongCopy(file.copy_key.clone());
-                        return Err(Error::save_failed(error));
-                    }
-                    // The file or its copy has changed. The listings after the copies decide.
-                    None => missing.push(file.clone()),
-                },
+                Some(copy) if copy.size == file.source.size => {}
+                Some(_) => {
+                    let error = FilesError::WrongCopy(file.copy_key.clone());
+                    return Err(Error::save_failed(error));
+                }
             }
         }
         Ok(missing)
-    }
-
-    /// Returns whether `copy` can be a copy of `file`, or `None` if one of them has changed. A store
-    /// that ignores `x-amz-copy-source-if-match` may have copied a newer state under the name of an
-    /// older one.
-    async fn is_copy(
-        &self,
-        document: &Document,
-        file: &File,
-        copy: &ListedObject,
-    ) -> Result<Option<bool>, Error> {
-        if copy.size != file.source.size {
-            return Ok(Some(false));
-        }
-        // The ETag of a multipart upload depends on its parts, and with KMS it is not a hash. The
-        // document shows the usual encryption of the bucket, which spares two requests for each file.
-        let is_multipart = file.source.etag.contains('-') || copy.etag.contains('-');
-        let is_comparable = self.is_one_bucket && !is_multipart && !document.is_kms_encrypted;
-        if !is_comparable || copy.etag.trim_matches('"') == file.source.etag.trim_matches('"') {
-            return Ok(Some(true));
-        }
-        // The file may be encrypted in another way than the document, and the default encryption of
-        // the bucket may have changed since the file was written.
-        match self.store.is_draft_kms_encrypted(&file.source).await? {
-            Some(false) => self.store.is_saved_kms_encrypted(copy).await,
-            other => Ok(other),
-        }
     }
 
     /// Copies `files`. Returns the response of the store if one of them was not copied.
@@ -303,14 +256,12 @@ struct ManifestFile<'a> {
 
 impl FolderState {
     /// Returns whether the draft has no other files than the document.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
     }
 
     /// Returns the time at which the last file of the state was written; `document` is that of the
     /// document.
-    #[must_use]
     pub fn last_modified(&self, document: OffsetDateTime) -> OffsetDateTime {
         let times = self.files.iter().map(|file| file.source.last_modified);
         times.fold(document, OffsetDateTime::max)

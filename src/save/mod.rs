@@ -13,13 +13,12 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
 
-use crate::config::Config;
-use crate::draft::document;
-use crate::draft::keys::{DraftKey, SavedKey};
-use crate::draft::{DraftId, Sha256Digest, Version};
+use self::files::{FileSaver, FilesReport, FolderState};
+use crate::config::SaveConfig;
+use crate::draft::keys::{self, DocumentName, DraftPrefix};
+use crate::draft::{DraftId, Sha256Digest, Version, document};
 use crate::error::Error;
 use crate::s3::{CreateOutcome, Document, NewObject, Store};
-use crate::save::files::{FileSaver, FilesReport, FolderState};
 
 /// A saved draft.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +52,7 @@ pub struct SaveReport {
 #[derive(Clone, Debug)]
 pub struct Saver {
     store: Store,
-    draft_key: DraftKey,
-    saved_key: SavedKey,
+    draft_prefix: DraftPrefix,
     /// `None` if only the document is saved.
     files: Option<FileSaver>,
     maintenance: bool,
@@ -71,18 +69,14 @@ const MAX_READS: u32 = 5;
 const MAX_INLINE_VALIDATION_BYTES: usize = 1 << 20;
 
 impl Saver {
-    /// Creates a saver that reads and writes through `store`, with the keys in `config`.
-    #[must_use]
-    pub fn new(store: Store, config: &Config) -> Self {
-        let files = config.files_key.clone().map(|files_key| {
-            let is_one_bucket = config.draft_bucket == config.saved_bucket;
-            let draft_key = config.draft_key.clone();
-            FileSaver::new(store.clone(), draft_key, files_key, is_one_bucket)
-        });
+    /// Creates a saver that reads and writes through `store`.
+    pub fn new(store: Store, config: SaveConfig) -> Self {
+        let files = config
+            .save_files
+            .then(|| FileSaver::new(store.clone(), config.draft_prefix.clone()));
         Self {
             store,
-            draft_key: config.draft_key.clone(),
-            saved_key: config.saved_key.clone(),
+            draft_prefix: config.draft_prefix,
             files,
             maintenance: config.maintenance,
             validation: Arc::new(Semaphore::new(1)),
@@ -144,10 +138,10 @@ impl Saver {
     /// Reads and validates the document.
     async fn read(&self, report: &mut SaveReport) -> Result<Document, Error> {
         let start = Instant::now();
-        let document = self
-            .store
-            .read(&self.draft_key.render(&report.draft_id))
-            .await;
+        let key = self
+            .draft_prefix
+            .document(&report.draft_id, DocumentName::Content);
+        let document = self.store.read(&key).await;
         report.read = Some(start.elapsed());
         let document = document?;
         report.bytes = Some(document.bytes.len() as u64);
@@ -181,10 +175,10 @@ impl Saver {
                 bytes: manifest.into(),
                 metadata: Vec::new(),
             };
-            let key = self.saved_key.render_manifest(id, &version);
+            let key = keys::manifest(id, &version);
             self.store.create(&key, &manifest).await?;
         }
-        let key = self.saved_key.render(id, &version);
+        let key = keys::version_document(id, &version, DocumentName::Content);
         let outcome = self.store.create(&key, &object).await?;
         Ok(Saved { version, outcome })
     }

@@ -1,5 +1,7 @@
 //! The function over the S3 server of `test_support`: as a process, and in this process.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::io;
@@ -80,7 +82,6 @@ impl Endpoint {
     pub fn sdk(&self) -> SdkConfig {
         let credentials = Credentials::new(&self.access_key, &self.secret_key, None, None, "test");
         client::config_from_env()
-            .expect("a valid environment")
             .into_builder()
             .endpoint_url(&self.url)
             .credentials_provider(SharedCredentialsProvider::new(credentials))
@@ -105,10 +106,36 @@ pub fn config(bucket: &str, variables: &[(&str, &str)]) -> Config {
     config.expect("a valid configuration")
 }
 
+/// Returns the names of the variables that the function reads, without those that Lambda sets and those
+/// that are no longer read.
+pub fn variables() -> BTreeSet<&'static str> {
+    let names = RefCell::new(BTreeSet::new());
+    let lookup = |name: &'static str| {
+        names.borrow_mut().insert(name);
+        (name == "DRAFT_BUCKET").then(|| "drafts".into())
+    };
+    Config::from_lookup(lookup).expect("a valid configuration");
+    let is_current =
+        |name: &&str| match Config::from_lookup(|variable| (variable == *name).then(|| "x".into()))
+        {
+            Ok(_) => true,
+            Err(error) => !error.problem.starts_with("is no longer read"),
+        };
+    let names = names.into_inner().into_iter();
+    names
+        .filter(|name| !name.starts_with("AWS_LAMBDA_"))
+        .filter(is_current)
+        .collect()
+}
+
 /// Returns a saver with a store of its own.
 pub fn saver(sdk: &SdkConfig, bucket: &str) -> Saver {
-    let config = config(bucket, &[]);
-    Saver::new(Store::new(sdk, &config), &config)
+    saver_with(sdk, config(bucket, &[]))
+}
+
+/// Returns a saver with this configuration and a store of its own.
+pub fn saver_with(sdk: &SdkConfig, config: Config) -> Saver {
+    Saver::new(Store::new(sdk, config.storage), config.saves)
 }
 
 /// Returns the service that the Lambda runtime library calls, with its metrics in `metrics`.
@@ -123,9 +150,10 @@ pub fn service(
 > + Clone
 + Send {
     let config = config(BUCKET, &[]);
-    let store = Store::new(&Endpoint::of(s3).sdk(), &config);
+    let store = Store::new(&Endpoint::of(s3).sdk(), config.storage);
+    let saver = Saver::new(store, config.saves);
     let telemetry = Telemetry::with_output("save-draft".to_owned(), metrics);
-    Function::new(&config, store, telemetry).into_service()
+    Function::new(saver, config.requests, telemetry).into_service()
 }
 
 /// Invokes `service` with `payload`, or returns `None` if it is not JSON.

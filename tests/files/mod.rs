@@ -15,9 +15,7 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use serde_json::{Value, json};
 use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, draft_of_size, post_id, sha256_hex};
 use test_support::runtime::Bootstrap;
-use test_support::s3::{
-    Fault, ObjectInfo, Op, RawResponse, RecordedRequest, S3, ScriptedFault, When,
-};
+use test_support::s3::{Fault, Op, RawResponse, RecordedRequest, S3, ScriptedFault, When};
 
 use crate::common::{self, Endpoint, TestEnv};
 
@@ -479,31 +477,6 @@ async fn versions_and_copies_can_be_in_a_bucket_of_their_own() {
     assert_eq!(s3.keys(BUCKET, "saved"), [""; 0]);
 }
 
-#[tokio::test]
-async fn templates_without_room_for_files_are_an_error_at_start() {
-    let s3 = S3::start_empty().await.expect("the S3 starts");
-    for (variable, value) in [
-        ("DRAFT_KEY", "drafts/{draft_id}.json"),
-        ("SAVED_KEY", "saved/{draft_id}-{version}.json"),
-        ("FILES_KEY", "drafts/{draft_id}/{etag}/{path}"),
-        ("FILES_KEY", "saved/{draft_id}/{etag}/{path}"),
-        ("FILES_KEY", "saved-files/{draft_id}/{path}"),
-    ] {
-        let variables = [SAVE_FILES, (variable, value)];
-        let function = common::start_function(&s3, &variables).await;
-        let status = function.wait_for_exit().await;
-        assert!(!status.success(), "{variable}={value}");
-        let lines = function.lines().join("\n");
-        assert!(lines.contains(variable), "{variable}={value}: {lines}");
-        if variable != "FILES_KEY" {
-            // Without SAVE_FILES the template is valid.
-            let function = common::start_function(&s3, &[(variable, value)]).await;
-            let missing = save(&function, "missing").await;
-            assert_eq!(missing.status, 404, "{variable}={value}");
-        }
-    }
-}
-
 /// Puts 1,003 files and their copies, so that listings have two pages, and a save copies nothing.
 fn put_many_files(s3: &S3, id: &str) -> Files {
     let mut files = Files::new();
@@ -765,71 +738,18 @@ async fn keys_in_listings_are_decoded() {
 async fn an_object_that_is_not_a_copy_of_the_file_is_named_and_never_in_a_version() {
     let test_env = TestEnv::with(&[SAVE_FILES]).await;
     let (s3, function) = (&test_env.s3, &test_env.function);
-    for (id, wrong) in [
-        ("wrong-size", &b"longer content"[..]),
-        ("wrong-etag", b"CONTENT"),
-    ] {
-        put_document(s3, id);
-        let etag = s3.put(BUCKET, &file_key(id, "a.mp4"), b"content");
-        let copy = format!("saved-files/{id}/{etag}/a.mp4");
-        s3.put(BUCKET, &copy, wrong);
-        let failed = save(function, id).await;
-        failed.assert_error(500, &copy);
-        assert_eq!(s3.keys(BUCKET, &format!("saved/{id}/")), [""; 0]);
+    let id = "wrong-size";
+    put_document(s3, id);
+    let etag = s3.put(BUCKET, &file_key(id, "a.mp4"), b"content");
+    let copy = format!("saved-files/{id}/{etag}/a.mp4");
+    s3.put(BUCKET, &copy, b"longer content");
+    let failed = save(function, id).await;
+    failed.assert_error(500, &copy);
+    assert_eq!(s3.keys(BUCKET, &format!("saved/{id}/")), [""; 0]);
 
-        s3.delete(BUCKET, &copy);
-        let saved = save(function, id).await;
-        assert_eq!((saved.status, &*saved.outcome), (200, "created"));
-    }
-}
-
-/// A response of a store that encrypts `object` with AWS KMS.
-fn kms_response(object: &ObjectInfo, body: Vec<u8>) -> Fault {
-    let response = RawResponse::new(200)
-        .header("ETag", format!("\"{}\"", object.etag))
-        .header("Last-Modified", "Sun, 28 Sep 2025 11:47:30 GMT")
-        .header("x-amz-server-side-encryption", "aws:kms");
-    Fault::Respond(response.body(body))
-}
-
-#[tokio::test]
-async fn etags_are_not_compared_where_aws_kms_encrypts() {
-    let test_env = TestEnv::with(&[SAVE_FILES]).await;
-    let (s3, function) = (&test_env.s3, &test_env.function);
-    // The draft, one file or the copy is encrypted with KMS, so that the ETag of the copy differs.
-    for (id, heads) in [("kms-document", 0), ("kms-file", 1), ("kms-copy", 2)] {
-        let document = put_document(s3, id);
-        date_document(s3, id);
-        let etag = s3.put(BUCKET, &file_key(id, "a.mp4"), b"content");
-        let copy = format!("saved-files/{id}/{etag}/a.mp4");
-        s3.put(BUCKET, &copy, b"CONTENT");
-        let object = |key: &str| s3.metadata(BUCKET, key).expect("the object exists");
-        let fault = match id {
-            "kms-document" => s3.fault(
-                When::op(Get),
-                kms_response(&object(&draft_key(id)), document),
-            ),
-            "kms-file" => s3.fault(
-                When::op(Head).key_starts_with("drafts/"),
-                kms_response(&object(&file_key(id, "a.mp4")), Vec::new()),
-            ),
-            _ => s3.fault(
-                When::op(Head).key_starts_with("saved-files/"),
-                kms_response(&object(&copy), Vec::new()),
-            ),
-        };
-        let saved = save(function, id).await;
-        assert_eq!(saved.status, 200, "{id}: {}", saved.line);
-        assert_eq!(s3.count(Head), heads, "{id}");
-        assert_eq!(s3.count(Copy), 0, "{id}");
-        fault.clear();
-        s3.clear_requests();
-
-        // The same objects without KMS are an error.
-        let failed = save(function, id).await;
-        failed.assert_error(500, &copy);
-        s3.clear_requests();
-    }
+    s3.delete(BUCKET, &copy);
+    let saved = save(function, id).await;
+    assert_eq!((saved.status, &*saved.outcome), (200, "created"));
 }
 
 /// Writes the object `key`, or deletes it without a content.
@@ -837,26 +757,6 @@ fn replace_file(s3: &S3, key: &str, content: Option<&[u8]>) {
     match content {
         Some(content) => drop(s3.put(BUCKET, key, content)),
         None => s3.delete(BUCKET, key),
-    }
-}
-
-#[tokio::test]
-async fn a_file_that_changes_while_it_is_compared_is_listed_again() {
-    let s3 = Arc::new(S3::start_empty().await.expect("the S3 starts"));
-    let function = common::start_function(&s3, &[SAVE_FILES]).await;
-    for (id, content) in [("replaced", Some(&b"changed"[..])), ("deleted", None)] {
-        let document = put_document(&s3, id);
-        let etag = s3.put(BUCKET, &file_key(id, "a.mp4"), b"content");
-        s3.put(
-            BUCKET,
-            &format!("saved-files/{id}/{etag}/a.mp4"),
-            b"CONTENT",
-        );
-        change_at(&s3, When::op(Head).once(), move |s3| {
-            replace_file(s3, &file_key(id, "a.mp4"), content);
-        });
-        let saved = save(&function, id).await;
-        saved.assert_saved(&s3, id, &document, &read_folder(&s3, id));
     }
 }
 

@@ -8,7 +8,7 @@ use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof};
 use proptest::sample::{Index, select};
 use proptest::test_runner::TestRunner;
 use save_draft::error::ErrorKind;
-use save_draft::s3::{CreateOutcome, Store};
+use save_draft::s3::CreateOutcome;
 use save_draft::save::Saver;
 use test_support::fixtures::{BUCKET, draft_key, draft_of_size, long_tests};
 use test_support::s3::{Fault, S3};
@@ -72,7 +72,7 @@ impl Model {
     async fn new() -> Self {
         let s3 = S3::start_empty().await.expect("the S3 starts");
         let config = common::config(BUCKET, &[SAVE_FILES]);
-        let saver = Saver::new(Store::new(&Endpoint::of(&s3).sdk(), &config), &config);
+        let saver = common::saver_with(&Endpoint::of(&s3).sdk(), config);
         Self {
             s3,
             saver,

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use save_draft::error::ErrorKind;
-use save_draft::s3::Store;
 use save_draft::save::Saver;
 use test_support::fixtures::{BUCKET, draft_key, draft_of_size, long_tests, post_id};
 use test_support::runtime::with_timeout;
@@ -146,7 +145,6 @@ async fn racing_savers_save_states_that_existed_at_one_moment() {
     let mut random = fastrand::Rng::with_seed(seed);
     let s3 = S3::start_empty().await.expect("the S3 starts");
     let sdk = Endpoint::of(&s3).sdk();
-    let config = common::config(BUCKET, &[SAVE_FILES]);
     let document = put_document(&s3, RACED);
     let files = put_files(&s3, RACED, ["assets/0", "assets/1", "cover.jpg"]);
     let race = Arc::new(Race {
@@ -159,7 +157,7 @@ async fn racing_savers_save_states_that_existed_at_one_moment() {
     let mut savers = JoinSet::new();
     for _ in 0..SAVERS {
         let (race, is_over) = (Arc::clone(&race), Arc::clone(&is_over));
-        let saver = Saver::new(Store::new(&sdk, &config), &config);
+        let saver = common::saver_with(&sdk, common::config(BUCKET, &[SAVE_FILES]));
         savers.spawn(async move {
             let mut versions = BTreeSet::new();
             while !is_over.load(SeqCst) {

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use save_draft::error::ErrorKind;
 use save_draft::s3::{CopyOutcome, ListedObject, Store};
-use save_draft::save::Saver;
 use serde_json::Value;
 use test_support::fixtures::{draft_key, draft_of_size};
 use tokio::task::JoinSet;
@@ -127,7 +126,7 @@ async fn a_listing_of_several_pages_is_complete() {
 async fn a_listing_of_a_missing_bucket_is_an_error() {
     for target in targets().await {
         let config = common::config("no-such-bucket-here", &[]);
-        let store = Store::new(&target.endpoint.sdk(), &config);
+        let store = Store::new(&target.endpoint.sdk(), config.storage);
         let error = store.list_drafts("drafts/x/").await.expect_err("no bucket");
         assert_eq!(error.kind(), ErrorKind::SaveFailed, "{}", target.name);
     }
@@ -235,7 +234,7 @@ async fn a_copy_into_a_missing_bucket_is_an_error() {
         let source = find(&target, "drafts/x/a").await;
         let variables = [("SAVED_BUCKET", "no-such-bucket-here")];
         let config = common::config(&target.bucket, &variables);
-        let store = Store::new(&target.endpoint.sdk(), &config);
+        let store = Store::new(&target.endpoint.sdk(), config.storage);
         let error = store
             .copy(&source, "copies/a")
             .await
@@ -243,26 +242,6 @@ async fn a_copy_into_a_missing_bucket_is_an_error() {
         assert_eq!(error.kind(), ErrorKind::SaveFailed, "{}", target.name);
         let cause = error.cause_chain();
         assert!(cause.contains("NoSuchBucket"), "{}: {cause}", target.name);
-    }
-}
-
-#[tokio::test]
-async fn only_objects_encrypted_with_kms_are_reported_so() {
-    for target in targets().await {
-        target.put("drafts/x/a", b"before".to_vec()).await;
-        let source = find(&target, "drafts/x/a").await;
-        for found in [
-            target.store.is_draft_kms_encrypted(&source).await,
-            target.store.is_saved_kms_encrypted(&source).await,
-        ] {
-            assert_eq!(found.expect("a response"), Some(false), "{}", target.name);
-        }
-        target.put("drafts/x/a", b"after".to_vec()).await;
-        let found = target.store.is_draft_kms_encrypted(&source).await;
-        assert_eq!(found.expect("a response"), None, "{}", target.name);
-        target.delete("drafts/x/a").await;
-        let found = target.store.is_draft_kms_encrypted(&source).await;
-        assert_eq!(found.expect("a response"), None, "{}", target.name);
     }
 }
 
@@ -277,7 +256,7 @@ async fn a_draft_is_saved_as_a_whole() {
             target.put(&file_key(id, path), (*path).into()).await;
         }
         let config = common::config(&target.bucket, &[SAVE_FILES]);
-        let saver = Saver::new(Store::new(&target.endpoint.sdk(), &config), &config);
+        let saver = common::saver_with(&target.endpoint.sdk(), config);
         let mut saved = Vec::new();
         for copied in [paths.len(), 0] {
             let deadline = Instant::now() + Duration::from_mins(1);

@@ -10,6 +10,7 @@ use lambda_http::lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use lambda_http::tower::ServiceExt as _;
 use lambda_http::tower::util::BoxCloneService;
 use save_draft::s3::client;
+use save_draft::save::Saver;
 use save_draft::config::Config;
 use save_draft::lambda::{Function, SanitizedRequest};
 use save_draft::s3::Store;
@@ -85,7 +86,7 @@ fn function(s3: &S3) -> FunctionService {
     let options = s3.options();
     let credentials =
         Credentials::new(&options.access_key, &options.secret_key, None, None, "fuzz");
-    let sdk_config = client::config_from_env().expect("a valid environment");
+    let sdk_config = client::config_from_env();
     let sdk_config = sdk_config
         .into_builder()
         .endpoint_url(s3.endpoint())
@@ -93,7 +94,8 @@ fn function(s3: &S3) -> FunctionService {
         .region(Region::from_static("us-east-1"))
         .build();
     let telemetry = Telemetry::with_output("fuzz".to_owned(), io::sink());
-    let function = Function::new(&config, Store::new(&sdk_config, &config), telemetry);
+    let saver = Saver::new(Store::new(&sdk_config, config.storage), config.saves);
+    let function = Function::new(saver, config.requests, telemetry);
     function
         .into_service()
         .map_response(|response| serde_json::to_value(response).expect("a JSON response"))
