@@ -1,36 +1,22 @@
-//! Validation of a draft's document: one complete JSON object, as Python's `json` module reads it.
+//! Validation of a draft's document: one complete JSON object, as Python's `json` module reads it, or
+//! an encrypted document.
 
 use std::io::{self, BufReader, Read};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde::de::IgnoredAny;
-use thiserror::Error;
 
 use crate::error::{BoxError, redact_json_error};
 
-/// The error for bytes that are not the document of a draft. No variant repeats the bytes.
-#[derive(Debug, Error)]
-pub enum InvalidDocument {
-    /// The document is empty: an editor that overwrites in place was interrupted.
-    #[error("the document is empty")]
-    Empty,
-    /// The document is not UTF-8.
-    #[error("the document is not UTF-8")]
-    NotUtf8(#[from] std::str::Utf8Error),
-    /// The document is text in the Base64 alphabet, not JSON.
-    #[error(
-        "the document is not a JSON object; it may be encrypted, as Jianying 6 and newer do \
-         with local drafts"
-    )]
+/// The form of a valid document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DocumentKind {
+    /// A JSON object.
+    Plain,
+    /// One run of Base64, as Jianying 6 and newer write it. Its content cannot be checked, so that an
+    /// incomplete document may not be recognized.
     Encrypted,
-    /// The document is not a JSON object.
-    #[error("the document is not a JSON object")]
-    NotAnObject,
-    /// The document is truncated or damaged.
-    #[error("the document is not valid JSON: {0}")]
-    NotJson(BoxError),
-    /// The document has more than 10,000 levels of nesting.
-    #[error("the document is nested deeper than {MAX_DEPTH} levels")]
-    TooDeep,
 }
 
 /// Maximum depth of a document with more than [`MAX_UNCHECKED_BRACKETS`] opening brackets. Python's
@@ -44,46 +30,67 @@ const MAX_UNCHECKED_BRACKETS: usize = 1 << 20;
 /// The byte order mark in UTF-8.
 pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Checks that `bytes` are one complete JSON object, as Python's `json.loads` reads it: `NaN`,
-/// `Infinity`, `-Infinity`, lone surrogate escapes and a byte order mark are accepted, because
-/// editors write them.
+/// Minimum length of an encrypted document, in characters.
+const MIN_ENCRYPTED_CHARS: usize = 1024;
+
+/// Checks that `bytes` are a complete document, and returns its form.
+///
+/// A plain document is one JSON object, as Python's `json.loads` reads it from UTF-8: `NaN`, `Infinity`,
+/// `-Infinity`, lone surrogate escapes and a byte order mark are accepted, because editors write them.
 ///
 /// # Errors
 ///
-/// Returns the first problem found.
-pub fn validate(bytes: &[u8]) -> Result<(), InvalidDocument> {
+/// Returns the first problem, without the content of the document.
+pub fn validate(bytes: &[u8]) -> Result<DocumentKind, BoxError> {
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
-    let text = std::str::from_utf8(bytes)?;
+    let text = std::str::from_utf8(bytes).map_err(|_| "the document is not UTF-8")?;
     match text.trim_ascii().as_bytes() {
-        [] => return Err(InvalidDocument::Empty),
+        // An editor that overwrites in place was interrupted.
+        [] => return Err("the document is empty".into()),
         [b'{', ..] => {}
-        other => return Err(not_an_object(other)),
+        other => return validate_encrypted(other),
     }
     check_depth(bytes)?;
-    match serde_json::from_str::<IgnoredAny>(text) {
-        Ok(_) => Ok(()),
+    let parsed = match serde_json::from_str::<IgnoredAny>(text) {
         Err(_) if text.contains("NaN") || text.contains("Infinity") => {
-            let reader = BufReader::new(PythonConstants::new(bytes));
-            serde_json::from_reader::<_, IgnoredAny>(reader)
-                .map(|_| ())
-                .map_err(|error| InvalidDocument::NotJson(redact_json_error(&error)))
+            serde_json::from_reader(BufReader::new(PythonConstants::new(bytes)))
         }
-        Err(error) => Err(InvalidDocument::NotJson(redact_json_error(&error))),
+        parsed => parsed,
+    };
+    match parsed {
+        Ok(IgnoredAny) => Ok(DocumentKind::Plain),
+        Err(error) => Err(format!(
+            "the document is not valid JSON: {}",
+            redact_json_error(&error)
+        )
+        .into()),
     }
 }
 
-/// Tells encrypted text apart from other JSON values.
-fn not_an_object(text: &[u8]) -> InvalidDocument {
-    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=-_".contains(byte);
-    if text.iter().all(is_base64) && serde_json::from_slice::<IgnoredAny>(text).is_err() {
-        InvalidDocument::Encrypted
-    } else {
-        InvalidDocument::NotAnObject
+/// Checks that `text` has the form of an encrypted document: Base64 with padding (RFC 4648, section 4).
+fn validate_encrypted(text: &[u8]) -> Result<DocumentKind, BoxError> {
+    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
+    // A number or a constant of JSON is Base64 too.
+    if !text.iter().all(is_base64) || serde_json::from_slice::<IgnoredAny>(text).is_ok() {
+        return Err("the document is not a JSON object".into());
     }
+    let is_complete = text.len() >= MIN_ENCRYPTED_CHARS
+        && text.split_last_chunk::<4>().is_some_and(|(rest, end)| {
+            rest.len() % 4 == 0 && !rest.contains(&b'=') && BASE64_STANDARD.decode(end).is_ok()
+        });
+    if is_complete {
+        return Ok(DocumentKind::Encrypted);
+    }
+    let problem = format!(
+        "the document is not a JSON object, nor a complete encrypted document: Base64 with padding, of \
+         at least {MIN_ENCRYPTED_CHARS} characters, got {}",
+        text.len()
+    );
+    Err(problem.into())
 }
 
 /// Refuses documents with many brackets and more than [`MAX_DEPTH`] levels of nesting.
-fn check_depth(bytes: &[u8]) -> Result<(), InvalidDocument> {
+fn check_depth(bytes: &[u8]) -> Result<(), BoxError> {
     if opening_brackets(bytes) <= MAX_UNCHECKED_BRACKETS {
         return Ok(());
     }
@@ -99,7 +106,7 @@ fn check_depth(bytes: &[u8]) -> Result<(), InvalidDocument> {
             _ => {}
         }
         if depth > MAX_DEPTH {
-            return Err(InvalidDocument::TooDeep);
+            return Err(format!("the document is nested deeper than {MAX_DEPTH} levels").into());
         }
     }
     Ok(())
@@ -194,7 +201,44 @@ mod tests {
             r#"{"a":"\"","b":NaN,"c\\":"\\","d":-Infinity}"#,
             r#"{"text":"你好 \\","t":true,"f":false,"n":null}"#,
         ] {
-            assert!(validate(text.as_bytes()).is_ok(), "{text}");
+            let kind = validate(text.as_bytes()).ok();
+            assert_eq!(kind, Some(DocumentKind::Plain), "{text}");
+        }
+    }
+
+    #[test]
+    fn accepts_one_run_of_base64_as_an_encrypted_document() {
+        let run = "a3e6VQ4f/+Zm9v7x".repeat(64);
+        for text in [
+            run.clone(),
+            format!("{run}Zg=="),
+            format!("{run}Zm8=\n"),
+            format!("\u{feff}{run}"),
+        ] {
+            let kind = validate(text.as_bytes()).ok();
+            assert_eq!(kind, Some(DocumentKind::Encrypted), "{text}");
+        }
+        for text in [
+            // Cut off.
+            &run[..1023],
+            &run[..1020],
+            &format!("{run}Zg="),
+            &format!("{run}Zh=="),
+            &format!("{run}===="),
+            &format!("{run}Zg==Zg=="),
+            // Other alphabets, several runs.
+            &run.replace('/', "_"),
+            &format!("{run}\n{run}"),
+            &format!("{run} {run}"),
+            &format!("\"{run}\""),
+            // Valid JSON.
+            &"1234".repeat(256),
+        ] {
+            let problem = problem(text);
+            assert!(
+                problem.starts_with("the document is not a JSON object"),
+                "{text}: {problem}"
+            );
         }
     }
 
@@ -244,7 +288,7 @@ mod tests {
             ("\"secret\"", "the document is not a JSON object"),
             (
                 "a3e6VQ4f/+Zm9v\n",
-                "the document is not a JSON object; it may be encrypted, as Jianying 6 and newer do with local drafts",
+                "the document is not a JSON object, nor a complete encrypted document: Base64 with padding, of at least 1024 characters, got 14",
             ),
             (
                 r#"{"secret":sesame}"#,
@@ -279,8 +323,12 @@ mod tests {
         const LARGE: usize = 4 << 20;
         let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
         let is_valid = |text: &str| match validate(text.as_bytes()) {
-            Ok(()) => true,
-            Err(InvalidDocument::TooDeep) => false,
+            Ok(_) => true,
+            Err(error)
+                if error.to_string() == "the document is nested deeper than 10000 levels" =>
+            {
+                false
+            }
             Err(error) => panic!("{error}"),
         };
         assert!(is_valid(&large("", 0, &nested(100_000))));

@@ -194,7 +194,7 @@ impl Saver {
         let validated = spawn_blocking(move || {
             let result = document::validate(&document.bytes);
             drop(permit);
-            result.map(|()| document)
+            result.map(|_| document)
         });
         let validated = validated.await.map_err(Error::save_failed)?;
         validated.map_err(Error::save_failed)
