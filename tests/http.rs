@@ -501,7 +501,9 @@ async fn buckets_and_the_prefix_may_be_configured() {
 #[tokio::test]
 async fn documents_are_saved_byte_for_byte() {
     let test_env = TestEnv::start().await;
-    let documents: [&[u8]; 5] = [
+    let encrypted = "a3e6VQ4f/+Zm9v7x".repeat(100) + "Zg==";
+    let documents: [&[u8]; 6] = [
+        encrypted.as_bytes(),
         b" {\r\n\t} \n",
         b"\xef\xbb\xbf{\"fps\": NaN, \"a\": -Infinity, \"a\": 1e400}",
         br#"{"text": "\ud83d", "path": "C:\\drafts\\1"}"#,
@@ -530,8 +532,8 @@ async fn returns_500_when_the_document_is_not_valid() {
         ),
         (
             "a3e6VQ4f/+Zm9v==",
-            "the document is not a JSON object; it may be encrypted, as Jianying 6 and newer do with \
-             local drafts",
+            "the document is not a JSON object, nor a complete encrypted document: Base64 with padding, \
+             of at least 1024 characters, got 16",
         ),
     ] {
         test_env.put_draft(DRAFT_ID, document);
