@@ -5,7 +5,6 @@ use std::io;
 use std::process::ExitCode;
 
 use lambda_http::lambda_runtime;
-use mimalloc::MiMalloc;
 use save_draft::config::Config;
 use save_draft::error::{BoxError, redact_json_error};
 use save_draft::lambda::Function;
@@ -14,10 +13,6 @@ use save_draft::s3::Store;
 use save_draft::s3::client;
 use save_draft::save::Saver;
 use tokio::runtime;
-
-/// Faster than the system allocator for large documents: `docs/design.md` has the figures.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     telemetry::init_logs(io::stdout);
