@@ -11,6 +11,7 @@
 //! with a certain modification time and length, and is ignored once another file is in that place.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Seek as _, SeekFrom, Write};
 use std::ops::Range;
@@ -19,11 +20,10 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use s3s::crypto::{Checksum as _, Crc64Nvme, Md5};
+use s3s::crypto::{Checksum as _, Crc64Nvme, Md5, Sha256};
 use tempfile::NamedTempFile;
 
 use super::checksum::{self, CRC64NVME};
-use crate::fixtures::{hex, sha256_hex};
 
 /// Maximum length of a key in bytes ("Naming Amazon S3 objects").
 const MAX_KEY_BYTES: usize = 1024;
@@ -428,4 +428,17 @@ fn create_parent(path: &Path) -> io::Result<()> {
 
 fn with_path(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// `bytes` in hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    let mut digits = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        let _ = write!(digits, "{byte:02x}");
+    }
+    digits
+}
+
+fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::checksum(bytes))
 }

@@ -1,7 +1,7 @@
 //! An S3 server for tests and for the local endpoint: the real protocol, objects as plain files, faults on demand.
 //!
 //! ```no_run
-//! # use test_support::s3::{Fault, Op, S3, S3Options, When};
+//! # use local::s3::{Fault, Op, S3, S3Options, When};
 //! # async fn example() -> std::io::Result<()> {
 //! let s3 = S3::start(S3Options::new("data")).await?;
 //! println!("{} with {}", s3.endpoint(), s3.options().access_key);
@@ -53,7 +53,7 @@ use self::objects::{Headers, Objects, Precondition};
 use self::requests::Log;
 use self::response::{Broken, ResponseBody, broken, stalled, whole};
 use self::service::Service;
-use crate::local::check_local;
+use crate::web::check_local;
 
 /// Number of connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;

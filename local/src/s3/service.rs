@@ -21,8 +21,7 @@ use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_er
 use tempfile::NamedTempFile;
 
 use super::checksum;
-use super::objects::{self, Headers, ObjectInfo, Objects, Precondition, Refused};
-use crate::fixtures::hex;
+use super::objects::{self, Headers, ObjectInfo, Objects, Precondition, Refused, hex};
 
 const MAX_KEYS: i32 = 1000;
 /// Minimum size of a part that is not the last ("Amazon S3 multipart upload limits").

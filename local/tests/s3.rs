@@ -1,7 +1,5 @@
 //! The guarantees of the S3 server on which other tests rely, with the AWS SDK as client.
 
-#![allow(clippy::expect_used, reason = "a test fails by a panic")]
-
 use std::fmt::Debug;
 use std::fs;
 use std::io::ErrorKind;
@@ -20,8 +18,8 @@ use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumMode, CompletedMultipartUpload, CompletedPart, Delete,
     ObjectIdentifier,
 };
+use local::s3::{Fault, Op, RawResponse, S3, S3Options, When};
 use test_support::runtime::with_timeout;
-use test_support::s3::{Fault, Op, RawResponse, S3, S3Options, When};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Barrier;
