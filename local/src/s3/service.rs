@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{self, Seek as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -17,11 +18,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use s3s::crypto::{Checksum as _, Md5};
 #[allow(clippy::wildcard_imports, reason = "three types for each operation")]
 use s3s::dto::*;
-use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
+use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, dto, s3_error};
 use tempfile::NamedTempFile;
 
 use super::checksum;
-use super::objects::{self, Headers, ObjectInfo, Objects, Precondition, Refused, hex};
+use super::objects::{self, Headers, ObjectInfo, Objects, Precondition, Refused, VERSION_ID, hex};
 
 const MAX_KEYS: i32 = 1000;
 /// Minimum size of a part that is not the last ("Amazon S3 multipart upload limits").
@@ -54,6 +55,9 @@ pub struct Service {
 
 /// A multipart upload. It is lost when the server ends.
 struct Upload {
+    bucket: String,
+    key: String,
+    created: SystemTime,
     headers: Headers,
     parts: BTreeMap<i32, Part>,
 }
@@ -61,6 +65,7 @@ struct Upload {
 struct Part {
     md5: String,
     size: u64,
+    modified: SystemTime,
     file: NamedTempFile,
 }
 
@@ -84,16 +89,33 @@ impl Service {
         ))
     }
 
-    /// Opens an object that has the given `ETag`.
+    /// Opens an object, or a version of it, that has the given `ETag`.
     fn find(
         &self,
-        bucket: &str,
-        key: &str,
+        (bucket, key): (&str, &str),
+        version: Option<&str>,
         etag: Option<ETagCondition>,
     ) -> S3Result<(ObjectInfo, File)> {
         self.require_bucket(bucket)?;
-        let found = io_result(self.objects.find(bucket, key))?;
-        let (info, file) = found.ok_or_else(no_such_key)?;
+        let (info, file) = if let Some(id) = version {
+            let found = io_result(self.objects.find_version(bucket, key, id))?;
+            let found = found
+                .ok_or_else(|| s3_error!(NoSuchVersion, "The specified version does not exist."))?;
+            if found.is_marker {
+                let error = s3_error!(MethodNotAllowed, "The version is a delete marker");
+                return Err(with_marker(error, &found.id));
+            }
+            (found.info, found.file)
+        } else if let Some(found) = io_result(self.objects.find(bucket, key))? {
+            found
+        } else {
+            let versions = io_result(self.objects.versions_locked(bucket, key))?;
+            let marker = versions.first().filter(|newest| newest.is_marker);
+            return Err(match marker {
+                Some(marker) => with_marker(no_such_key(), &marker.id),
+                None => no_such_key(),
+            });
+        };
         match etag {
             Some(ETagCondition::ETag(etag)) if etag.value() != info.etag => {
                 Err(precondition_failed())
@@ -105,19 +127,22 @@ impl Service {
     /// Opens the source of a copy.
     fn find_source(
         &self,
-        source: &CopySource,
+        headers: &HeaderMap,
         etag: Option<ETagCondition>,
     ) -> S3Result<(ObjectInfo, File)> {
-        match source {
-            CopySource::Bucket {
+        let source = headers.get("x-amz-copy-source");
+        let source = source
+            .and_then(|source| source.to_str().ok())
+            .unwrap_or_default();
+        // S3 decodes it like a form, and s3s does not.
+        match CopySource::parse(&source.replace('+', "%20")) {
+            Ok(CopySource::Bucket {
                 bucket,
                 key,
-                version_id: None,
-            } => self.find(bucket, key, etag),
-            _ => Err(s3_error!(
-                NotImplemented,
-                "There are no versions and no access points"
-            )),
+                version_id,
+            }) => self.find((&bucket, &key), version_id.as_deref(), etag),
+            Ok(_) => Err(s3_error!(NotImplemented, "There are no access points")),
+            Err(error) => Err(s3_error!(error, InvalidArgument, "Invalid copy source")),
         }
     }
 
@@ -150,16 +175,59 @@ impl Service {
         })
     }
 
-    /// Stores a part of a multipart upload.
-    fn add_part(&self, upload: &str, number: i32, bytes: &[u8]) -> S3Result<ETag> {
-        let mut file = io_result(self.objects.temporary_file())?;
-        let (md5, _) = io_result(objects::copy(&mut &*bytes, file.as_file_mut()))?;
-        let etag = ETag::Strong(md5.clone());
-        let size = bytes.len() as u64;
+    /// Calls `use_upload` with a multipart upload.
+    fn with_upload<T>(
+        &self,
+        id: &str,
+        (bucket, key): (&str, &str),
+        use_upload: impl FnOnce(&mut Upload) -> S3Result<T>,
+    ) -> S3Result<T> {
         let mut uploads = self.uploads.lock();
-        let upload = uploads.get_mut(upload).ok_or_else(no_such_upload)?;
-        upload.parts.insert(number, Part { md5, size, file });
-        Ok(etag)
+        let upload = uploads.get_mut(id);
+        let upload = upload.filter(|upload| upload.bucket == bucket && upload.key == key);
+        use_upload(upload.ok_or_else(no_such_upload)?)
+    }
+
+    /// Stores a part of a multipart upload.
+    fn add_part(
+        &self,
+        upload: &str,
+        name: (&str, &str),
+        number: i32,
+        content: &mut dyn io::Read,
+    ) -> S3Result<ETag> {
+        self.with_upload(upload, name, |_| Ok(()))?;
+        let mut file = io_result(self.objects.temporary_file())?;
+        let (md5, _) = io_result(objects::copy(content, file.as_file_mut()))?;
+        let etag = ETag::Strong(md5.clone());
+        let part = Part {
+            md5,
+            size: io_result(file.as_file().metadata())?.len(),
+            modified: SystemTime::now(),
+            file,
+        };
+        self.with_upload(upload, name, |upload| {
+            upload.parts.insert(number, part);
+            Ok(etag)
+        })
+    }
+
+    /// Deletes an object or a version.
+    fn delete(&self, bucket: &str, key: &str, version: Option<String>) -> S3Result<DeletedObject> {
+        let mut deleted = DeletedObject {
+            key: Some(key.to_owned()),
+            ..DeletedObject::default()
+        };
+        if let Some(id) = version {
+            let is_marker = io_result(self.objects.delete_version(bucket, key, &id))?;
+            deleted.delete_marker = is_marker.then_some(true);
+            deleted.delete_marker_version_id = is_marker.then(|| id.clone());
+            deleted.version_id = Some(id);
+        } else if let Some(marker) = io_result(self.objects.delete(bucket, key))? {
+            deleted.delete_marker = Some(true);
+            deleted.delete_marker_version_id = Some(marker);
+        }
+        Ok(deleted)
     }
 }
 
@@ -167,7 +235,8 @@ impl Service {
 impl S3 for Service {
     async fn get_object(&self, request: Request<GetObjectInput>) -> Response<GetObjectOutput> {
         let input = request.input;
-        let (info, file) = self.find(&input.bucket, &input.key, input.if_match)?;
+        let name = (&*input.bucket, &*input.key);
+        let (info, file) = self.find(name, input.version_id.as_deref(), input.if_match)?;
         let part = input
             .range
             .map(|range| range.check(info.size))
@@ -192,7 +261,8 @@ impl S3 for Service {
 
     async fn head_object(&self, request: Request<HeadObjectInput>) -> Response<HeadObjectOutput> {
         let input = request.input;
-        let (info, _) = self.find(&input.bucket, &input.key, input.if_match)?;
+        let name = (&*input.bucket, &*input.key);
+        let (info, _) = self.find(name, input.version_id.as_deref(), input.if_match)?;
         let output = HeadObjectOutput {
             content_length: i64::try_from(info.size).ok(),
             ..HeadObjectOutput::default()
@@ -214,21 +284,25 @@ impl S3 for Service {
             ..PutObjectOutput::default()
         };
         let mut headers = info.headers;
-        headers.retain(|name, _| name.starts_with(checksum::PREFIX));
+        headers.retain(|name, _| name.starts_with(checksum::PREFIX) || name == VERSION_ID);
         Ok(S3Response::with_headers(output, header_map(&headers)))
     }
 
     async fn copy_object(&self, request: Request<CopyObjectInput>) -> Response<CopyObjectOutput> {
         let input = request.input;
         let precondition = self.check_write(&input.bucket, &input.key, &request.headers)?;
-        let directive = input.metadata_directive;
-        if directive.is_some_and(|directive| directive.as_str() != MetadataDirective::COPY) {
-            return Err(s3_error!(NotImplemented, "Metadata can only be copied"));
-        }
-        let source = self.find_source(&input.copy_source, input.copy_source_if_match);
+        let source = self.find_source(&request.headers, input.copy_source_if_match);
         let (source, mut file) = source?;
+        let replaces = input
+            .metadata_directive
+            .is_some_and(|directive| directive.as_str() == MetadataDirective::REPLACE);
+        let headers = if replaces {
+            stored_headers(&request.headers)
+        } else {
+            source.headers
+        };
         let name = (&*input.bucket, &*input.key);
-        let info = self.write(name, &mut file, None, source.headers, &precondition)?;
+        let info = self.write(name, &mut file, None, headers, &precondition)?;
         let result = CopyObjectResult {
             e_tag: Some(ETag::Strong(info.etag)),
             last_modified: Some(whole_seconds(info.modified)),
@@ -236,6 +310,7 @@ impl S3 for Service {
         };
         Ok(S3Response::new(CopyObjectOutput {
             copy_object_result: Some(result),
+            version_id: info.headers.get(VERSION_ID).cloned(),
             ..CopyObjectOutput::default()
         }))
     }
@@ -246,8 +321,12 @@ impl S3 for Service {
     ) -> Response<DeleteObjectOutput> {
         let input = request.input;
         self.require_bucket(&input.bucket)?;
-        io_result(self.objects.delete(&input.bucket, &input.key))?;
-        Ok(S3Response::new(DeleteObjectOutput::default()))
+        let deleted = self.delete(&input.bucket, &input.key, input.version_id)?;
+        Ok(S3Response::new(DeleteObjectOutput {
+            delete_marker: deleted.delete_marker,
+            version_id: deleted.version_id.or(deleted.delete_marker_version_id),
+            ..DeleteObjectOutput::default()
+        }))
     }
 
     async fn delete_objects(
@@ -258,12 +337,7 @@ impl S3 for Service {
         self.require_bucket(&input.bucket)?;
         let mut deleted = Vec::new();
         for object in input.delete.objects {
-            io_result(self.objects.delete(&input.bucket, &object.key))?;
-            let key = Some(object.key);
-            deleted.push(DeletedObject {
-                key,
-                ..DeletedObject::default()
-            });
+            deleted.push(self.delete(&input.bucket, &object.key, object.version_id)?);
         }
         let quiet = input.delete.quiet.unwrap_or_default();
         Ok(S3Response::new(DeleteObjectsOutput {
@@ -276,9 +350,106 @@ impl S3 for Service {
         &self,
         request: Request<ListObjectsV2Input>,
     ) -> Response<ListObjectsV2Output> {
+        let input = request.input;
+        self.require_bucket(&input.bucket)?;
+        // The token is the last entry of the page before, without characters that XML or a query cannot contain.
+        let token = input.continuation_token.as_ref();
+        let token = token.map(|token| percent_decode_str(token).decode_utf8_lossy().into_owned());
+        let after = token.or_else(|| input.start_after.clone());
+        let encoding = Encoding::new(input.encoding_type.as_ref());
+        let page = io_result(list_page(
+            &self.objects,
+            &input.bucket,
+            input.prefix.as_deref(),
+            input.delimiter.as_deref(),
+            after,
+            input.max_keys,
+            encoding,
+        ))?;
+        let token = |last: &String| utf8_percent_encode(last, NON_ALPHANUMERIC).to_string();
+        Ok(S3Response::new(ListObjectsV2Output {
+            next_continuation_token: page.next.as_ref().map(token),
+            key_count: i32::try_from(page.contents.len() + page.common_prefixes.len()).ok(),
+            is_truncated: Some(page.next.is_some()),
+            prefix: Some(encoding.of(&input.prefix.unwrap_or_default())),
+            delimiter: input.delimiter.map(|delimiter| encoding.of(&delimiter)),
+            start_after: input.start_after.map(|key| encoding.of(&key)),
+            max_keys: Some(max_keys(input.max_keys)),
+            continuation_token: input.continuation_token,
+            encoding_type: input.encoding_type,
+            name: Some(input.bucket),
+            contents: Some(page.contents),
+            common_prefixes: Some(page.common_prefixes),
+            ..ListObjectsV2Output::default()
+        }))
+    }
+
+    /// s3cmd and s3fs use version 1.
+    async fn list_objects(
+        &self,
+        request: Request<ListObjectsInput>,
+    ) -> Response<ListObjectsOutput> {
+        let input = request.input;
+        self.require_bucket(&input.bucket)?;
+        let encoding = Encoding::new(input.encoding_type.as_ref());
+        let page = io_result(list_page(
+            &self.objects,
+            &input.bucket,
+            input.prefix.as_deref(),
+            input.delimiter.as_deref(),
+            input.marker.clone(),
+            input.max_keys,
+            encoding,
+        ))?;
+        Ok(S3Response::new(ListObjectsOutput {
+            is_truncated: Some(page.next.is_some()),
+            next_marker: page.next.map(|last| encoding.of(&last)),
+            marker: Some(encoding.of(&input.marker.unwrap_or_default())),
+            prefix: Some(encoding.of(&input.prefix.unwrap_or_default())),
+            delimiter: input.delimiter.map(|delimiter| encoding.of(&delimiter)),
+            max_keys: Some(max_keys(input.max_keys)),
+            encoding_type: input.encoding_type,
+            name: Some(input.bucket),
+            contents: Some(page.contents),
+            common_prefixes: Some(page.common_prefixes),
+            ..ListObjectsOutput::default()
+        }))
+    }
+
+    async fn list_object_versions(
+        &self,
+        request: Request<ListObjectVersionsInput>,
+    ) -> Response<ListObjectVersionsOutput> {
         self.require_bucket(&request.input.bucket)?;
-        let page = list_page(&self.objects, request.input);
+        let page = list_versions(&self.objects, request.input);
         Ok(S3Response::new(io_result(page)?))
+    }
+
+    async fn get_bucket_versioning(
+        &self,
+        request: Request<GetBucketVersioningInput>,
+    ) -> Response<GetBucketVersioningOutput> {
+        let bucket = request.input.bucket;
+        self.require_bucket(&bucket)?;
+        let enabled = || BucketVersioningStatus::from_static(BucketVersioningStatus::ENABLED);
+        Ok(S3Response::new(GetBucketVersioningOutput {
+            status: self.objects.is_versioned(&bucket).then(enabled),
+            ..GetBucketVersioningOutput::default()
+        }))
+    }
+
+    async fn put_bucket_versioning(
+        &self,
+        request: Request<PutBucketVersioningInput>,
+    ) -> Response<PutBucketVersioningOutput> {
+        let input = request.input;
+        self.require_bucket(&input.bucket)?;
+        let status = input.versioning_configuration.status;
+        if status.is_none_or(|status| status.as_str() != BucketVersioningStatus::ENABLED) {
+            return Err(s3_error!(NotImplemented, "Versioning cannot be suspended"));
+        }
+        io_result(self.objects.enable_versioning(&input.bucket))?;
+        Ok(S3Response::new(PutBucketVersioningOutput::default()))
     }
 
     async fn create_multipart_upload(
@@ -292,6 +463,9 @@ impl S3 for Service {
             .fetch_add(1, Ordering::Relaxed)
             .to_string();
         let upload = Upload {
+            bucket: input.bucket.clone(),
+            key: input.key.clone(),
+            created: SystemTime::now(),
             headers: stored_headers(&request.headers),
             parts: BTreeMap::new(),
         };
@@ -311,7 +485,8 @@ impl S3 for Service {
         let body = request.input.body.take();
         let (bytes, checksums) = read_body(body, &mut request).await?;
         let input = request.input;
-        let etag = self.add_part(&input.upload_id, input.part_number, &bytes)?;
+        let name = (&*input.bucket, &*input.key);
+        let etag = self.add_part(&input.upload_id, name, input.part_number, &mut &*bytes)?;
         let output = UploadPartOutput {
             e_tag: Some(etag),
             ..UploadPartOutput::default()
@@ -324,19 +499,19 @@ impl S3 for Service {
         request: Request<UploadPartCopyInput>,
     ) -> Response<UploadPartCopyOutput> {
         let input = request.input;
-        let source = self.find_source(&input.copy_source, input.copy_source_if_match);
-        let (source, file) = source?;
+        let source = self.find_source(&request.headers, input.copy_source_if_match);
+        let (source, mut file) = source?;
         let range = input.copy_source_range.map(|range| Range::parse(&range));
         let range = range
             .transpose()
             .map_err(|_| S3ErrorCode::InvalidArgument)?;
         let range = range.map(|range| range.check(source.size)).transpose()?;
-        let bytes = io_result(objects::read(
-            &source,
-            &file,
-            range.unwrap_or(0..source.size),
-        ))?;
-        let etag = self.add_part(&input.upload_id, input.part_number, &bytes)?;
+        let range = range.unwrap_or(0..source.size);
+        io_result(file.seek(SeekFrom::Start(range.start)))?;
+        let mut content = file.take(range.end - range.start);
+        let name = (&*input.bucket, &*input.key);
+        let etag = self.add_part(&input.upload_id, name, input.part_number, &mut content)?;
+        io_result(objects::check_unchanged(&source, &content.into_inner()))?;
         let result = CopyPartResult {
             e_tag: Some(etag),
             last_modified: Some(whole_seconds(SystemTime::now())),
@@ -355,30 +530,28 @@ impl S3 for Service {
         let input = request.input;
         let precondition = self.check_write(&input.bucket, &input.key, &request.headers)?;
         let listed = input.multipart_upload.and_then(|upload| upload.parts);
-        let upload = {
-            let mut uploads = self.uploads.lock();
-            let upload = uploads.get(&input.upload_id).ok_or_else(no_such_upload)?;
-            check_parts(&upload.parts, &listed.unwrap_or_default())?;
-            uploads
-                .remove(&input.upload_id)
-                .ok_or_else(no_such_upload)?
-        };
-        let mut md5 = Md5::new();
-        let mut whole = io_result(self.objects.temporary_file())?;
-        let count = upload.parts.len();
-        for (_, mut part) in upload.parts {
-            let digest = u128::from_str_radix(&part.md5, 16).unwrap_or_default();
-            md5.update(&digest.to_be_bytes());
-            io_result(part.file.rewind())?;
-            io_result(io::copy(part.file.as_file_mut(), whole.as_file_mut()))?;
-        }
-        io_result(whole.rewind())?;
-        let etag = Some(format!("{}-{count}", hex(&md5.finalize())));
         let name = (&*input.bucket, &*input.key);
-        let info = self.write(name, &mut whole, etag, upload.headers, &precondition)?;
+        let mut whole = io_result(self.objects.temporary_file())?;
+        let (etag, headers) = self.with_upload(&input.upload_id, name, |upload| {
+            check_parts(&upload.parts, &listed.unwrap_or_default())?;
+            let mut md5 = Md5::new();
+            for part in upload.parts.values_mut() {
+                let digest = u128::from_str_radix(&part.md5, 16).unwrap_or_default();
+                md5.update(&digest.to_be_bytes());
+                io_result(part.file.rewind())?;
+                io_result(io::copy(part.file.as_file_mut(), whole.as_file_mut()))?;
+            }
+            let etag = format!("{}-{}", hex(&md5.finalize()), upload.parts.len());
+            Ok((etag, upload.headers.clone()))
+        })?;
+        io_result(whole.rewind())?;
+        // A refused upload can be completed later, or aborted.
+        let info = self.write(name, &mut whole, Some(etag), headers, &precondition)?;
+        self.uploads.lock().remove(&input.upload_id);
         Ok(S3Response::new(CompleteMultipartUploadOutput {
             e_tag: Some(ETag::Strong(info.etag)),
             location: Some(format!("/{}/{}", input.bucket, input.key)),
+            version_id: info.headers.get(VERSION_ID).cloned(),
             bucket: Some(input.bucket),
             key: Some(input.key),
             ..CompleteMultipartUploadOutput::default()
@@ -389,9 +562,94 @@ impl S3 for Service {
         &self,
         request: Request<AbortMultipartUploadInput>,
     ) -> Response<AbortMultipartUploadOutput> {
-        let removed = self.uploads.lock().remove(&request.input.upload_id);
-        removed.ok_or_else(no_such_upload)?;
+        let input = request.input;
+        self.with_upload(&input.upload_id, (&input.bucket, &input.key), |_| Ok(()))?;
+        self.uploads.lock().remove(&input.upload_id);
         Ok(S3Response::new(AbortMultipartUploadOutput::default()))
+    }
+
+    async fn list_parts(&self, request: Request<ListPartsInput>) -> Response<ListPartsOutput> {
+        let input = request.input;
+        let marker = input.part_number_marker.unwrap_or_default();
+        let max = input.max_parts.unwrap_or(MAX_KEYS).clamp(1, MAX_KEYS);
+        let name = (&*input.bucket, &*input.key);
+        let parts = self.with_upload(&input.upload_id, name, |upload| {
+            let parts = upload.parts.iter();
+            let parts = parts.filter(|(number, _)| **number > marker);
+            let parts = parts.map(|(number, part)| dto::Part {
+                part_number: Some(*number),
+                e_tag: Some(ETag::Strong(part.md5.clone())),
+                size: i64::try_from(part.size).ok(),
+                last_modified: Some(whole_seconds(part.modified)),
+                ..dto::Part::default()
+            });
+            Ok(parts.collect::<Vec<_>>())
+        })?;
+        let (parts, is_truncated) = first(parts, max);
+        let last = parts.last().and_then(|part| part.part_number);
+        Ok(S3Response::new(ListPartsOutput {
+            next_part_number_marker: last.filter(|_| is_truncated),
+            is_truncated: Some(is_truncated),
+            part_number_marker: input.part_number_marker,
+            max_parts: Some(max),
+            parts: Some(parts),
+            bucket: Some(input.bucket),
+            key: Some(input.key),
+            upload_id: Some(input.upload_id),
+            ..ListPartsOutput::default()
+        }))
+    }
+
+    async fn list_multipart_uploads(
+        &self,
+        request: Request<ListMultipartUploadsInput>,
+    ) -> Response<ListMultipartUploadsOutput> {
+        let input = request.input;
+        self.require_bucket(&input.bucket)?;
+        let prefix = input.prefix.clone().unwrap_or_default();
+        let max = input.max_uploads.unwrap_or(MAX_KEYS).clamp(1, MAX_KEYS);
+        let marker = (
+            input.key_marker.clone().unwrap_or_default(),
+            input.upload_id_marker.clone(),
+        );
+        let name = |upload: &MultipartUpload| {
+            (
+                upload.key.clone().unwrap_or_default(),
+                upload.upload_id.clone(),
+            )
+        };
+        let uploads = self.uploads.lock();
+        let uploads = uploads.iter();
+        let uploads = uploads
+            .filter(|(_, upload)| upload.bucket == input.bucket && upload.key.starts_with(&prefix));
+        let uploads = uploads.map(|(id, upload)| MultipartUpload {
+            key: Some(upload.key.clone()),
+            upload_id: Some(id.clone()),
+            initiated: Some(whole_seconds(upload.created)),
+            ..MultipartUpload::default()
+        });
+        // Without an id, the marker follows all uploads of its key.
+        let mut uploads: Vec<_> = uploads
+            .filter(|upload| match &marker {
+                (key, None) => name(upload).0 > *key,
+                marker => name(upload) > *marker,
+            })
+            .collect();
+        uploads.sort_by_key(name);
+        let (uploads, is_truncated) = first(uploads, max);
+        let last = uploads.last().filter(|_| is_truncated);
+        Ok(S3Response::new(ListMultipartUploadsOutput {
+            next_key_marker: last.and_then(|last| last.key.clone()),
+            next_upload_id_marker: last.and_then(|last| last.upload_id.clone()),
+            is_truncated: Some(is_truncated),
+            key_marker: input.key_marker,
+            upload_id_marker: input.upload_id_marker,
+            max_uploads: Some(max),
+            prefix: input.prefix,
+            bucket: Some(input.bucket),
+            uploads: Some(uploads),
+            ..ListMultipartUploadsOutput::default()
+        }))
     }
 
     /// `aws s3 cp` asks for the tags of large objects that it copies.
@@ -399,7 +657,9 @@ impl S3 for Service {
         &self,
         request: Request<GetObjectTaggingInput>,
     ) -> Response<GetObjectTaggingOutput> {
-        self.find(&request.input.bucket, &request.input.key, None)?;
+        let input = request.input;
+        let name = (&*input.bucket, &*input.key);
+        self.find(name, input.version_id.as_deref(), None)?;
         Ok(S3Response::new(GetObjectTaggingOutput::default()))
     }
 
@@ -448,69 +708,189 @@ impl S3 for Service {
     }
 }
 
-/// Returns the objects and common prefixes that follow the continuation token.
-fn list_page(objects: &Objects, input: ListObjectsV2Input) -> io::Result<ListObjectsV2Output> {
-    let prefix = input.prefix.unwrap_or_default();
-    let delimiter = input.delimiter.filter(|delimiter| !delimiter.is_empty());
-    let max_keys = input.max_keys.unwrap_or(MAX_KEYS).clamp(0, MAX_KEYS);
-    let url = input.encoding_type.as_ref();
-    let url = url.is_some_and(|encoding| encoding.as_str() == EncodingType::URL);
-    let encoded = |text: &str| {
-        let encoded = url.then(|| utf8_percent_encode(text, URL).to_string());
+/// The maximum number of entries of a page.
+fn max_keys(asked: Option<i32>) -> i32 {
+    asked.unwrap_or(MAX_KEYS).clamp(0, MAX_KEYS)
+}
+
+/// Returns at most `max` of the entries, and whether there are more.
+fn first<T>(mut entries: Vec<T>, max: i32) -> (Vec<T>, bool) {
+    let max = usize::try_from(max).unwrap_or_default();
+    let is_truncated = entries.len() > max;
+    entries.truncate(max);
+    (entries, is_truncated)
+}
+
+/// The encoding of keys in a listing.
+#[derive(Clone, Copy)]
+struct Encoding {
+    is_url: bool,
+}
+
+impl Encoding {
+    fn new(asked: Option<&EncodingType>) -> Self {
+        let is_url = asked.is_some_and(|encoding| encoding.as_str() == EncodingType::URL);
+        Self { is_url }
+    }
+
+    fn of(self, text: &str) -> String {
+        let encoded = self
+            .is_url
+            .then(|| utf8_percent_encode(text, URL).to_string());
         encoded.unwrap_or_else(|| text.to_owned())
+    }
+}
+
+/// A page of a listing.
+struct Page {
+    contents: Vec<Object>,
+    common_prefixes: Vec<CommonPrefix>,
+    /// The last entry, if others follow.
+    next: Option<String>,
+}
+
+/// Returns the objects and common prefixes that follow `after`, as they were at one moment.
+fn list_page(
+    objects: &Objects,
+    bucket: &str,
+    prefix: Option<&str>,
+    delimiter: Option<&str>,
+    after: Option<String>,
+    asked: Option<i32>,
+    encoding: Encoding,
+) -> io::Result<Page> {
+    let prefix = prefix.unwrap_or_default();
+    let delimiter = delimiter.filter(|delimiter| !delimiter.is_empty());
+    let max = usize::try_from(max_keys(asked)).unwrap_or_default();
+    let mut page = Page {
+        contents: Vec::new(),
+        common_prefixes: Vec::new(),
+        next: None,
     };
-    // The token is the last entry of the page before, without characters that XML or a query cannot contain.
-    let mut last = match &input.continuation_token {
-        Some(token) => percent_decode_str(token).decode_utf8_lossy().into_owned(),
-        None => String::new(),
-    };
-    let (mut contents, mut common_prefixes) = (Vec::new(), Vec::new());
-    let mut count = 0;
-    let mut is_truncated = false;
-    // A page shows the objects as they were at one moment.
+    let after = after.unwrap_or_default();
+    let mut last = after.clone();
     let _lock = objects.lock();
-    for key in objects.list(&input.bucket, &prefix)? {
-        let folder = delimiter.as_ref().and_then(|delimiter| {
+    objects.visit_keys(bucket, prefix, &after, &mut |key| {
+        let folder = delimiter.and_then(|delimiter| {
             let end = key[prefix.len()..].find(delimiter)?;
             Some(&key[..prefix.len() + end + delimiter.len()])
         });
-        let entry = folder.unwrap_or(&key);
+        let entry = folder.unwrap_or(key);
         if entry <= last.as_str() {
-            continue;
+            return Ok(ControlFlow::Continue(()));
         }
-        if count == max_keys {
-            is_truncated = count > 0;
-            break;
+        if page.contents.len() + page.common_prefixes.len() == max {
+            page.next = Some(last.clone()).filter(|_| max > 0);
+            return Ok(ControlFlow::Break(()));
         }
-        entry.clone_into(&mut last);
-        count += 1;
         if let Some(folder) = folder {
-            let prefix = Some(encoded(folder));
-            common_prefixes.push(CommonPrefix { prefix });
-        } else if let Some((info, _)) = objects.find_locked(&input.bucket, &key)? {
-            contents.push(Object {
-                key: Some(encoded(&key)),
+            let prefix = Some(encoding.of(folder));
+            page.common_prefixes.push(CommonPrefix { prefix });
+        } else if let Some((info, _)) = objects.find_locked(bucket, key)? {
+            page.contents.push(Object {
+                key: Some(encoding.of(key)),
                 e_tag: Some(ETag::Strong(info.etag)),
                 last_modified: Some(whole_seconds(info.modified)),
                 size: i64::try_from(info.size).ok(),
                 ..Object::default()
             });
         }
+        entry.clone_into(&mut last);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(page)
+}
+
+/// Returns the versions and delete markers that follow the markers.
+fn list_versions(
+    objects: &Objects,
+    input: ListObjectVersionsInput,
+) -> io::Result<ListObjectVersionsOutput> {
+    let encoding = Encoding::new(input.encoding_type.as_ref());
+    let prefix = input.prefix.unwrap_or_default();
+    let delimiter = input.delimiter.filter(|delimiter| !delimiter.is_empty());
+    let max = usize::try_from(max_keys(input.max_keys)).unwrap_or_default();
+    let key_marker = input.key_marker.clone().unwrap_or_default();
+    let (mut versions, mut markers) = (Vec::new(), Vec::new());
+    let mut common_prefixes: Vec<String> = Vec::new();
+    let mut last = None;
+    let mut is_truncated = false;
+    let _lock = objects.lock();
+    'keys: for key in objects.list_versioned(&input.bucket, &prefix)? {
+        let folder = delimiter.as_ref().and_then(|delimiter| {
+            let end = key[prefix.len()..].find(delimiter)?;
+            Some(key[..prefix.len() + end + delimiter.len()].to_owned())
+        });
+        if let Some(folder) = folder {
+            let is_new = common_prefixes.last() != Some(&folder) && folder > key_marker;
+            if is_new && versions.len() + markers.len() + common_prefixes.len() == max {
+                is_truncated = true;
+                break;
+            }
+            if is_new {
+                last = Some((folder.clone(), None));
+                common_prefixes.push(folder);
+            }
+            continue;
+        }
+        // Without an id, the marker follows all versions of its key.
+        let after = match &input.version_id_marker {
+            Some(id) if key == key_marker => Some(id),
+            _ if key <= key_marker => continue,
+            _ => None,
+        };
+        let mut follows = after.is_none();
+        for version in objects.versions_locked(&input.bucket, &key)? {
+            if !follows {
+                follows = after == Some(&version.id);
+                continue;
+            }
+            if versions.len() + markers.len() + common_prefixes.len() == max {
+                is_truncated = true;
+                break 'keys;
+            }
+            last = Some((key.clone(), Some(version.id.clone())));
+            let (key, modified) = (encoding.of(&key), whole_seconds(version.info.modified));
+            if version.is_marker {
+                markers.push(DeleteMarkerEntry {
+                    key: Some(key),
+                    version_id: Some(version.id),
+                    is_latest: Some(version.is_latest),
+                    last_modified: Some(modified),
+                    ..DeleteMarkerEntry::default()
+                });
+            } else {
+                versions.push(ObjectVersion {
+                    key: Some(key),
+                    version_id: Some(version.id),
+                    is_latest: Some(version.is_latest),
+                    last_modified: Some(modified),
+                    e_tag: Some(ETag::Strong(version.info.etag)),
+                    size: i64::try_from(version.info.size).ok(),
+                    ..ObjectVersion::default()
+                });
+            }
+        }
     }
-    let token = || utf8_percent_encode(&last, NON_ALPHANUMERIC).to_string();
-    Ok(ListObjectsV2Output {
-        next_continuation_token: is_truncated.then(token),
-        key_count: Some(count),
+    let (next_key, next_id) = last.filter(|_| is_truncated).unzip();
+    let common_prefixes = common_prefixes.iter().map(|prefix| CommonPrefix {
+        prefix: Some(encoding.of(prefix)),
+    });
+    Ok(ListObjectVersionsOutput {
+        common_prefixes: Some(common_prefixes.collect()),
+        versions: Some(versions),
+        delete_markers: Some(markers),
         is_truncated: Some(is_truncated),
-        prefix: Some(encoded(&prefix)),
-        delimiter: delimiter.as_deref().map(encoded),
-        max_keys: Some(max_keys),
-        continuation_token: input.continuation_token,
+        next_key_marker: next_key.map(|key| encoding.of(&key)),
+        next_version_id_marker: next_id.flatten(),
+        key_marker: input.key_marker.map(|key| encoding.of(&key)),
+        version_id_marker: input.version_id_marker,
+        prefix: Some(encoding.of(&prefix)),
+        delimiter: delimiter.map(|delimiter| encoding.of(&delimiter)),
+        max_keys: Some(max_keys(input.max_keys)),
         encoding_type: input.encoding_type,
         name: Some(input.bucket),
-        contents: Some(contents),
-        common_prefixes: Some(common_prefixes),
-        ..ListObjectsV2Output::default()
+        ..ListObjectVersionsOutput::default()
     })
 }
 
@@ -643,6 +1023,14 @@ fn header_map(headers: &Headers) -> HeaderMap {
 /// Logs an I/O error, and makes it an error of S3.
 fn io_result<T>(result: io::Result<T>) -> S3Result<T> {
     result.map_err(|error| {
+        if error.kind() == io::ErrorKind::InvalidFilename {
+            // No retry helps.
+            tracing::error!(%error, "a file of the bucket cannot be an object: rename it");
+            let code = S3ErrorCode::Custom("InvalidFileName".into());
+            let mut error = S3Error::with_message(code, error.to_string());
+            error.set_status_code(hyper::StatusCode::BAD_REQUEST);
+            return error;
+        }
         tracing::error!(%error, "the S3 server cannot read or write its files");
         S3Error::internal_error(error)
     })
@@ -657,6 +1045,14 @@ fn whole_seconds(time: SystemTime) -> Timestamp {
 
 fn no_such_key() -> S3Error {
     s3_error!(NoSuchKey, "The specified key does not exist.")
+}
+
+/// Adds the headers that name a delete marker.
+fn with_marker(mut error: S3Error, id: &str) -> S3Error {
+    let marker = ("x-amz-delete-marker".to_owned(), "true".to_owned());
+    let id = (VERSION_ID.to_owned(), id.to_owned());
+    error.set_headers(header_map(&[marker, id].into()));
+    error
 }
 
 fn no_such_upload() -> S3Error {
