@@ -123,12 +123,12 @@ def percentile(durations, fraction):
 def start_local(data_dir):
     """Starts the local endpoint; returns its process and URL."""
     subprocess.run(
-        ["cargo", "build", "--release", "--locked", "--example", "local"], cwd=ROOT, check=True
+        ["cargo", "build", "--release", "--locked", "--package", "local"], cwd=ROOT, check=True
     )
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     process = subprocess.Popen(
         [
-            target / "release/examples/local",
+            target / "release/local",
             *("--port", "0", "--s3-port", "0", "--data-dir", data_dir),
         ],
         stdout=subprocess.PIPE,

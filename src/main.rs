@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     if env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
         eprintln!(
             "This program runs on AWS Lambda. To run the function on this machine, use: \
-             cargo run --example local"
+             cargo run -p local"
         );
         return ExitCode::FAILURE;
     }

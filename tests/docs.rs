@@ -11,15 +11,16 @@ use save_draft::draft::Sha256Digest;
 use serde_json::Value;
 use tempfile::TempDir;
 use test_support::fixtures::{DRAFT_ID, post, post_id, post_url};
+use test_support::skip_or_fail;
 
-use crate::common::{self, TestEnv, skip_or_fail};
+use crate::common::{self, TestEnv};
 
 const README: &str = "README.md";
 const API: &str = "docs/api.md";
 const DESIGN: &str = "docs/design.md";
 const OPERATIONS: &str = "docs/operations.md";
 /// The sample draft of the local endpoint.
-const SAMPLE: &[u8] = include_bytes!("../examples/draft_content.json");
+const SAMPLE: &[u8] = include_bytes!("../local/sample/draft_content.json");
 
 fn read(path: &str) -> String {
     let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
@@ -390,11 +391,7 @@ impl LocalEndpoint {
         let folder = tempfile::tempdir().unwrap();
         // Beside `deps`, the folder of this executable.
         let executable = env::current_exe().unwrap();
-        let local = executable
-            .ancestors()
-            .nth(2)
-            .unwrap()
-            .join("examples/local");
+        let local = executable.ancestors().nth(2).unwrap().join("local");
         let mut process = Command::new(local)
             .args(["--port", "0", "--s3-port", "0", "--data-dir"])
             .arg(folder.path())

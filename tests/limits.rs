@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use test_support::fixtures::{DRAFT_ID, event};
 use test_support::runtime::{Outcome, TIMEOUT};
 
-use crate::common::{TestEnv, memory_kib, skip_or_fail};
+use crate::common::TestEnv;
+use test_support::runtime::memory_kib;
+use test_support::skip_or_fail;
 
 /// Maximum size of the payload of a synchronous invocation, in bytes ("Lambda quotas", AWS Lambda
 /// Developer Guide).

@@ -16,8 +16,6 @@ mod files;
 mod http;
 mod lenient;
 mod limits;
-mod load;
-mod local;
 mod model;
 mod process;
 mod properties;

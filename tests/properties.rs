@@ -12,7 +12,7 @@ use save_draft::draft::keys::{self, DocumentName, DraftPrefix};
 use save_draft::draft::{DraftId, Sha256Digest, Version};
 use time::{Duration, OffsetDateTime, UtcOffset};
 
-use crate::common::skip_or_fail;
+use test_support::skip_or_fail;
 
 /// Generates URLs of drafts, and texts that are similar to them.
 fn urls() -> impl Strategy<Value = String> {

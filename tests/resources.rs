@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use test_support::fixtures::{event, post_id};
 use test_support::s3::{Fault, Op, RawResponse, When};
 
-use crate::common::{TestEnv, memory_kib, skip_or_fail};
+use crate::common::TestEnv;
+use test_support::runtime::memory_kib;
+use test_support::skip_or_fail;
 
 /// Default of `MAX_DRAFT_BYTES`.
 const MAX_DRAFT_BYTES: usize = 64 << 20;

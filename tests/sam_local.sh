@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the function with `sam build`, and runs it in a container with Lambda's runtime interface emulator:
-# `sam local invoke` with events, and `sam local start-api` with HTTP requests, on the S3 server of examples/local.rs.
+# `sam local invoke` with events, and `sam local start-api` with HTTP requests, on the S3 server of the local endpoint.
 # tests/deployed checks the behaviour of the stack.
 #
 # Needs a Docker engine, the SAM CLI, cargo-lambda, python3, curl and socat,
@@ -79,10 +79,10 @@ else
 fi
 
 sam build --parameter-overrides "Architecture=$architecture" >"$work/log" 2>&1
-cargo build --locked --quiet --example local
+cargo build --locked --quiet --package local
 
 data=$work/data
-exec 3< <(exec "${CARGO_TARGET_DIR:-target}/debug/examples/local" --port 0 --s3-port 0 --data-dir "$data")
+exec 3< <(exec "${CARGO_TARGET_DIR:-target}/debug/local" --port 0 --s3-port 0 --data-dir "$data")
 started+=($!)
 s3_port=''
 while [ -z "$s3_port" ] && read -r line <&3; do

@@ -21,10 +21,7 @@ run_part() {
     model) LONG=1 run_tests model:: --skip files:: ;;
     files) LONG=1 run_tests files:: ;;
     bad-input) run_tests a_hundred_thousand_mutated_events ;;
-    load)
-      cargo build --example local
-      run_tests load::
-      ;;
+    load) cargo test -p local --test main -- --include-ignored --nocapture load:: ;;
     fuzz) tests/fuzz/run.sh "${FUZZ_SECONDS:-600}" ;;
     ceph) tests/ceph.sh ;;
   esac

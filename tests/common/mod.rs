@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::env;
-use std::fs;
 use std::io;
 use std::time::{Duration, SystemTime};
 
@@ -26,25 +25,6 @@ use test_support::s3::{Op, S3};
 
 /// Path of the function's executable.
 pub const BOOTSTRAP: &str = env!("CARGO_BIN_EXE_bootstrap");
-
-/// Skips a test that cannot run, with its reason. Where `CI` is `true`, the test fails instead.
-///
-/// # Panics
-///
-/// If `CI` is `true`.
-pub fn skip_or_fail(reason: &str) {
-    assert!(env::var("CI").as_deref() != Ok("true"), "{reason}");
-    println!("skipped: {reason}");
-}
-
-/// Returns the field `name` of `/proc/{pid}/status`, in KiB: `VmRSS` is the memory of the process, `VmHWM` its maximum.
-pub fn memory_kib(pid: u32, name: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let prefix = format!("{name}:");
-    let value = status.lines().find_map(|line| line.strip_prefix(&prefix));
-    let kib = value.and_then(|value| value.trim().strip_suffix(" kB"));
-    kib.expect("a size in kB").parse().expect("a number")
-}
 
 /// An S3 endpoint and the credentials for it.
 #[derive(Clone, Debug)]

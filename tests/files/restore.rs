@@ -7,7 +7,7 @@ use test_support::s3::S3;
 use tokio::process::Command;
 
 use super::{SAVE_FILES, file_key, put_document, put_files, read_folder, save};
-use crate::common::{self, TestEnv};
+use crate::common::TestEnv;
 
 /// Returns the commands in the README that restore a version with its files: the block that reads
 /// `files.json`, and the next one, which copies the document.
@@ -43,7 +43,7 @@ async fn a_version_is_restored_byte_for_byte_by_the_documented_commands() {
     for program in ["aws", "jq", "bash"] {
         let version = Command::new(program).arg("--version").output().await;
         if !version.is_ok_and(|output| output.status.success()) {
-            common::skip_or_fail(&format!("{program} is not installed"));
+            test_support::skip_or_fail(&format!("{program} is not installed"));
             return;
         }
     }

@@ -16,7 +16,7 @@ for target in "${targets[@]}"; do
   artifacts=$output/artifacts/$target/
   mkdir -p "$corpus" "$artifacts"
   case $target in
-    document) cp examples/draft_content.json "$corpus" ;;
+    document) cp local/sample/draft_content.json "$corpus" ;;
     event) cp events/*.json "$corpus" ;;
   esac
   printf '== %s\n' "$target"

@@ -26,7 +26,7 @@ pub fn in_repository(path: impl AsRef<Path>) -> PathBuf {
 
 /// The document of the example draft.
 pub fn sample_draft() -> Vec<u8> {
-    fs::read(in_repository("examples/draft_content.json")).expect("the sample is there")
+    fs::read(in_repository("local/sample/draft_content.json")).expect("the sample is there")
 }
 
 /// Returns a document of exactly `bytes` bytes. Another `seed` makes another document.

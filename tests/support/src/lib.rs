@@ -1,4 +1,4 @@
-//! An S3 server, a Lambda Runtime API and fixtures, for the tests, the benches, the fuzz targets and the local endpoint.
+//! A Lambda Runtime API and fixtures, for the tests, the benches, the fuzz targets and the local endpoint.
 
 #![allow(
     clippy::expect_used,
@@ -8,8 +8,19 @@
     reason = "it serves tests, where a panic is a failure"
 )]
 
+use std::io::{Write as _, stderr};
+use std::{env, thread};
+
 pub mod check;
 pub mod fixtures;
-pub mod local;
 pub mod runtime;
-pub mod s3;
+
+pub use local::s3;
+
+/// Skips a test that cannot run, with its reason. Where `CI` is `true`, the test fails instead.
+pub fn skip_or_fail(reason: &str) {
+    assert!(env::var("CI").as_deref() != Ok("true"), "{reason}");
+    let test = thread::current().name().unwrap_or_default().to_owned();
+    // Unlike `eprintln`, it also writes to the terminal if the output of tests is captured.
+    let _ = writeln!(stderr(), "skipped {test}: {reason}");
+}

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::ffi::OsStr;
+use std::fs;
 use std::net::Ipv4Addr;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -438,4 +439,13 @@ fn reply(status: StatusCode) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     *response.status_mut() = status;
     response
+}
+
+/// Returns the field `name` of `/proc/{pid}/status`, in KiB: `VmRSS` is the memory of the process, `VmHWM` its maximum.
+pub fn memory_kib(pid: u32, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let prefix = format!("{name}:");
+    let value = status.lines().find_map(|line| line.strip_prefix(&prefix));
+    let kib = value.and_then(|value| value.trim().strip_suffix(" kB"));
+    kib.expect("a size in kB").parse().expect("a number")
 }

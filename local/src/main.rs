@@ -30,6 +30,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use lambda_http::lambda_runtime::{Context, LambdaEvent};
 use lambda_http::tower::ServiceExt as _;
+use local::s3::{Fault, S3, S3Options, When};
+use local::web::check_local;
 use save_draft::config::Config;
 use save_draft::lambda::Function;
 use save_draft::lambda::telemetry::{self, Telemetry};
@@ -37,15 +39,13 @@ use save_draft::s3::Store;
 use save_draft::s3::client;
 use save_draft::save::Saver;
 use serde_json::{Map, Value, json};
-use test_support::local::check_local;
-use test_support::s3::{Fault, S3, S3Options, When};
 use tokio::net::TcpListener;
 use tokio::signal;
 
 const USAGE: &str = "\
 Runs the function at http://127.0.0.1:PORT/openapi/capcut-mate/v1/save_draft
 
-Usage: cargo run --example local -- [OPTIONS]
+Usage: cargo run -p local -- [OPTIONS]
 
 Options:
   --port PORT       port of the function [default: 3000]
@@ -65,13 +65,22 @@ const BUCKET: &str = "drafts";
 const SAMPLE_ID: &str = "2025092811473036584258";
 /// The files of the sample draft: paths and contents. The document is the last.
 const SAMPLE: [(&str, &[u8]); 4] = [
-    ("assets/tone.wav", include_bytes!("sample/assets/tone.wav")),
-    ("draft_cover.png", include_bytes!("sample/draft_cover.png")),
+    (
+        "assets/tone.wav",
+        include_bytes!("../sample/assets/tone.wav"),
+    ),
+    (
+        "draft_cover.png",
+        include_bytes!("../sample/draft_cover.png"),
+    ),
     (
         "draft_meta_info.json",
-        include_bytes!("sample/draft_meta_info.json"),
+        include_bytes!("../sample/draft_meta_info.json"),
     ),
-    ("draft_content.json", include_bytes!("draft_content.json")),
+    (
+        "draft_content.json",
+        include_bytes!("../sample/draft_content.json"),
+    ),
 ];
 /// Default timeout of API Gateway for a REST API ("Amazon API Gateway quotas").
 const INTEGRATION_TIMEOUT: Duration = Duration::from_secs(29);
@@ -239,7 +248,7 @@ fn add_faults(s3: &S3, percent: f64) {
 /// Writes the sample draft, unless it exists.
 fn write_sample(drafts: &Path) -> io::Result<()> {
     let folder = drafts.join("drafts").join(SAMPLE_ID);
-    if folder.join("draft_content.json").exists() {
+    if folder.join("../sample/draft_content.json").exists() {
         return Ok(());
     }
     std::fs::create_dir_all(folder.join("assets"))?;

@@ -1,10 +1,11 @@
 //! The guarantees of the S3 server on which other tests rely, with the AWS SDK as client.
 
-#![allow(clippy::expect_used, reason = "a test fails by a panic")]
-
+use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,11 +18,11 @@ use aws_sdk_s3::operation::get_object::builders::GetObjectFluentBuilder;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{
-    ChecksumAlgorithm, ChecksumMode, CompletedMultipartUpload, CompletedPart, Delete,
-    ObjectIdentifier,
+    BucketVersioningStatus, ChecksumAlgorithm, ChecksumMode, CompletedMultipartUpload,
+    CompletedPart, Delete, MetadataDirective, ObjectIdentifier, VersioningConfiguration,
 };
+use local::s3::{Fault, Op, RawResponse, S3, S3Options, When};
 use test_support::runtime::with_timeout;
-use test_support::s3::{Fault, Op, RawResponse, S3, S3Options, When};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Barrier;
@@ -401,24 +402,236 @@ async fn a_multipart_upload_creates_one_object() {
 }
 
 #[tokio::test]
-async fn a_part_is_copied_from_another_object() {
+async fn parts_are_copied_listed_and_aborted() {
     let env = Env::start().await;
-    env.s3.put(BUCKET, "a", b"0123456789");
+    let etag = env.s3.put(BUCKET, "a", b"0123456789");
     let create = env.client.create_multipart_upload().bucket(BUCKET);
     let created = create.key("b").send().await.expect("the upload is created");
     let id = created.upload_id.expect("it has an id");
-    let copy = env.client.upload_part_copy().bucket(BUCKET).key("b");
-    let copy = copy.upload_id(&id).part_number(1);
-    let copy = copy.copy_source("drafts/a").copy_source_range("bytes=2-4");
-    let copied = copy.send().await.expect("the part is copied");
+    let copy = |key: &str, etag: &str| {
+        let copy = env.client.upload_part_copy().bucket(BUCKET).key(key);
+        let copy = copy.upload_id(&id).part_number(1);
+        let copy = copy.copy_source("drafts/a").copy_source_range("bytes=2-4");
+        copy.copy_source_if_match(etag)
+    };
+    let other = copy("b", "\"other\"").send().await;
+    assert_eq!(error(other), PRECONDITION_FAILED);
+    let other_key = copy("c", &etag).send().await;
+    assert_eq!(error(other_key), "404 NoSuchUpload");
+    let copied = copy("b", &etag).send().await.expect("the part is copied");
     let etag = copied.copy_part_result.and_then(|result| result.e_tag);
+
+    let parts = env.client.list_parts().bucket(BUCKET).key("b");
+    let parts = parts.upload_id(&id).send().await.expect("it exists");
+    let listed = &parts.parts()[0];
+    let seen = (listed.part_number(), listed.size(), &listed.e_tag);
+    assert_eq!(seen, (Some(1), Some(3), &etag));
+    let uploads = async || {
+        let list = env.client.list_multipart_uploads().bucket(BUCKET);
+        let listed = list.prefix("b").send().await.expect("they are listed");
+        let keys = listed.uploads().iter().filter_map(|upload| upload.key());
+        keys.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(uploads().await, ["b"]);
+
     let part = CompletedPart::builder().part_number(1).set_e_tag(etag);
     let parts = CompletedMultipartUpload::builder().parts(part.build());
-    let complete = env.client.complete_multipart_upload().bucket(BUCKET);
-    let complete = complete.key("b").upload_id(id);
-    let completed = complete.multipart_upload(parts.build()).send().await;
-    completed.expect("the upload is completed");
+    let parts = parts.build();
+    let complete = || {
+        let complete = env.client.complete_multipart_upload().bucket(BUCKET);
+        let complete = complete.key("b").upload_id(&id).if_none_match("*");
+        complete.multipart_upload(parts.clone()).send()
+    };
+    env.put("b").send().await.expect("the object is written");
+    assert_eq!(error(complete().await), PRECONDITION_FAILED);
+    env.s3.delete(BUCKET, "b");
+    // A refused upload stays.
+    complete().await.expect("the upload is completed");
     assert_eq!(env.read("b").await, b"234");
+    assert_eq!(error(complete().await), "404 NoSuchUpload");
+
+    let create = env.client.create_multipart_upload().bucket(BUCKET);
+    let created = create.key("b/c").send().await.expect("it is created");
+    let abort = env.client.abort_multipart_upload().bucket(BUCKET);
+    let abort = abort.key("b/c").set_upload_id(created.upload_id);
+    assert_eq!(uploads().await, ["b/c"]);
+    abort.clone().send().await.expect("the upload is aborted");
+    assert_eq!(error(abort.send().await), "404 NoSuchUpload");
+    assert_eq!(uploads().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_bucket_keeps_versions() {
+    let env = Env::start().await;
+    let client = &env.client;
+    let status = async || {
+        let versioning = client.get_bucket_versioning().bucket(BUCKET).send().await;
+        versioning.expect("the bucket exists").status
+    };
+    assert_eq!(status().await, None);
+    env.put("a").send().await.expect("the object is written");
+    let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled);
+    let enable = client.put_bucket_versioning().bucket(BUCKET);
+    let enable = enable.versioning_configuration(enabled.build());
+    enable.send().await.expect("versioning is enabled");
+    assert_eq!(status().await, Some(BucketVersioningStatus::Enabled));
+
+    let put = env.put("a").body(ByteStream::from_static(b"two"));
+    let second = put.metadata("n", "2").send().await;
+    let second = second.expect("it is written").version_id.expect("an id");
+    let delete = || client.delete_object().bucket(BUCKET).key("a");
+    let deleted = delete().send().await.expect("the object is deleted");
+    assert_eq!(deleted.delete_marker, Some(true));
+    let marker = deleted.version_id.expect("the marker has an id");
+    let missing = env.get("a").send().await.expect_err("it is deleted");
+    let header = missing.raw_response().expect("a response").headers();
+    assert_eq!(header.get("x-amz-delete-marker"), Some("true"));
+    assert_eq!(error::<(), _>(Err(missing)), "404 NoSuchKey");
+    assert_eq!(env.s3.keys(BUCKET, "").len(), 0);
+
+    let version = async |id: &str| {
+        let object = env.get("a").version_id(id).send().await?;
+        let metadata = object.metadata.unwrap_or_default();
+        let bytes = object.body.collect().await.expect("the body is complete");
+        Ok::<_, SdkError<_>>((bytes.to_vec(), metadata.get("n").cloned()))
+    };
+    let two = (b"two".to_vec(), Some("2".to_owned()));
+    assert_eq!(version(&second).await.expect("it exists"), two);
+    let one = version("null").await.expect("it exists");
+    assert_eq!(one, (b"one".to_vec(), None));
+    assert_eq!(error(version(&marker).await), "405 MethodNotAllowed");
+    assert_eq!(error(version("other").await), "404 NoSuchVersion");
+
+    // A delete marker is no object.
+    let third = env.put("a").if_none_match("*").send().await;
+    let third = third.expect("it does not exist").version_id.expect("an id");
+    let copied = env.copy(&format!("a?versionId={second}"), "b").send().await;
+    copied.expect("the version is copied");
+    assert_eq!(env.read("b").await, b"two");
+    // The first in each page of one entry tells the order.
+    let (mut key, mut id, mut listed) = (None, None, Vec::new());
+    loop {
+        let list = client.list_object_versions().bucket(BUCKET).max_keys(1);
+        let page = list.set_key_marker(key).set_version_id_marker(id);
+        let page = page.send().await.expect("the bucket is listed");
+        let versions = page.versions().iter();
+        let versions = versions.map(|it| (it.key.clone(), it.version_id.clone(), it.is_latest));
+        let markers = page.delete_markers().iter();
+        let markers = markers.map(|it| (it.key.clone(), it.version_id.clone(), it.is_latest));
+        listed.extend(versions.chain(markers));
+        if page.is_truncated != Some(true) {
+            break;
+        }
+        (key, id) = (page.next_key_marker, page.next_version_id_marker);
+    }
+    let of_b = env.s3.metadata(BUCKET, "b").expect("the object exists");
+    let of_b = of_b.headers["x-amz-version-id"].clone();
+    let entry =
+        |key: &str, id: &str, is_latest| (Some(key.into()), Some(id.into()), Some(is_latest));
+    let expected = [
+        entry("a", &third, true),
+        entry("a", &marker, false),
+        entry("a", &second, false),
+        entry("a", "null", false),
+        entry("b", &of_b, true),
+    ];
+    assert_eq!(listed, expected);
+
+    // Without the newest version, the marker is the newest; without it, the one before is the object.
+    let delete_version =
+        async |id: &str| delete().version_id(id).send().await.expect("it is deleted");
+    assert_eq!(delete_version(&third).await.delete_marker, None);
+    assert_eq!(error(env.get("a").send().await), "404 NoSuchKey");
+    assert_eq!(delete_version(&marker).await.delete_marker, Some(true));
+    assert_eq!(env.read("a").await, b"two");
+    delete_version(&second).await;
+    assert_eq!(env.read("a").await, b"one");
+    delete_version("null").await;
+    assert_eq!(error(env.get("a").send().await), "404 NoSuchKey");
+    let list = client.list_object_versions().bucket(BUCKET).prefix("a");
+    let left = list.send().await.expect("the bucket is listed");
+    assert_eq!((left.versions().len(), left.delete_markers().len()), (0, 0));
+}
+
+/// s3cmd, s3fs, rclone and s5cmd need this.
+#[tokio::test]
+async fn older_clients_list_and_copy() {
+    let env = Env::start().await;
+    for key in ["a", "b/1", "b/2", "c d+e", "z"] {
+        env.s3.put(BUCKET, key, key);
+    }
+    let list = async |marker: &str| {
+        let list = env.client.list_objects().bucket(BUCKET).delimiter("/");
+        let page = list.max_keys(2).marker(marker).send().await;
+        let page = page.expect("the bucket is listed");
+        let keys = page.contents().iter().filter_map(|object| object.key());
+        let folders = page.common_prefixes().iter().filter_map(|it| it.prefix());
+        let names: Vec<_> = keys.chain(folders).map(str::to_owned).collect();
+        (names.join(" "), page.next_marker)
+    };
+    assert_eq!(list("").await, ("a b/".to_owned(), Some("b/".to_owned())));
+    assert_eq!(list("b/").await, ("c d+e z".to_owned(), None));
+    let list = env
+        .client
+        .list_objects_v2()
+        .bucket(BUCKET)
+        .start_after("b/1");
+    let page = list.max_keys(1).send().await.expect("the bucket is listed");
+    assert_eq!(page.contents()[0].key(), Some("b/2"));
+
+    let replaced = env.copy("c+d%2Be", "copy").content_type("text/plain");
+    let replaced = replaced
+        .metadata("n", "2")
+        .metadata_directive(MetadataDirective::Replace);
+    replaced.send().await.expect("the object is copied");
+    let copy = env.get("copy").send().await.expect("the object exists");
+    assert_eq!(copy.content_type(), Some("text/plain"));
+    assert_eq!(copy.metadata().expect("it has metadata")["n"], "2");
+    assert_eq!(env.read("copy").await, b"c d+e");
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_an_object_is_an_error_of_its_listings() {
+    let env = Env::start().await;
+    env.s3.put(BUCKET, "drafts/1/a", "a");
+    env.s3.put(BUCKET, "drafts/2/a", "a");
+    let long = "n".repeat(300);
+    env.s3.put(BUCKET, &long, "a");
+    let folder = env.s3.options().data_dir.join(BUCKET).join("drafts/1");
+    let list = async |prefix: &str| {
+        let list = env.client.list_objects_v2().bucket(BUCKET).prefix(prefix);
+        list.send().await.map(|page| page.key_count)
+    };
+    assert_eq!(list("").await.expect("all are valid"), Some(3));
+    assert_eq!(env.read(&long).await, b"a");
+    let put = env.put(&"n".repeat(1025)).send().await;
+    assert_eq!(error(put), "400 KeyTooLongError");
+
+    let not_utf8 = folder.join(OsStr::from_bytes(b"\xff"));
+    let deep: PathBuf = (0..5).map(|_| "n".repeat(250)).collect();
+    let deep = folder.join(deep);
+    let dangling = folder.join("link");
+    fs::create_dir_all(deep.parent().expect("it has one")).expect("they are created");
+    for (path, is_link) in [(not_utf8, false), (deep, false), (dangling, true)] {
+        let created = if is_link {
+            std::os::unix::fs::symlink("none", &path)
+        } else {
+            fs::write(&path, "")
+        };
+        created.expect("it is created");
+        let listed = list("drafts/1/").await.expect_err("it cannot be an object");
+        let text = listed.message().unwrap_or_default();
+        let name = path.display().to_string();
+        assert!(text.contains(&name) || is_link, "{text} names {name}");
+        let status = if is_link {
+            "500 InternalError"
+        } else {
+            "400 InvalidFileName"
+        };
+        assert_eq!(error(Err::<(), _>(listed)), status);
+        assert_eq!(list("drafts/2/").await.expect("it is valid"), Some(1));
+        fs::remove_file(&path).expect("it is removed");
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! An S3 server for tests and for the local endpoint: the real protocol, objects as plain files, faults on demand.
 //!
 //! ```no_run
-//! # use test_support::s3::{Fault, Op, S3, S3Options, When};
+//! # use local::s3::{Fault, Op, S3, S3Options, When};
 //! # async fn example() -> std::io::Result<()> {
 //! let s3 = S3::start(S3Options::new("data")).await?;
 //! println!("{} with {}", s3.endpoint(), s3.options().access_key);
@@ -53,7 +53,7 @@ use self::objects::{Headers, Objects, Precondition};
 use self::requests::Log;
 use self::response::{Broken, ResponseBody, broken, stalled, whole};
 use self::service::Service;
-use crate::local::check_local;
+use crate::web::check_local;
 
 /// Number of connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -75,6 +75,8 @@ pub struct S3Options {
     pub secret_key: String,
     /// Objects with this prefix can be created with `If-None-Match: *`; any other write gets 403. By default none.
     pub create_only: Option<String>,
+    /// The buckets keep versions; by default they do not, unless they did before.
+    pub versioned: bool,
     /// Records the requests, which takes memory for each; by default `true`.
     pub record: bool,
     /// Names in `Host` that are allowed besides 127.0.0.1 and localhost.
@@ -91,6 +93,7 @@ impl S3Options {
             access_key: "local".to_owned(),
             secret_key: "local-secret".to_owned(),
             create_only: None,
+            versioned: false,
             record: true,
             allowed_hosts: Vec::new(),
         }
@@ -118,7 +121,8 @@ impl S3 {
         options.addr = reserved.local_addr()?;
         let listener = bind(options.addr)?.listen(BACKLOG)?;
         let (root, buckets) = (options.data_dir.clone(), options.buckets.clone());
-        let objects = tokio::task::spawn_blocking(|| Objects::open(root, buckets));
+        let versioned = options.versioned;
+        let objects = tokio::task::spawn_blocking(move || Objects::open(root, buckets, versioned));
         let objects = Arc::new(objects.await??);
         let service = Service::new(Arc::clone(&objects), options.create_only.clone());
         let mut service = S3ServiceBuilder::new(service);
@@ -177,7 +181,13 @@ impl S3 {
         Some(bytes.expect("the object is readable"))
     }
 
-    /// Deletes an object, without a request.
+    /// Lets a bucket keep versions from now on, without a request.
+    pub fn enable_versioning(&self, bucket: &str) {
+        let enabled = self.server.objects.enable_versioning(bucket);
+        enabled.expect("the bucket keeps versions");
+    }
+
+    /// Deletes an object, without a request. In a bucket with versions this adds a delete marker.
     pub fn delete(&self, bucket: &str, key: &str) {
         let deleted = self.server.objects.delete(bucket, key);
         deleted.expect("the object is deleted");

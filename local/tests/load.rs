@@ -1,7 +1,7 @@
 //! The local endpoint under load, while 1% of its requests to S3 fail: throughput, latency, memory, and that no version
 //! is lost.
 //!
-//! `cargo build --example local && cargo test -- --ignored --nocapture load::`
+//! `cargo test -p local -- --ignored --nocapture load::`
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::env;
@@ -21,8 +21,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::interval;
 
-use crate::common::memory_kib;
-use crate::local::{self, Local};
+use crate::endpoint::{self, Local};
+use test_support::runtime::memory_kib;
 
 /// Default of `LOAD_SECONDS`, the duration.
 const DEFAULT_SECONDS: u64 = 60;
@@ -54,7 +54,7 @@ async fn no_version_is_lost_under_load() {
     let seconds = number("LOAD_SECONDS").unwrap_or(DEFAULT_SECONDS);
     let connections = number("LOAD_CLIENTS").unwrap_or(DEFAULT_CLIENTS);
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut command = local::command(folder.path());
+    let mut command = endpoint::command(folder.path());
     command.args(["--faults", "1"]);
     let mut endpoint = Local::start(command).await;
     let pid = endpoint.process.id().expect("the process runs");

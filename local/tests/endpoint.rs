@@ -1,8 +1,7 @@
-//! The local endpoint as a user runs it: `examples/local`.
+//! The local endpoint as a user runs it: `cargo run -p local`.
 
-use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -13,18 +12,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, ChildStdout, Command};
 
-/// Path of the executable, which `cargo test` builds beside the tests.
-fn executable() -> PathBuf {
-    let tests = env::current_exe().expect("this process has a file");
-    let folder = tests.ancestors().nth(2).expect("it is in target/*/deps");
-    let executable = folder.join("examples/local");
-    let message = "missing: cargo build --example local";
-    assert!(executable.exists(), "{} is {message}", executable.display());
-    executable
-}
-
 pub(crate) fn command(data_dir: &Path) -> Command {
-    let mut command = Command::new(executable());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_local"));
     command.args(["--port", "0", "--s3-port", "0", "--data-dir"]);
     command.arg(data_dir).kill_on_drop(true);
     command
