@@ -15,28 +15,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use aws_config::SdkConfig;
-use aws_credential_types::Credentials;
-use aws_credential_types::provider::SharedCredentialsProvider;
-use aws_sdk_s3::config::Region;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{HeaderMap, ORIGIN};
+use hyper::header::HeaderMap;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use lambda_http::lambda_runtime::{Context, LambdaEvent};
 use lambda_http::tower::ServiceExt as _;
-use local::s3::{Fault, S3, S3Options, When};
+use local::s3::{Fault, REGION, S3, S3Options, When};
 use local::web::check_local;
 use save_draft::config::Config;
 use save_draft::lambda::Function;
 use save_draft::lambda::telemetry::{self, Telemetry};
 use save_draft::s3::Store;
-use save_draft::s3::client;
 use save_draft::save::Saver;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
@@ -51,13 +46,15 @@ Options:
   --port PORT       port of the function [default: 3000]
   --s3-port PORT    port of the S3 server [default: 9000]
   --data-dir DIR    folder of the drafts and their versions [default: .local]
-  --faults PERCENT  part of the requests to S3 that fail [default: 0]
+  --faults PERCENT  part of the requests to S3 that fail [default: 0]; a save tries each request three times
   --save-files      save the other files of a draft too, like SAVE_FILES=true
+  --allow-host NAME
+                    another name of this machine, for clients in containers; repeatable
   --json            write the logs and metrics of the function instead of one line a request
   --help            this text
 
 A port of 0 is any that is free. The environment variables of the function apply, except DRAFT_BUCKET, DRAFT_PREFIX
-and SAVED_BUCKET: the folder of the drafts always has the default layout.
+and SAVED_BUCKET: the folder of the drafts always has the default layout. With MAINTENANCE=true, each save gets a 503.
 ";
 
 const BUCKET: &str = "drafts";
@@ -86,7 +83,7 @@ const SAMPLE: [(&str, &[u8]); 4] = [
 const INTEGRATION_TIMEOUT: Duration = Duration::from_secs(29);
 /// Maximum size of a request ("Lambda quotas"): 6 MB.
 const MAX_BODY_BYTES: usize = 6 << 20;
-/// The name that containers have for this machine, for the function under `sam local`.
+/// The name that Docker gives this machine in containers. It is always allowed.
 const CONTAINER_HOST: &str = "host.docker.internal";
 
 struct Options {
@@ -95,6 +92,7 @@ struct Options {
     data_dir: PathBuf,
     faults_percent: f64,
     save_files: bool,
+    allowed_hosts: Vec<String>,
     json: bool,
 }
 
@@ -130,6 +128,7 @@ fn options() -> Result<Option<Options>, lexopt::Error> {
         data_dir: PathBuf::from(".local"),
         faults_percent: 0.0,
         save_files: false,
+        allowed_hosts: vec![CONTAINER_HOST.to_owned()],
         json: false,
     };
     let mut arguments = lexopt::Parser::from_env();
@@ -142,6 +141,10 @@ fn options() -> Result<Option<Options>, lexopt::Error> {
                 options.faults_percent = parse_percent(&arguments.value()?.string()?)?;
             }
             Long("save-files") => options.save_files = true,
+            Long("allow-host") => {
+                let name = parse_host(arguments.value()?.string()?)?;
+                options.allowed_hosts.push(name);
+            }
             Long("json") => options.json = true,
             Short('h') | Long("help") => return Ok(None),
             _ => return Err(argument.unexpected()),
@@ -157,6 +160,16 @@ fn parse_percent(text: &str) -> Result<f64, String> {
         .ok_or_else(|| format!("--faults must be a number from 0 to 100, got {text:?}"))
 }
 
+fn parse_host(name: String) -> Result<String, String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    if name.is_empty() || !name.chars().all(is_part) {
+        return Err(format!(
+            "--allow-host must be a name without a port, like {CONTAINER_HOST}, got {name:?}"
+        ));
+    }
+    Ok(name)
+}
+
 async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     // The environment first, so that nothing else is printed if a variable is invalid.
     let config = Config::from_lookup(|name| match name {
@@ -167,7 +180,6 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
         "SAVE_FILES" if options.save_files => Some("true".into()),
         _ => env::var_os(name),
     })?;
-    let sdk = client::config_from_env();
     check_data_dir(&options.data_dir)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))
         .await
@@ -177,7 +189,9 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
         // Versions and copies: `saved/` and `saved-files/`.
         create_only: Some("saved".to_owned()),
         record: false,
-        allowed_hosts: vec![CONTAINER_HOST.to_owned()],
+        // As the bucket of the stack does.
+        versioned: true,
+        allowed_hosts: options.allowed_hosts.clone(),
         ..S3Options::new(&options.data_dir)
     })
     .await
@@ -196,9 +210,10 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     let writer = log.clone();
     telemetry::init_logs(move || writer.clone());
     let cors_origin = config.requests.cors_origin.clone();
-    let function = function(config, sdk, &s3, options.json);
+    let function = function(config, &s3, options.json);
     let endpoint = Endpoint {
         cors_origin,
+        allowed_hosts: options.allowed_hosts,
         log,
         drafts,
     };
@@ -234,6 +249,7 @@ fn cannot_listen(port: u16, option: &str, error: &io::Error) -> String {
 /// Lets `percent` of the requests to S3 fail, in different ways.
 fn add_faults(s3: &S3, percent: f64) {
     let each = percent / 100.0 / 5.0;
+    let mut rest = 1.0;
     for (seed, fault) in [
         (1, Fault::INTERNAL_ERROR),
         (2, Fault::SLOW_DOWN),
@@ -241,7 +257,9 @@ fn add_faults(s3: &S3, percent: f64) {
         (4, Fault::LoseResponse),
         (5, Fault::CutBody(1000)),
     ] {
-        s3.fault(When::any().rate(each, seed), fault);
+        // A part of the requests that are left by the faults before.
+        s3.fault(When::any().rate(each / rest, seed), fault);
+        rest -= each;
     }
 }
 
@@ -264,14 +282,8 @@ fn print_instructions(address: SocketAddr, s3: &S3, drafts: &Path, folders: &[&s
         format!(" {}", folder.display())
     });
     let url = format!("http://{address}/openapi/capcut-mate/v1/save_draft");
-    let user = s3.options();
     println!("The function is at {url}");
-    println!(
-        "S3 is at {} (access key {}, secret key {})",
-        s3.endpoint(),
-        user.access_key,
-        user.secret_key
-    );
+    println!("S3 is at {}", s3.endpoint());
     println!(
         "
 1. Save the sample draft, in another terminal:
@@ -281,12 +293,18 @@ fn print_instructions(address: SocketAddr, s3: &S3, drafts: &Path, folders: &[&s
 3. Save a draft of your own: put its document at
    {}
    and repeat step 1 with the id of this folder.
+4. Use this S3 with the command `drafts` or the AWS CLI:
+   export AWS_ENDPOINT_URL_S3={endpoint} AWS_ACCESS_KEY_ID={access_key} AWS_SECRET_ACCESS_KEY={secret_key} AWS_REGION={REGION}
+   export DRAFTS_BUCKET={BUCKET}
 
 Press Ctrl-C to stop.",
         created.collect::<String>(),
         drafts
             .join("drafts/<draft id>/draft_content.json")
             .display(),
+        endpoint = s3.endpoint(),
+        access_key = s3.options().access_key,
+        secret_key = s3.options().secret_key,
     );
     if !json {
         println!("Requests: method, path, status, outcome, version, duration");
@@ -294,22 +312,14 @@ Press Ctrl-C to stop.",
 }
 
 /// Creates the function, with the S3 server.
-fn function(config: Config, sdk: SdkConfig, s3: &S3, json: bool) -> Function {
-    let user = s3.options();
-    let credentials = Credentials::new(&user.access_key, &user.secret_key, None, None, "local");
-    let sdk = sdk
-        .into_builder()
-        .endpoint_url(s3.endpoint())
-        .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .region(Region::from_static("us-east-1"))
-        .build();
+fn function(config: Config, s3: &S3, json: bool) -> Function {
     let name = "local".to_owned();
     let telemetry = if json {
         Telemetry::new(name)
     } else {
         Telemetry::with_output(name, io::sink())
     };
-    let saver = Saver::new(Store::new(&sdk, config.storage), config.saves);
+    let saver = Saver::new(Store::new(&s3.sdk_config(), config.storage), config.saves);
     Function::new(saver, config.requests, telemetry)
 }
 
@@ -380,6 +390,7 @@ async fn serve(
 /// The HTTP endpoint in front of the function.
 struct Endpoint {
     cors_origin: Option<String>,
+    allowed_hosts: Vec<String>,
     log: Log,
     /// The folder of the bucket.
     drafts: PathBuf,
@@ -391,7 +402,8 @@ type Refusal = (u16, &'static str, &'static str);
 impl Endpoint {
     /// Returns the event that API Gateway would make of a request.
     async fn read(&self, request: Request<Incoming>) -> io::Result<Result<Value, Refusal>> {
-        if let Err(cause) = self.check(request.headers()) {
+        let allowed_origin = self.cors_origin.as_deref();
+        if let Err(cause) = check_local(request.headers(), &self.allowed_hosts, allowed_origin) {
             return Ok(Err((403, "Forbidden", cause)));
         }
         if !self.drafts.exists() {
@@ -400,17 +412,6 @@ impl Endpoint {
         }
         let event = event(request).await;
         Ok(event.ok_or((413, "Request Too Long", "The body is larger than 6 MB")))
-    }
-
-    /// Refuses requests of web pages, except those of `CORS_ORIGIN`.
-    fn check(&self, headers: &HeaderMap) -> Result<(), &'static str> {
-        let mut headers = headers.clone();
-        let origin = headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
-        let allowed = self.cors_origin.as_deref();
-        if allowed.is_some_and(|allowed| allowed == "*" || Some(allowed) == origin) {
-            headers.remove(ORIGIN);
-        }
-        check_local(&headers, &[])
     }
 }
 

@@ -3,26 +3,40 @@
 use hyper::HeaderMap;
 use hyper::header::{HOST, HeaderValue, ORIGIN};
 
-/// Returns an error for a request that a web page may have sent: its `Host` is not 127.0.0.1 or localhost (DNS
-/// rebinding), or its `Origin` is another (cross-site request). Ports are not compared. `allowed_hosts` are further names
-/// for `Host`, but not for `Origin`.
-pub fn check_local(headers: &HeaderMap, allowed_hosts: &[String]) -> Result<(), &'static str> {
+const REFUSED: &str = "Requests from web pages of another origin are refused";
+
+/// Returns an error for a request that a web page may have sent: its `Host` is not 127.0.0.1, localhost or one of
+/// `allowed_hosts` (DNS rebinding), its `Origin` is not 127.0.0.1, localhost or `allowed_origin`, which may be `*`, or it
+/// has none although it comes from another site, like that for an image. Ports are not compared.
+pub fn check_local(
+    headers: &HeaderMap,
+    allowed_hosts: &[String],
+    allowed_origin: Option<&str>,
+) -> Result<(), &'static str> {
     let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
-    let hosts: Vec<_> = headers.get_all(HOST).iter().map(text).collect();
+    let values = |name| headers.get_all(name).iter().map(text).collect::<Vec<_>>();
+    let hosts = values(HOST);
     let is_allowed = |authority: &str| {
         let mut allowed = allowed_hosts.iter();
         is_local(authority)
             || allowed.any(|host| without_port(authority).eq_ignore_ascii_case(host))
     };
     if hosts.len() != 1 || !is_allowed(&hosts[0]) {
-        return Err("The header Host must name 127.0.0.1 or localhost");
+        return Err(
+            "The header Host must name 127.0.0.1, localhost or a host of the option --allow-host",
+        );
     }
-    let origins = headers.get_all(ORIGIN).iter().map(text);
-    for origin in origins {
+    let origins = values(ORIGIN);
+    for origin in &origins {
         let authority = origin.split_once("://").map(|(_, authority)| authority);
-        if !authority.is_some_and(is_local) {
-            return Err("Requests from web pages of another origin are refused");
+        let is_allowed = allowed_origin.is_some_and(|allowed| allowed == "*" || allowed == origin);
+        if !is_allowed && !authority.is_some_and(is_local) {
+            return Err(REFUSED);
         }
+    }
+    let sites = headers.get_all("sec-fetch-site").iter();
+    if origins.is_empty() && sites.into_iter().any(|site| site == "cross-site") {
+        return Err(REFUSED);
     }
     Ok(())
 }

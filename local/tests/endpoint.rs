@@ -1,6 +1,7 @@
 //! The local endpoint as a user runs it: `cargo run -p local`.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -100,13 +101,16 @@ impl Local {
 }
 
 async fn exchange(address: &str, request: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.expect("it listens");
-    let sent = stream.write_all(request.as_bytes()).await;
-    sent.expect("the request is sent");
+    let response = try_exchange(address, request).await;
+    response.expect("a response is received")
+}
+
+async fn try_exchange(address: &str, request: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(request.as_bytes()).await?;
     let mut response = String::new();
-    let received = with_timeout(stream.read_to_string(&mut response)).await;
-    received.expect("a response is received");
-    response
+    with_timeout(stream.read_to_string(&mut response)).await?;
+    Ok(response)
 }
 
 #[tokio::test]
@@ -199,11 +203,76 @@ async fn the_faults_must_be_a_percentage() {
         assert!(error.starts_with(&message), "{error}");
         assert_eq!(output.status.code(), Some(2), "{error}");
     }
-    for value in ["0", "0.5", "100"] {
+}
+
+#[tokio::test]
+async fn the_given_part_of_the_requests_fails() {
+    for (percent, expected) in [("0", 0..=0), ("50", 150..=250), ("100", 400..=400)] {
+        let folder = tempfile::tempdir().expect("a folder is created");
         let mut command = command(folder.path());
-        command.args(["--faults", value]);
-        Local::start(command).await;
+        command.args(["--faults", percent]);
+        let local = Local::start(command).await;
+        let mut failed = 0;
+        for _ in 0..400 {
+            let request = "GET /drafts/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+            // Without a signature, the response is an error whose end a fault cuts off.
+            let response = try_exchange(&local.s3, request).await.unwrap_or_default();
+            let is_whole = response.contains("AccessDenied") && response.ends_with("</Error>");
+            failed += usize::from(!is_whole);
+        }
+        assert!(expected.contains(&failed), "{failed} of 400 at {percent}%");
+        let status = if percent == "0" { "200" } else { "503" };
+        if percent != "50" {
+            for _ in 0..5 {
+                let response = local.save(DRAFT_ID).await;
+                assert_eq!(&response[9..12], status, "{response} at {percent}%");
+            }
+        }
     }
+}
+
+#[tokio::test]
+async fn clients_in_containers_are_allowed() {
+    let folder = tempfile::tempdir().expect("a folder is created");
+    let mut with_hosts = command(folder.path());
+    with_hosts.args(["--allow-host", "one.example", "--allow-host", "two.example"]);
+    let local = Local::start(with_hosts).await;
+    for (host, status) in [
+        ("host.docker.internal:3000", "400"),
+        ("one.example:3000", "400"),
+        ("two.example", "400"),
+        ("three.example", "403"),
+    ] {
+        let response = local.post(&format!("Host: {host}\r\n"), "{}").await;
+        assert_eq!(&response[9..12], status, "{host}");
+        let request =
+            format!("GET /drafts/a HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let response = exchange(&local.s3, &request).await;
+        let is_refused = response.contains("<Message>AccessDenied</Message>");
+        assert_eq!(is_refused, status == "403", "{host}: {response}");
+    }
+    let mut with_port = command(folder.path());
+    with_port.args(["--allow-host", "one.example:80"]);
+    let (output, error) = output(with_port).await;
+    assert!(
+        error.starts_with("--allow-host must be a name without a port"),
+        "{error}"
+    );
+    assert_eq!(output.status.code(), Some(2), "{error}");
+}
+
+#[tokio::test]
+async fn prints_the_variables_for_other_clients() {
+    let folder = tempfile::tempdir().expect("a folder is created");
+    let mut local = Local::start(command(folder.path())).await;
+    let line = local.line_with("export AWS_ENDPOINT_URL_S3").await;
+    let expected = format!(
+        "export AWS_ENDPOINT_URL_S3=http://{} AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local-secret AWS_REGION=us-east-1",
+        local.s3
+    );
+    assert_eq!(line.trim(), expected);
+    let line = local.line_with("export ").await;
+    assert_eq!(line.trim(), "export DRAFTS_BUCKET=drafts");
 }
 
 #[tokio::test]
@@ -262,6 +331,7 @@ async fn refuses_requests_of_web_pages() {
         "Host: attacker.example:3000\r\n",
         "Origin: https://attacker.example\r\n",
         "Origin: null\r\n",
+        "Sec-Fetch-Site: cross-site\r\n",
     ] {
         assert_eq!(status(headers).await, "403", "{headers}");
     }
@@ -269,6 +339,7 @@ async fn refuses_requests_of_web_pages() {
         "Host: 127.0.0.1:1\r\n",
         "Origin: http://localhost:8080\r\n",
         "Origin: https://editor.example\r\n",
+        "Origin: https://editor.example\r\nSec-Fetch-Site: cross-site\r\n",
     ] {
         assert_eq!(status(headers).await, "400", "{headers}");
     }

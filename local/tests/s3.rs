@@ -10,18 +10,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::Builder;
 use aws_sdk_s3::config::retry::RetryConfig;
-use aws_sdk_s3::config::{BehaviorVersion, Config, Credentials, Region};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::copy_object::builders::CopyObjectFluentBuilder;
 use aws_sdk_s3::operation::get_object::builders::GetObjectFluentBuilder;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
+use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{
     BucketVersioningStatus, ChecksumAlgorithm, ChecksumMode, CompletedMultipartUpload,
     CompletedPart, Delete, MetadataDirective, ObjectIdentifier, VersioningConfiguration,
 };
-use local::s3::{Fault, Op, RawResponse, S3, S3Options, When};
+use local::s3::{Fault, Op, RawResponse, S3, S3Options, When, sdk_config};
 use test_support::runtime::with_timeout;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -46,13 +47,9 @@ impl Env {
     }
 
     fn new(s3: S3, access_key: &str, secret_key: &str) -> Self {
-        let config = Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("eu-central-1"))
-            .credentials_provider(Credentials::new(access_key, secret_key, None, None, "test"))
-            .endpoint_url(s3.endpoint())
+        let sdk = sdk_config(&s3.endpoint(), access_key, secret_key);
+        let config = Builder::from(&sdk)
             .force_path_style(true)
-            .http_client(aws_smithy_http_client::Builder::new().build_http())
             .retry_config(RetryConfig::disabled());
         let client = Client::from_conf(config.build());
         Self { s3, client }
@@ -794,9 +791,11 @@ async fn requests_of_web_pages_are_refused() {
         let refused = response.contains("<Message>AccessDenied</Message>");
         (response[9..12].to_owned(), refused)
     };
+    let same_site = status("Host: localhost\r\nSec-Fetch-Site: same-site\r\n").await;
     // The authentication refuses these requests too, without this message.
     let passes = ("403".to_owned(), false);
     let refused = ("403".to_owned(), true);
+    assert_eq!(same_site, passes);
     for host in ["localhost", "127.0.0.1:9000", "LOCALHOST:1"] {
         assert_eq!(status(&format!("Host: {host}\r\n")).await, passes, "{host}");
         let origin = format!("Host: {host}\r\nOrigin: http://localhost:3000\r\n");
@@ -810,9 +809,50 @@ async fn requests_of_web_pages_are_refused() {
         "Host: localhost\r\nOrigin: https://attacker.example\r\n",
         "Host: localhost\r\nOrigin: null\r\n",
         "Host: localhost\r\nOrigin: http://localhost.attacker.example\r\n",
+        // A link or an image, which a presigned URL would open.
+        "Host: localhost\r\nSec-Fetch-Site: cross-site\r\n",
     ] {
         assert_eq!(status(headers).await, refused, "{headers:?}");
     }
+}
+
+#[tokio::test]
+async fn a_browser_does_not_run_an_object() {
+    let env = Env::start().await;
+    let put = env.put("page").content_type("text/html").send().await;
+    put.expect("the object is written");
+    let expires = PresigningConfig::expires_in(Duration::from_secs(60));
+    let presigned = env
+        .get("page")
+        .presigned(expires.expect("it is valid"))
+        .await;
+    let url = presigned
+        .expect("the request is presigned")
+        .uri()
+        .to_owned();
+    let (_, path) = url.split_once("/drafts/").expect("the URL has the bucket");
+    let get = async |headers: &str| {
+        let host = env.s3.options().addr;
+        let request = format!(
+            "GET /drafts/{path} HTTP/1.1\r\nHost: {host}\r\n{headers}Connection: close\r\n\r\n"
+        );
+        env.raw(&request).await
+    };
+    let page = get("Sec-Fetch-Site: none\r\n").await;
+    assert!(
+        page.starts_with("HTTP/1.1 200 ") && page.ends_with("one"),
+        "{page}"
+    );
+    assert!(
+        page.contains("\r\nx-content-type-options: nosniff\r\n"),
+        "{page}"
+    );
+    assert!(
+        page.contains("\r\ncontent-security-policy: sandbox; default-src 'none';"),
+        "{page}"
+    );
+    let foreign = get("Sec-Fetch-Site: cross-site\r\n").await;
+    assert!(foreign.starts_with("HTTP/1.1 403 "), "{foreign}");
 }
 
 #[tokio::test]

@@ -29,15 +29,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use aws_config::{Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
+use save_draft::s3::client::config_from_env;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -59,6 +63,12 @@ use crate::web::check_local;
 const BACKLOG: u32 = 1024;
 /// Maximum size of a request's body in bytes. Larger objects take a multipart upload.
 const MAX_BODY_BYTES: usize = 1 << 30;
+
+/// The only region.
+pub const REGION: &str = "us-east-1";
+/// Allows what a browser needs to show an image or to play a video.
+const POLICY: &str =
+    "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'";
 
 /// Options of an [`S3`].
 #[derive(Clone, Debug)]
@@ -161,6 +171,12 @@ impl S3 {
     /// The endpoint, `http://127.0.0.1:…`. It needs path-style requests.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.options.addr)
+    }
+
+    /// The SDK configuration of the function, for this server.
+    pub fn sdk_config(&self) -> SdkConfig {
+        let options = &self.options;
+        sdk_config(&self.endpoint(), &options.access_key, &options.secret_key)
     }
 
     /// Puts an object, without a request; returns its `ETag`, without quotes.
@@ -279,6 +295,17 @@ impl Drop for S3 {
     }
 }
 
+/// The SDK configuration of the function, for an S3 server with these keys.
+pub fn sdk_config(endpoint: &str, access_key: &str, secret_key: &str) -> SdkConfig {
+    let credentials = Credentials::new(access_key, secret_key, None, None, "local");
+    config_from_env()
+        .into_builder()
+        .endpoint_url(endpoint)
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .region(Region::from_static(REGION))
+        .build()
+}
+
 struct Server {
     objects: Arc<Objects>,
     service: S3Service,
@@ -395,7 +422,8 @@ impl Server {
         }
         let form = head.headers.get(CONTENT_TYPE);
         let is_form = form.is_some_and(|value| value.as_bytes().starts_with(b"multipart/form"));
-        let mut response = if check_local(&head.headers, &self.options.allowed_hosts).is_err() {
+        let mut response = if check_local(&head.headers, &self.options.allowed_hosts, None).is_err()
+        {
             error(&head.method, 403, "AccessDenied")
         } else if is_form {
             // Uploads by HTML forms.
@@ -406,7 +434,11 @@ impl Server {
             self.apply(request, &recorded, fault, end).await?
         };
         let id = HeaderValue::from(number);
-        response.headers_mut().insert("x-amz-request-id", id);
+        let headers = response.headers_mut();
+        headers.insert("x-amz-request-id", id);
+        // A browser must not run what a draft contains.
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
         let status = response.status().as_u16();
         self.log.set_status(number, status);
         Ok(response)
