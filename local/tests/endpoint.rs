@@ -1,7 +1,9 @@
 //! The local endpoint as a user runs it: `cargo run -p local`.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -317,6 +319,15 @@ async fn saves_all_files_of_the_sample_draft_with_save_files() {
         assert_eq!(copy, read(format!("drafts/{DRAFT_ID}/{path}")), "{path}");
     }
     assert_eq!(files.len(), 3);
+
+    // A file that cannot be an object is not left out silently.
+    let draft = folder.path().join("drafts/drafts").join(DRAFT_ID);
+    let invalid = draft.join(OsStr::from_bytes(b"\xff.png"));
+    fs::write(&invalid, "").expect("the file is written");
+    local.save(DRAFT_ID).await;
+    let line = local.line_with("ERROR").await;
+    assert!(line.contains(&invalid.display().to_string()), "{line}");
+    local.line_with(" 500 SaveFailed ").await;
 }
 
 #[tokio::test]
