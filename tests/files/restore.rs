@@ -1,4 +1,4 @@
-//! Restores a version by the commands in the README.
+//! Restores a version by the commands in docs/versions.md.
 
 use std::fs;
 
@@ -9,22 +9,25 @@ use tokio::process::Command;
 use super::{SAVE_FILES, file_key, put_document, put_files, read_folder, save};
 use crate::common::TestEnv;
 
-/// Returns the commands in the README that restore a version with its files: the block that reads
-/// `files.json`, and the next one, which copies the document.
+/// Returns the commands in docs/versions.md that restore a version with its files.
 fn restore_commands() -> String {
-    let readme = fs::read_to_string(in_repository("README.md")).expect("the README exists");
-    let blocks = readme.split("```sh\n").skip(1);
-    let blocks = blocks.map(|block| block.split("```").next().unwrap_or_default());
-    let commands = blocks.skip_while(|block| !block.contains("files.json"));
-    commands.take(2).collect()
+    let page = in_repository("docs/versions.md");
+    let page = fs::read_to_string(page).expect("the page exists");
+    let blocks = page.split("```sh\n").skip(1);
+    let mut blocks = blocks.filter_map(|block| block.split("```").next());
+    let commands = blocks.find(|block| block.contains("files.json"));
+    commands.expect("the page has the commands").to_owned()
 }
 
-/// Restores the version `version` by the commands in the README.
+/// Restores the version `version` by these commands.
 async fn run_restore(s3: &S3, id: &str, version: &str) {
     let user = s3.options();
+    let folder = tempfile::tempdir().expect("a folder is created");
     let output = Command::new("bash")
         .args(["-euo", "pipefail", "-c", &restore_commands()])
+        .current_dir(folder.path())
         .env("DRAFT_BUCKET", BUCKET)
+        .env("SAVED_BUCKET", BUCKET)
         .env("DRAFT_ID", id)
         .env("VERSION", version)
         .env("AWS_ENDPOINT_URL", s3.endpoint())
