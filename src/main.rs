@@ -1,21 +1,19 @@
 //! Lambda entry point: sets up logs, configuration and clients, and runs the function.
 
 use std::env;
-use std::io;
 use std::process::ExitCode;
 
 use lambda_http::lambda_runtime;
 use save_draft::config::Config;
 use save_draft::error::{BoxError, redact_json_error};
 use save_draft::lambda::Function;
-use save_draft::lambda::telemetry::{self, Telemetry};
+use save_draft::lambda::telemetry::Telemetry;
 use save_draft::s3::Store;
 use save_draft::s3::client;
 use save_draft::save::Saver;
 use tokio::runtime;
 
 fn main() -> ExitCode {
-    telemetry::init_logs(io::stdout);
     if env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
         eprintln!(
             "This program runs on AWS Lambda. To run the function on this machine, use: \
@@ -23,10 +21,12 @@ fn main() -> ExitCode {
         );
         return ExitCode::FAILURE;
     }
-    match run() {
+    let telemetry = Telemetry::to_stdout(&env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default());
+    telemetry.capture_process();
+    match run(telemetry.clone()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(target: "save_draft", error = describe(error), "the function stopped");
+            telemetry.record_stop(&describe(error));
             ExitCode::FAILURE
         }
     }
@@ -44,7 +44,7 @@ fn describe(error: BoxError) -> String {
     }
 }
 
-fn run() -> Result<(), BoxError> {
+fn run(telemetry: Telemetry) -> Result<(), BoxError> {
     let config = Config::from_env()?;
     // Lambda Managed Instances run several invocations in one process and set this variable. With
     // one invocation at a time, a single thread starts faster.
@@ -59,8 +59,7 @@ fn run() -> Result<(), BoxError> {
         let sdk_config = client::config_from_env();
         let store = Store::new(&sdk_config, config.storage);
         let saver = Saver::new(store, config.saves);
-        let function_name = env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default();
-        let function = Function::new(saver, config.requests, Telemetry::new(function_name));
+        let function = Function::new(saver, config.requests, telemetry);
         lambda_runtime::run_concurrent(function.into_service()).await
     })
 }

@@ -6,17 +6,17 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::io;
 use std::panic::AssertUnwindSafe;
 use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use lambda_http::lambda_runtime::Diagnostic;
 use lambda_http::lambda_runtime::{LambdaEvent, Service};
 use proptest::prelude::Rng as _;
 use proptest::test_runner::{RngAlgorithm, TestRng};
-use save_draft::lambda::telemetry;
-use save_draft::lambda::{InvocationError, SanitizedRequest};
+use save_draft::lambda::Payload;
+use save_draft::lambda::telemetry::Telemetry;
 use serde::Serialize;
 use serde_json::{Value, json};
 use test_support::check::{self, InputStrings};
@@ -135,14 +135,15 @@ async fn send_inputs() {
     let seed = number("BAD_INPUT_SEED").unwrap_or(SEED);
     let first = number("BAD_INPUT_FIRST").unwrap_or_default();
     let count = number("BAD_INPUT_COUNT").unwrap_or_default();
-    telemetry::init_logs(io::stdout);
+    let telemetry = Telemetry::to_stdout("save-draft");
+    telemetry.capture_process();
 
     let s3 = S3::start_empty().await.expect("the S3 server starts");
     s3.put(BUCKET, &draft_key(DRAFT_ID), sample_draft());
     for (id, seed) in OTHER_DRAFTS.iter().zip(1..) {
         s3.put(BUCKET, &draft_key(id), draft_of_size(500, seed));
     }
-    let service = common::service(&s3, io::stdout());
+    let service = common::service_with(&s3, telemetry);
     let samples: Vec<Value> = event_names().iter().map(|name| event(name)).collect();
     let mut counts = BTreeMap::new();
     for n in first..first + count {
@@ -192,7 +193,7 @@ async fn send_inputs() {
 /// Sends one input and checks the result, of which it returns the kind.
 async fn send_input<S>(service: &S, s3: &S3, input: &[u8]) -> String
 where
-    S: Service<LambdaEvent<SanitizedRequest>, Response: Serialize, Error = InvocationError> + Clone,
+    S: Service<LambdaEvent<Payload>, Response: Serialize, Error = Diagnostic> + Clone,
 {
     s3.clear_requests();
     let answer = match common::invoke(service, input).await {

@@ -563,7 +563,7 @@ async fn events_of_other_objects_are_skipped() {
     }
     for (records, event) in &skipped {
         for event in [records, event] {
-            let (outcome, lines, _) = test_env.invoke_logged(event).await;
+            let (outcome, lines) = test_env.invoke_logged(event).await;
             assert_eq!(outcome, nothing_saved(1), "{event}");
             assert_eq!(
                 lines[0]["outcome"], "skipped",

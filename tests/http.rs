@@ -1,7 +1,6 @@
 //! HTTP requests, and the responses that each gateway and its client get.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
@@ -537,7 +536,7 @@ async fn returns_500_when_the_document_is_not_valid() {
         ),
     ] {
         test_env.put_draft(DRAFT_ID, document);
-        let (outcome, lines, _) = test_env.invoke_logged(&post_url(DRAFT_URL)).await;
+        let (outcome, lines) = test_env.invoke_logged(&post_url(DRAFT_URL)).await;
         let response = HttpResponse::from_json(&outcome.response());
         assert_eq!(response, HttpResponse::save_failed(), "{document}");
         assert_eq!(lines[0]["error"], cause, "{document}");
@@ -726,7 +725,7 @@ async fn cors_origin_may_call_the_api_from_a_page() {
 async fn the_deadline_may_be_the_remaining_time() {
     let s3 = S3::start_empty().await.expect("the S3 server starts");
     s3.put(BUCKET, &draft_key(DRAFT_ID), sample_draft());
-    let service = common::service(&s3, io::sink());
+    let service = common::service(&s3);
     for (remaining_ms, status) in [(600_000, 200), (1, 503)] {
         let payload = post_url(DRAFT_URL).to_string();
         let outcome = common::invoke_until(&service, payload.as_bytes(), remaining_ms).await;

@@ -1,8 +1,6 @@
 //! Lenient reading: a field that no save reads changes nothing, and a message of a batch that
 //! cannot be read fails alone.
 
-use std::io;
-
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use test_support::fixtures::{BUCKET, draft_key, event, event_names};
@@ -132,7 +130,7 @@ async fn a_field_that_no_save_reads_changes_nothing() {
     // draft was looked up.
     let s3 = S3::start_empty().await.expect("the S3 server starts");
     s3.create_bucket(BUCKET);
-    let service = common::service(&s3, io::sink());
+    let service = common::service(&s3);
     let invoke = async |text: &str| common::invoke(&service, text.as_bytes()).await;
     let mut count = 0;
     for name in event_names() {
@@ -183,7 +181,7 @@ async fn a_message_that_cannot_be_read_fails_alone() {
     for number in 0..3 {
         s3.put(BUCKET, &draft_key(&format!("draft-{number}")), "{}");
     }
-    let service = common::service(&s3, io::sink());
+    let service = common::service(&s3);
     let unknown = Outcome::Error {
         error_type: "InvalidRequest".to_owned(),
         error_message: "The event is not one that this function knows".to_owned(),
@@ -259,7 +257,7 @@ async fn a_message_with_any_attributes_is_saved() {
     for number in 0..3 {
         s3.put(BUCKET, &draft_key(&format!("draft-{number}")), "{}");
     }
-    let service = common::service(&s3, io::sink());
+    let service = common::service(&s3);
     for name in ["sqs", "sqs-fifo", "sqs-raw-sns"] {
         let mut batch = batch(name);
         batch["Records"][0]["messageAttributes"] = json!({"a": {"binaryValue": "Hello, World!"}});

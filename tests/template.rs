@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use save_draft::error::Error;
-use save_draft::lambda::telemetry::{DIMENSION, METRICS, NAMESPACE};
 use serde_json::{Value, json};
 
 use crate::common;
+use crate::telemetry::{DIMENSION, METRICS, NAMESPACE};
 
 /// Path of the documented URL.
 const PATH: &str = "/openapi/capcut-mate/v1/save_draft";
@@ -135,7 +135,7 @@ fn the_api_has_the_documented_path_and_texts() {
 #[test]
 fn alarms_and_dashboard_show_the_metrics_that_are_written() {
     let template = template();
-    let written: BTreeSet<_> = METRICS.iter().copied().collect();
+    let written: BTreeSet<_> = METRICS.map(|(name, _)| name).into();
     let resources = template["Resources"].as_object().unwrap();
     for (name, resource) in resources {
         let alarm = &resource["Properties"];

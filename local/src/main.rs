@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::env;
 use std::error::Error;
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -30,7 +30,7 @@ use local::s3::{Fault, REGION, S3, S3Options, When};
 use local::web::check_local;
 use save_draft::config::Config;
 use save_draft::lambda::Function;
-use save_draft::lambda::telemetry::{self, Telemetry};
+use save_draft::lambda::telemetry::Telemetry;
 use save_draft::s3::Store;
 use save_draft::save::Saver;
 use serde_json::{Map, Value, json};
@@ -208,9 +208,10 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
 
     let log = Log::new(options.json);
     let writer = log.clone();
-    telemetry::init_logs(move || writer.clone());
+    let telemetry = Telemetry::new("local", move |line| writer.write(line));
+    telemetry.capture_process();
     let cors_origin = config.requests.cors_origin.clone();
-    let function = function(config, &s3, options.json);
+    let function = function(config, &s3, telemetry);
     let endpoint = Endpoint {
         cors_origin,
         allowed_hosts: options.allowed_hosts,
@@ -312,13 +313,7 @@ Press Ctrl-C to stop.",
 }
 
 /// Creates the function, with the S3 server.
-fn function(config: Config, s3: &S3, json: bool) -> Function {
-    let name = "local".to_owned();
-    let telemetry = if json {
-        Telemetry::new(name)
-    } else {
-        Telemetry::with_output(name, io::sink())
-    };
+fn function(config: Config, s3: &S3, telemetry: Telemetry) -> Function {
     let saver = Saver::new(Store::new(&s3.sdk_config(), config.storage), config.saves);
     Function::new(saver, config.requests, telemetry)
 }
@@ -350,7 +345,8 @@ async fn serve(
             let (endpoint, function) = (Arc::clone(&endpoint), function.clone());
             async move {
                 let started = Instant::now();
-                let name = format!("{} {}", request.method(), request.uri().path());
+                let path = request.uri().path().escape_debug();
+                let name = format!("{} {path}", request.method());
                 let context = context();
                 let id = context.request_id.clone();
                 let response = match endpoint.read(request).await? {
@@ -375,9 +371,8 @@ async fn serve(
         });
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(target: "save_draft", %error, "a connection failed");
-            }
+            // It fails if the client disconnects.
+            drop(connection.await);
         });
     }
     println!("Stopping after the requests that have started. Press Ctrl-C again to stop at once.");
@@ -456,7 +451,7 @@ impl Log {
             }
         }
         if let (Some(files), Some(copied)) =
-            (record["files"].as_u64(), record["files_copied"].as_u64())
+            (record["Files"].as_u64(), record["FilesCopied"].as_u64())
         {
             let _ = write!(line, " {files} files ({copied} copied)");
         }
@@ -464,31 +459,24 @@ impl Log {
         if let Some(cause) = record["error"].as_str() {
             let _ = write!(line, ": {cause}");
         }
-        println!("{}", telemetry::escape(&line));
+        println!("{line}");
     }
-}
 
-impl io::Write for Log {
-    /// Takes one log record.
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+    /// Takes one record of the function.
+    fn write(&self, line: &[u8]) {
         let record: Value = serde_json::from_slice(line).unwrap_or_default();
         let text = |field: &str| record[field].as_str();
         if text("target").is_some_and(|target| target.starts_with("s3s")) {
             // The S3 server's own record of each error response.
         } else if self.json {
-            io::stdout().write_all(line)?;
+            drop(io::stdout().write_all(line));
         } else if let Some(id) = text("request_id") {
             self.set(id, record.clone());
         } else {
             let fields = ["level", "message", "error", "location"];
             let fields: Vec<_> = fields.into_iter().filter_map(text).collect();
-            println!("{}", telemetry::escape(&fields.join(": ")));
+            println!("{}", fields.join(": "));
         }
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stdout().flush()
     }
 }
 

@@ -287,9 +287,7 @@ async fn prints_logs_and_metrics_with_json() {
     let log = local.line_with("\"message\":\"saved\"").await;
     let log: Value = serde_json::from_str(&log).expect("it is JSON");
     assert_eq!(log["outcome"], "created");
-    let metrics = local.line_with("\"_aws\"").await;
-    let metrics: Value = serde_json::from_str(&metrics).expect("it is JSON");
-    assert_eq!(metrics["RequestId"], log["request_id"]);
+    assert!(log["_aws"].is_object(), "the record has metrics: {log}");
 }
 
 #[tokio::test]

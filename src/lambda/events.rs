@@ -11,35 +11,20 @@ use lambda_http::lambda_runtime::Diagnostic;
 use serde_json::{Value, json};
 
 use super::parser::{self, EventContent, EventParser, Message, ParsedEvent};
+use super::telemetry::InvocationLog;
 use crate::draft::DraftId;
-use crate::error::{Error, ErrorKind};
-use crate::lambda::telemetry::InvocationMetrics;
+use crate::error::Error;
 use crate::save::{Saved, Saver};
 
 /// Maximum number of concurrent saves of one event.
 const MAX_CONCURRENT_SAVES: usize = 16;
 
 /// The error of a failed invocation, as its caller sees it. The cause is only logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvocationError {
-    kind: ErrorKind,
-    detail: &'static str,
-}
-
-impl From<&Error> for InvocationError {
+impl From<&Error> for Diagnostic {
     fn from(error: &Error) -> Self {
         Self {
-            kind: error.kind(),
-            detail: error.detail(),
-        }
-    }
-}
-
-impl From<InvocationError> for Diagnostic {
-    fn from(error: InvocationError) -> Self {
-        Self {
-            error_type: error.kind.as_str().to_owned(),
-            error_message: error.detail.to_owned(),
+            error_type: error.kind().as_str().to_owned(),
+            error_message: error.detail().to_owned(),
         }
     }
 }
@@ -55,28 +40,28 @@ pub(super) async fn handle(
     parser: &EventParser,
     saver: &Saver,
     deadline: Instant,
-    metrics: &mut InvocationMetrics,
-) -> Result<Value, InvocationError> {
+    log: InvocationLog<'_>,
+) -> Result<Value, Diagnostic> {
     let event = parser.parse(payload).map_err(|error| {
-        metrics.record_invalid(&error);
-        InvocationError::from(&error)
+        log.invalid(&error);
+        Diagnostic::from(&error)
     })?;
     match event {
         ParsedEvent::Direct(request) => {
             let report = saver.save(request.id, deadline).await;
-            metrics.record_save(&report);
-            let saved = report.result.as_ref().map_err(InvocationError::from)?;
+            log.save(&report);
+            let saved = report.result.as_ref().map_err(Diagnostic::from)?;
             Ok(saved_json(request.field, &request.value, saved))
         }
         ParsedEvent::Notification(content) => {
-            let saves = BatchSaves::run(&content.ids, saver, deadline, metrics).await;
-            log_content(&content, metrics);
+            let saves = BatchSaves::run(&content.ids, saver, deadline, log).await;
+            log_content(&content, log);
             match saves.error(&content) {
                 Some(error) => Err(error),
                 None => Ok(saves.to_json(&content)),
             }
         }
-        ParsedEvent::Batch(messages) => handle_batch(messages, saver, deadline, metrics).await,
+        ParsedEvent::Batch(messages) => handle_batch(messages, saver, deadline, log).await,
     }
 }
 
@@ -86,17 +71,17 @@ async fn handle_batch(
     messages: Vec<Message>,
     saver: &Saver,
     deadline: Instant,
-    metrics: &mut InvocationMetrics,
-) -> Result<Value, InvocationError> {
+    log: InvocationLog<'_>,
+) -> Result<Value, Diagnostic> {
     let ids = messages
         .iter()
         .flat_map(|message| message.content.ids.iter().cloned())
         .collect();
-    let saves = BatchSaves::run(&ids, saver, deadline, metrics).await;
+    let saves = BatchSaves::run(&ids, saver, deadline, log).await;
     let mut failures = Vec::new();
     let mut has_unidentified = false;
     for message in messages {
-        log_content(&message.content, metrics);
+        log_content(&message.content, log);
         match message.id {
             Some(id) if saves.error(&message.content).is_some() => {
                 failures.push(json!({"itemIdentifier": id}));
@@ -108,8 +93,8 @@ async fn handle_batch(
     // SQS cannot be told whether that message was saved, so that it has to deliver all again.
     if has_unidentified {
         let error = parser::invalid_event("a message has no messageId");
-        metrics.record_invalid(&error);
-        return Err(InvocationError::from(&error));
+        log.invalid(&error);
+        return Err(Diagnostic::from(&error));
     }
     Ok(json!({"batchItemFailures": failures}))
 }
@@ -124,12 +109,12 @@ fn saved_json(field: &str, draft: &str, saved: &Saved) -> Value {
 }
 
 /// Logs the records that were skipped, and the first that could not be parsed.
-fn log_content(content: &EventContent, metrics: &mut InvocationMetrics) {
+fn log_content(content: &EventContent, log: InvocationLog<'_>) {
     for skipped in &content.skipped {
-        metrics.log_skipped(skipped.reason, skipped.key.as_deref());
+        log.skipped(skipped.reason, skipped.key.as_deref());
     }
     if let Some(error) = &content.error {
-        metrics.record_invalid(error);
+        log.invalid(error);
     }
 }
 
@@ -142,27 +127,27 @@ impl BatchSaves {
         ids: &BTreeSet<DraftId>,
         saver: &Saver,
         deadline: Instant,
-        metrics: &mut InvocationMetrics,
+        log: InvocationLog<'_>,
     ) -> Self {
         let mut reports = stream::iter(ids.clone())
             .map(|id| saver.save(id, deadline))
             .buffer_unordered(MAX_CONCURRENT_SAVES);
         let mut saves = HashMap::with_capacity(ids.len());
         while let Some(report) = reports.next().await {
-            metrics.record_save(&report);
+            log.save(&report);
             saves.insert(report.draft_id, report.result);
         }
         Self(saves)
     }
 
     /// Returns the error of `content`, if there is one. A retryable error takes precedence.
-    fn error(&self, content: &EventContent) -> Option<InvocationError> {
+    fn error(&self, content: &EventContent) -> Option<Diagnostic> {
         let results = content.ids.iter().filter_map(|id| self.0.get(id));
         results
             .filter_map(|result| result.as_ref().err())
             .chain(&content.error)
             .max_by_key(|error| error.kind())
-            .map(InvocationError::from)
+            .map(Diagnostic::from)
     }
 
     fn to_json(&self, content: &EventContent) -> Value {

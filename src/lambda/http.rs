@@ -9,18 +9,27 @@ use lambda_http::http::header::{
 };
 use lambda_http::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use lambda_http::{Body, Request, Response};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::json::read_fields;
+use super::parser::{as_string, read_object};
+use super::telemetry::InvocationLog;
 use crate::config::RequestConfig;
 use crate::draft::DraftId;
 use crate::draft::document::BYTE_ORDER_MARK;
-use crate::error::{BoxError, Error, ErrorKind, redact_json_error};
-use crate::lambda::telemetry::InvocationMetrics;
+use crate::error::{BoxError, Error, ErrorKind};
 use crate::save::Saver;
 
 /// End of the path of a save. Stages and base paths before it differ between gateways.
 const PATH: &str = "/save_draft";
+
+/// The body of a request.
+#[derive(Deserialize)]
+struct SaveRequest<'a> {
+    #[serde(borrow)]
+    draft_url: Option<&'a RawValue>,
+}
 
 /// Handles HTTP requests.
 #[derive(Debug)]
@@ -46,14 +55,14 @@ impl HttpHandler {
         request: &Request,
         saver: &Saver,
         deadline: Instant,
-        metrics: &mut InvocationMetrics,
+        log: InvocationLog<'_>,
     ) -> Response<Body> {
         let mut response = if !request.uri().path().ends_with(PATH) {
             json_response(StatusCode::NOT_FOUND, &json!({"detail": "Not Found"}))
         } else if request.method() == Method::OPTIONS && self.cors_origin.is_some() {
             preflight()
         } else if request.method() == Method::POST {
-            self.save(request.body(), saver, deadline, metrics).await
+            self.save(request.body(), saver, deadline, log).await
         } else {
             let body = json!({"detail": "Method Not Allowed"});
             let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &body);
@@ -76,17 +85,17 @@ impl HttpHandler {
         body: &[u8],
         saver: &Saver,
         deadline: Instant,
-        metrics: &mut InvocationMetrics,
+        log: InvocationLog<'_>,
     ) -> Response<Body> {
         let (draft_url, id) = match self.read_body(body) {
             Ok(draft) => draft,
             Err(error) => {
-                metrics.record_invalid(&error);
+                log.invalid(&error);
                 return error_response(&error);
             }
         };
         let report = saver.save(id, deadline).await;
-        metrics.record_save(&report);
+        log.save(&report);
         match &report.result {
             Err(error) => error_response(error),
             Ok(saved) => {
@@ -112,13 +121,14 @@ impl HttpHandler {
         if body.trim_ascii().is_empty() {
             return Err(required("the request has no body"));
         }
-        let [draft_url] = read_fields(body, ["draft_url"]).map_err(|error| {
-            let cause = redact_json_error(&error);
+        let body: SaveRequest<'_> = read_object(body).map_err(|cause| {
             Error::invalid_request("The request body must be a JSON object", cause)
         })?;
-        let draft_url = draft_url.ok_or_else(|| required("the body has no draft_url"))?;
-        let draft_url: String = serde_json::from_str(draft_url.get())
-            .map_err(|error| invalid(redact_json_error(&error)))?;
+        if body.draft_url.is_none() {
+            return Err(required("the body has no draft_url"));
+        }
+        let draft_url = as_string(body.draft_url)
+            .ok_or_else(|| invalid("draft_url must be a string".into()))?;
         if draft_url.trim().is_empty() {
             return Err(required("draft_url is empty"));
         }

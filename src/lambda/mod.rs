@@ -3,7 +3,6 @@
 
 mod events;
 mod http;
-mod json;
 mod parser;
 mod request;
 pub mod telemetry;
@@ -14,19 +13,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt as _;
-use lambda_http::lambda_runtime::{LambdaEvent, Service};
+use lambda_http::lambda_runtime::{Diagnostic, LambdaEvent, Service};
 use lambda_http::request::RequestContext;
 use lambda_http::tower::{ServiceExt as _, service_fn};
 use lambda_http::{Adapter, Body, BoxFuture, IntoResponse, Request, RequestExt as _, Response};
 use serde::Serialize;
 
-pub use self::events::InvocationError;
 use self::http::HttpHandler;
 use self::parser::EventParser;
-pub use self::request::SanitizedRequest;
+pub use self::request::Payload;
+use self::telemetry::{InvocationLog, Telemetry};
 use crate::config::RequestConfig;
 use crate::error::Error;
-use crate::lambda::telemetry::{InvocationMetrics, Telemetry};
 use crate::save::Saver;
 
 /// Time reserved for the response at the end of an invocation.
@@ -57,9 +55,9 @@ impl Function {
     pub fn into_service(
         self,
     ) -> impl Service<
-        LambdaEvent<SanitizedRequest>,
+        LambdaEvent<Payload>,
         Response: Serialize + Send,
-        Error = InvocationError,
+        Error = Diagnostic,
         Future: Send,
     > + Clone
     + Send {
@@ -68,33 +66,30 @@ impl Function {
             let function = Arc::clone(&function);
             async move { function.handle(request).await.map(RawResponse) }
         });
-        Adapter::from(handler).map_request(|event: LambdaEvent<SanitizedRequest>| {
-            LambdaEvent::new(event.payload.into_inner(), event.context)
+        Adapter::from(handler).map_request(|event: LambdaEvent<Payload>| {
+            LambdaEvent::new(event.payload.0, event.context)
         })
     }
 
-    async fn handle(&self, request: Request) -> Result<Response<Body>, InvocationError> {
+    async fn handle(&self, request: Request) -> Result<Response<Body>, Diagnostic> {
         let context = request.lambda_context();
         let deadline = deadline(context.deadline);
-        let mut metrics = self.telemetry.start_invocation(context.request_id);
+        let log = self.telemetry.invocation(&context.request_id);
         let is_event = matches!(
             request.request_context_ref(),
             Some(RequestContext::PassThrough)
         );
-        // The runtime would send the text of a panic to the caller. After a panic, at worst some
-        // values are missing in the metrics of this invocation.
-        let dispatch = AssertUnwindSafe(self.dispatch(&request, is_event, deadline, &mut metrics));
-        let result = dispatch.catch_unwind().await.unwrap_or_else(|_| {
-            metrics.record_panic();
+        // The runtime would send the text of a panic to the caller.
+        let dispatch = AssertUnwindSafe(self.dispatch(&request, is_event, deadline, log));
+        dispatch.catch_unwind().await.unwrap_or_else(|_| {
             let error = Error::save_failed("panic");
+            log.panicked(&error);
             if is_event {
-                Err(InvocationError::from(&error))
+                Err(Diagnostic::from(&error))
             } else {
                 Ok(self.http.error_response(&error))
             }
-        });
-        self.telemetry.emit(&metrics);
-        result
+        })
     }
 
     async fn dispatch(
@@ -102,15 +97,15 @@ impl Function {
         request: &Request,
         is_event: bool,
         deadline: Instant,
-        metrics: &mut InvocationMetrics,
-    ) -> Result<Response<Body>, InvocationError> {
+        log: InvocationLog<'_>,
+    ) -> Result<Response<Body>, Diagnostic> {
         let saver = &self.saver;
         match request.body() {
             Body::Text(payload) if is_event => {
-                let result = events::handle(payload, &self.events, saver, deadline, metrics).await;
+                let result = events::handle(payload, &self.events, saver, deadline, log).await;
                 result.map(|result| Response::new(Body::Text(result.to_string())))
             }
-            _ => Ok(self.http.handle(request, saver, deadline, metrics).await),
+            _ => Ok(self.http.handle(request, saver, deadline, log).await),
         }
     }
 }

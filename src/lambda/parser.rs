@@ -1,14 +1,17 @@
-//! Parses trigger payloads into draft ids. Fields that do not affect the result are skipped.
+//! Parses trigger payloads into draft ids. Fields that do not affect the result are skipped without
+//! building their values, so that memory does not depend on the input.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use serde::de::{self, Deserializer as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::json::{as_string, read_fields, read_list};
 use crate::config::RequestConfig;
-use crate::draft::DraftId;
 use crate::draft::keys::DraftPrefix;
+use crate::draft::{DraftId, InvalidDraftId};
 use crate::error::{BoxError, Error, redact_json_error};
 
 /// Parses events, and decides which objects are documents of drafts.
@@ -78,17 +81,29 @@ const MAX_ENVELOPES: u8 = 2;
 /// AWS Lambda Developer Guide).
 const MAX_RECORDS: usize = 10_000;
 
+/// Reads the fields of the JSON object `text` that `T` has. `null` counts as missing.
+pub(super) fn read_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, BoxError> {
+    // A derived implementation also accepts a list, with the values of the fields in order.
+    if !text.trim_ascii_start().starts_with(b"{") {
+        return Err("the text is not a JSON object".into());
+    }
+    serde_json::from_slice(text).map_err(|error| redact_json_error(&error))
+}
+
+/// Returns the string in `value`, or `None` if it is missing, of another type, or not valid Unicode.
+pub(super) fn as_string(value: Option<&RawValue>) -> Option<String> {
+    serde_json::from_str(value?.get()).ok()
+}
+
 /// Creates the error for an event, record or message that could not be parsed.
 pub(super) fn invalid_event(cause: impl Into<BoxError>) -> Error {
     Error::invalid_request("The event is not one that this function knows", cause)
 }
 
-/// Reads the fields `names` of the JSON object `text`.
-fn fields<'a, const N: usize>(
-    text: &'a str,
-    names: [&str; N],
-) -> Result<[Option<&'a RawValue>; N], Error> {
-    read_fields(text.as_bytes(), names).map_err(|error| invalid_event(redact_json_error(&error)))
+/// Reads the object in `value`; `names` are the fields that it must have for the error.
+fn object<'a, T: Deserialize<'a>>(value: Option<&'a RawValue>, names: &str) -> Result<T, Error> {
+    let object = value.and_then(|value| read_object(value.get().as_bytes()).ok());
+    object.ok_or_else(|| invalid_event(format!("the event must have {names}")))
 }
 
 /// Reads the string in `value`; `name` is the name of the field for the error.
@@ -97,60 +112,89 @@ fn string(value: Option<&RawValue>, name: &str) -> Result<String, Error> {
 }
 
 /// The fields that tell events apart.
+#[derive(Deserialize)]
 struct Envelope<'a> {
     /// S3, SNS and SQS.
+    #[serde(borrow, rename = "Records")]
     records: Option<&'a RawValue>,
     /// EventBridge.
+    #[serde(borrow, rename = "detail-type")]
     detail_type: Option<&'a RawValue>,
+    #[serde(borrow)]
+    source: Option<&'a RawValue>,
+    #[serde(borrow)]
+    detail: Option<&'a RawValue>,
     /// SNS messages that are delivered to SQS.
+    #[serde(borrow, rename = "Message")]
     message: Option<&'a RawValue>,
     /// The test event of S3.
+    #[serde(borrow, rename = "Event")]
     event: Option<&'a RawValue>,
     /// HTTP.
+    #[serde(borrow, rename = "requestContext")]
     request_context: Option<&'a RawValue>,
     /// Direct invocations.
+    #[serde(borrow)]
     draft_url: Option<&'a RawValue>,
+    #[serde(borrow)]
     draft_id: Option<&'a RawValue>,
+}
+
+/// A record of S3, SNS or SQS.
+#[derive(Default, Deserialize)]
+struct Record<'a> {
+    /// The service that the record is from.
+    #[serde(borrow, rename = "eventSource", alias = "EventSource")]
+    source: Option<&'a RawValue>,
+    /// SNS.
+    #[serde(borrow, rename = "Sns")]
+    sns: Option<&'a RawValue>,
+    /// SQS.
+    #[serde(borrow, rename = "messageId")]
+    message_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    body: Option<&'a RawValue>,
+    /// S3.
+    #[serde(borrow, rename = "eventName")]
+    name: Option<&'a RawValue>,
+    #[serde(borrow)]
+    s3: Option<&'a RawValue>,
+}
+
+/// An object, in `s3` of a notification and in `detail` of EventBridge.
+#[derive(Deserialize)]
+struct Object {
+    bucket: Bucket,
+    object: Key,
+}
+
+#[derive(Deserialize)]
+struct Bucket {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Key {
+    key: String,
+}
+
+#[derive(Deserialize)]
+struct Sns {
+    #[serde(rename = "Message")]
+    message: String,
 }
 
 impl<'a> Envelope<'a> {
     fn parse(text: &'a str) -> Result<Self, Error> {
-        let [
-            records,
-            detail_type,
-            message,
-            event,
-            request_context,
-            draft_url,
-            draft_id,
-        ] = fields(
-            text,
-            [
-                "Records",
-                "detail-type",
-                "Message",
-                "Event",
-                "requestContext",
-                "draft_url",
-                "draft_id",
-            ],
-        )?;
-        Ok(Self {
-            records,
-            detail_type,
-            message,
-            event,
-            request_context,
-            draft_url,
-            draft_id,
-        })
+        read_object(text.as_bytes()).map_err(invalid_event)
     }
 
     fn records(&self) -> Result<Vec<&'a RawValue>, Error> {
         let Some(records) = self.records else {
             return Ok(Vec::new());
         };
-        read_list(records, MAX_RECORDS).map_err(|_| {
+        let mut records = serde_json::Deserializer::from_str(records.get());
+        records.deserialize_seq(Records).map_err(|_| {
             invalid_event(format!(
                 "Records must be a list of at most {MAX_RECORDS} records"
             ))
@@ -158,14 +202,37 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// Returns the service that a record is from: `EventSource` for SNS, `eventSource` for others.
-fn event_source(record: &RawValue) -> Result<String, Error> {
-    let [source, sns_source] = fields(record.get(), ["eventSource", "EventSource"])?;
-    string(source.or(sns_source), "eventSource")
+impl<'a> Record<'a> {
+    fn parse(record: &'a RawValue) -> Result<Self, Error> {
+        read_object(record.get().as_bytes()).map_err(invalid_event)
+    }
+}
+
+/// Reads a list of at most [`MAX_RECORDS`] records.
+struct Records;
+
+impl<'de> Visitor<'de> for Records {
+    type Value = Vec<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut records = Vec::new();
+        while let Some(record) = list.next_element()? {
+            if records.len() == MAX_RECORDS {
+                return Err(de::Error::custom("too many records"));
+            }
+            records.push(record);
+        }
+        Ok(records)
+    }
 }
 
 fn is_sqs(record: &RawValue) -> bool {
-    event_source(record).is_ok_and(|source| source == "aws:sqs")
+    let source = Record::parse(record).and_then(|record| string(record.source, "eventSource"));
+    source.is_ok_and(|source| source == "aws:sqs")
 }
 
 impl EventParser {
@@ -194,17 +261,17 @@ impl EventParser {
             let messages = records.into_iter().map(|record| self.message(record));
             return Ok(ParsedEvent::Batch(messages.collect()));
         }
-        let content = self.notification(payload, &envelope, 0)?;
+        let content = self.notification(&envelope, 0)?;
         Ok(ParsedEvent::Notification(content))
     }
 
     fn message(&self, record: &RawValue) -> Message {
-        let [id, body] = fields(record.get(), ["messageId", "body"]).unwrap_or_default();
-        let content = string(body, "the body of a message")
+        let record = Record::parse(record).unwrap_or_default();
+        let content = string(record.body, "the body of a message")
             .and_then(|body| self.content(&body, 0))
             .unwrap_or_else(EventContent::error);
         Message {
-            id: as_string(id),
+            id: as_string(record.message_id),
             content,
         }
     }
@@ -214,17 +281,12 @@ impl EventParser {
         let envelope = Envelope::parse(text)?;
         match self.direct_request(&envelope) {
             Some(request) => Ok(EventContent::draft(request?.id)),
-            None => self.notification(text, &envelope, envelopes),
+            None => self.notification(&envelope, envelopes),
         }
     }
 
     /// Parses an event of S3, EventBridge or SNS; `envelopes` is the number of messages around it.
-    fn notification(
-        &self,
-        text: &str,
-        envelope: &Envelope<'_>,
-        envelopes: u8,
-    ) -> Result<EventContent, Error> {
+    fn notification(&self, envelope: &Envelope<'_>, envelopes: u8) -> Result<EventContent, Error> {
         if envelopes > MAX_ENVELOPES {
             return Err(invalid_event("the messages are nested too deeply"));
         }
@@ -232,7 +294,7 @@ impl EventParser {
             return Err(invalid_event("the HTTP event has no valid method"));
         }
         if envelope.detail_type.is_some() {
-            return self.event_bridge(text);
+            return self.event_bridge(envelope);
         }
         if envelope.message.is_some() {
             let message = string(envelope.message, "Message")?;
@@ -263,12 +325,11 @@ impl EventParser {
 
     /// Parses a record of S3 or SNS.
     fn record(&self, record: &RawValue, envelopes: u8) -> Result<EventContent, Error> {
-        let source = event_source(record)?;
+        let record = Record::parse(record)?;
+        let source = string(record.source, "eventSource")?;
         if source == "aws:sns" {
-            let [sns] = fields(record.get(), ["Sns"])?;
-            let sns = sns.ok_or_else(|| invalid_event("the record has no Sns"))?;
-            let [message] = fields(sns.get(), ["Message"])?;
-            return self.content(&string(message, "Sns.Message")?, envelopes + 1);
+            let sns: Sns = object(record.sns, "Sns.Message")?;
+            return self.content(&sns.message, envelopes + 1);
         }
         // Other stores use names of their own, such as `minio:s3`.
         if !source.ends_with(":s3") {
@@ -276,33 +337,29 @@ impl EventParser {
                 "eventSource must be aws:s3, aws:sns or aws:sqs",
             ));
         }
-        let [name, s3] = fields(record.get(), ["eventName", "s3"])?;
-        let s3 = s3.ok_or_else(|| invalid_event("the record has no s3"))?;
-        let (bucket, key) = object(s3)?;
-        let name = string(name, "eventName")?;
+        let s3: Object = object(record.s3, "s3.bucket.name and s3.object.key")?;
+        let name = string(record.name, "eventName")?;
         // Keys are URL-encoded ("Event message structure", Amazon S3 User Guide).
-        let key = key.replace('+', " ");
+        let key = s3.object.key.replace('+', " ");
         let key = percent_decode_str(&key)
             .decode_utf8()
             .map_err(|_| invalid_event("s3.object.key must be URL-encoded UTF-8"))?;
         let is_created =
             name.starts_with("ObjectCreated:") || name.starts_with("s3:ObjectCreated:");
-        Ok(self.object_event(is_created, &bucket, &key))
+        Ok(self.object_event(is_created, &s3.bucket.name, &key))
     }
 
     /// Parses an EventBridge event ("EventBridge event message structure", Amazon S3 User Guide,
     /// and custom events with a `draft_url` or `draft_id` in `detail`).
-    fn event_bridge(&self, event: &str) -> Result<EventContent, Error> {
-        let [source, detail_type, detail] = fields(event, ["source", "detail-type", "detail"])?;
-        let detail = detail.ok_or_else(|| invalid_event("the event has no detail"))?;
-        if string(source, "source")? == "aws.s3" {
+    fn event_bridge(&self, event: &Envelope<'_>) -> Result<EventContent, Error> {
+        if string(event.source, "source")? == "aws.s3" {
             // Here the key is not URL-encoded.
-            let (bucket, key) = object(detail)?;
-            let is_created = string(detail_type, "detail-type")? == "Object Created";
-            return Ok(self.object_event(is_created, &bucket, &key));
+            let detail: Object = object(event.detail, "detail.bucket.name and detail.object.key")?;
+            let is_created = string(event.detail_type, "detail-type")? == "Object Created";
+            return Ok(self.object_event(is_created, &detail.bucket.name, &detail.object.key));
         }
         let request = self
-            .direct_request(&Envelope::parse(detail.get())?)
+            .direct_request(&object(event.detail, "an object in detail")?)
             .ok_or_else(|| invalid_event("detail must have a draft_url or draft_id"))?;
         Ok(EventContent::draft(request?.id))
     }
@@ -355,26 +412,17 @@ impl EventParser {
 }
 
 fn draft_id(value: &RawValue) -> Result<DirectRequest, Error> {
-    let invalid = |cause| Error::invalid_request("Invalid draft_id format", cause);
+    let invalid = |cause: BoxError| Error::invalid_request("Invalid draft_id format", cause);
     let value =
         as_string(Some(value)).ok_or_else(|| invalid("draft_id must be a string".into()))?;
     let id = value
         .parse()
-        .map_err(|error: crate::draft::InvalidDraftId| invalid(BoxError::from(error)))?;
+        .map_err(|error: InvalidDraftId| invalid(error.into()))?;
     Ok(DirectRequest {
         field: "draft_id",
         value,
         id,
     })
-}
-
-/// Reads `bucket.name` and `object.key`.
-fn object(value: &RawValue) -> Result<(String, String), Error> {
-    let [bucket, object] = fields(value.get(), ["bucket", "object"])?;
-    let missing = || invalid_event("the record names no bucket and object");
-    let [name] = fields(bucket.ok_or_else(missing)?.get(), ["name"])?;
-    let [key] = fields(object.ok_or_else(missing)?.get(), ["key"])?;
-    Ok((string(name, "bucket.name")?, string(key, "object.key")?))
 }
 
 impl EventContent {
@@ -403,5 +451,53 @@ impl EventContent {
         self.ids.append(&mut other.ids);
         self.skipped.append(&mut other.skipped);
         self.error = self.error.take().or(other.error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Pair<'a> {
+        #[serde(borrow)]
+        a: Option<&'a RawValue>,
+        #[serde(borrow)]
+        b: Option<&'a RawValue>,
+    }
+
+    fn read(text: &str) -> Option<[Option<String>; 2]> {
+        let Pair { a, b } = read_object(text.as_bytes()).ok()?;
+        Some([a, b].map(|value| value.map(|raw| raw.get().to_owned())))
+    }
+
+    #[test]
+    fn reads_the_fields_and_skips_the_others() {
+        let text = r#" {"x": [{"a": 1}], "\u0061": {"c": [1]}, "y": "\ud800", "b": "x"} "#;
+        let expected = [Some(r#"{"c": [1]}"#.to_owned()), Some(r#""x""#.to_owned())];
+        assert_eq!(read(text), Some(expected));
+        assert_eq!(
+            read(r#"{"a": null}"#),
+            Some([None, None]),
+            "null is missing"
+        );
+    }
+
+    #[test]
+    fn refuses_what_is_not_one_object_with_each_field_once() {
+        for text in [
+            "",
+            "[]",
+            "[1, 2]",
+            "null",
+            "\"a\"",
+            r#"{"a": 1"#,
+            r#"{"a": 1} x"#,
+            r#"{"x": tru}"#,
+            r#"{"a": 1, "a": 2}"#,
+            r#"{"\ud800": 1}"#,
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
     }
 }

@@ -10,10 +10,11 @@ use lambda_http::aws_lambda_events::alb::AlbTargetGroupRequest;
 use lambda_http::aws_lambda_events::apigw::{ApiGatewayProxyRequest, ApiGatewayV2httpRequest};
 use lambda_http::http::Method;
 use lambda_http::request::LambdaRequest;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::json::{as_string, read_fields};
+use super::parser::{as_string, read_object};
 
 /// Maximum length of a path, in bytes. Longer ones are not the path of a save, and `http::Uri`
 /// refuses them at 65,534 bytes.
@@ -22,16 +23,9 @@ const MAX_PATH_BYTES: usize = 8192;
 /// The payload of an invocation: an HTTP request without the fields that a save does not read, or
 /// any other event as it was sent.
 #[derive(Debug)]
-pub struct SanitizedRequest(LambdaRequest);
+pub struct Payload(pub(super) LambdaRequest);
 
-impl SanitizedRequest {
-    /// Returns the request in the form that `lambda_http` handles.
-    pub(super) fn into_inner(self) -> LambdaRequest {
-        self.0
-    }
-}
-
-impl<'de> Deserialize<'de> for SanitizedRequest {
+impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let payload = Box::<RawValue>::deserialize(deserializer)?;
         let request = read_http_event(payload.get());
@@ -41,65 +35,79 @@ impl<'de> Deserialize<'de> for SanitizedRequest {
     }
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HttpEvent<'a> {
+    #[serde(borrow)]
+    request_context: Option<&'a RawValue>,
+    #[serde(borrow)]
+    http_method: Option<&'a RawValue>,
+    #[serde(borrow)]
+    path: Option<&'a RawValue>,
+    #[serde(borrow)]
+    raw_path: Option<&'a RawValue>,
+    #[serde(borrow)]
+    body: Option<&'a RawValue>,
+    #[serde(borrow)]
+    is_base64_encoded: Option<&'a RawValue>,
+}
+
+/// The shape of the context tells the gateways apart ("Working with Lambda proxy integrations" and
+/// "Working with AWS Lambda proxy integrations for HTTP APIs", API Gateway Developer Guide; "Using
+/// Lambda functions as targets", Application Load Balancers User Guide).
+#[derive(Deserialize)]
+struct RequestContext {
+    /// HTTP APIs and function URLs.
+    http: Option<Http>,
+    /// Load balancers.
+    elb: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Http {
+    method: String,
+}
+
 /// Reads an HTTP event, or returns `None` for any other payload.
-///
-/// The shape of `requestContext` tells the gateways apart ("Working with Lambda proxy integrations"
-/// and "Working with AWS Lambda proxy integrations for HTTP APIs", API Gateway Developer Guide;
-/// "Using Lambda functions as targets", Application Load Balancers User Guide).
 fn read_http_event(payload: &str) -> Option<LambdaRequest> {
     // A cheap test that spares large batches a second parse.
     if !payload.contains("requestContext") {
         return None;
     }
-    let [context, method, path, raw_path, body, is_base64_encoded] = read_fields(
-        payload.as_bytes(),
-        [
-            "requestContext",
-            "httpMethod",
-            "path",
-            "rawPath",
-            "body",
-            "isBase64Encoded",
-        ],
-    )
-    .ok()?;
-    let [http, elb] = read_fields(context?.get().as_bytes(), ["http", "elb"]).ok()?;
-    let (body, is_base64_encoded) = sanitize_body(body, is_base64_encoded);
+    let event: HttpEvent<'_> = read_object(payload.as_bytes()).ok()?;
+    let context = event.request_context?.get();
+    let context: RequestContext = read_object(context.as_bytes()).ok()?;
+    let (body, is_base64_encoded) = body_text(event.body, event.is_base64_encoded);
 
-    if let Some(http) = http {
-        let [method] = read_fields(http.get().as_bytes(), ["method"]).ok()?;
-        let mut event = ApiGatewayV2httpRequest::default();
-        event.request_context.http.method = parse_method(method)?;
-        event.raw_path = Some(sanitize_path(raw_path));
-        event.body = body;
-        event.is_base64_encoded = is_base64_encoded;
-        return Some(LambdaRequest::ApiGatewayV2(event));
+    if let Some(http) = context.http {
+        let mut request = ApiGatewayV2httpRequest::default();
+        request.request_context.http.method = http.method.parse().ok()?;
+        request.raw_path = Some(uri_path(event.raw_path));
+        request.body = body;
+        request.is_base64_encoded = is_base64_encoded;
+        return Some(LambdaRequest::ApiGatewayV2(request));
     }
-    let method = parse_method(method)?;
-    let path = Some(sanitize_path(path));
-    Some(if elb.is_some() {
-        let mut event = AlbTargetGroupRequest::default();
-        event.http_method = method;
-        event.path = path;
-        event.body = body;
-        event.is_base64_encoded = is_base64_encoded;
-        LambdaRequest::Alb(event)
+    let method: Method = as_string(event.http_method)?.parse().ok()?;
+    let path = Some(uri_path(event.path));
+    Some(if context.elb.is_some() {
+        let mut request = AlbTargetGroupRequest::default();
+        request.http_method = method;
+        request.path = path;
+        request.body = body;
+        request.is_base64_encoded = is_base64_encoded;
+        LambdaRequest::Alb(request)
     } else {
-        let mut event = ApiGatewayProxyRequest::default();
-        event.http_method = method;
-        event.path = path;
-        event.body = body;
-        event.is_base64_encoded = is_base64_encoded;
-        LambdaRequest::ApiGatewayV1(event)
+        let mut request = ApiGatewayProxyRequest::default();
+        request.http_method = method;
+        request.path = path;
+        request.body = body;
+        request.is_base64_encoded = is_base64_encoded;
+        LambdaRequest::ApiGatewayV1(request)
     })
 }
 
-fn parse_method(method: Option<&RawValue>) -> Option<Method> {
-    as_string(method)?.parse().ok()
-}
-
 /// Returns a path that `http::Uri` accepts; `/` for one that cannot be the path of a save.
-fn sanitize_path(path: Option<&RawValue>) -> String {
+fn uri_path(path: Option<&RawValue>) -> String {
     let path = as_string(path).unwrap_or_default();
     if path.len() > MAX_PATH_BYTES {
         "/".to_owned()
@@ -112,13 +120,12 @@ fn sanitize_path(path: Option<&RawValue>) -> String {
 
 /// Returns the body, and whether it has to be decoded: it is marked as Base64 and is valid. A body
 /// that is not a string, as in hand-written test events, is replaced by its JSON text.
-fn sanitize_body(
+fn body_text(
     body: Option<&RawValue>,
     is_base64_encoded: Option<&RawValue>,
 ) -> (Option<String>, bool) {
     let text = as_string(body).or_else(|| body.map(|body| body.get().to_owned()));
-    let is_flagged = is_base64_encoded.is_some_and(|flag| flag.get() == "true");
-    let is_base64 = is_flagged
+    let is_base64 = is_base64_encoded.is_some_and(|flag| flag.get() == "true")
         && text
             .as_ref()
             .is_some_and(|text| BASE64_STANDARD.decode(text).is_ok());

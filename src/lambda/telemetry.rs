@@ -1,360 +1,337 @@
-//! Logs and metrics: one JSON log line for each save, and one metrics record for each invocation in
-//! CloudWatch's embedded metric format.
+//! Log records and metrics. A record is one JSON object a line, and its figures are metrics in
+//! CloudWatch's embedded metric format. Each save writes one.
 //!
-//! Neither contains the content of a draft, a URL or a credential.
+//! Records contain no content of a draft, no URL and no credential.
 
-use std::borrow::Cow;
-use std::io;
-use std::mem;
-use std::panic::{self, PanicHookInfo};
-use std::sync::{Mutex, PoisonError};
+use std::fmt;
+use std::io::{self, Write as _};
+use std::panic;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use metrique_writer::Entry;
-use metrique_writer::format::Format as _;
-use metrique_writer::unit::{AsBytes, AsCount};
-use metrique_writer::value::Distribution;
-use metrique_writer_format_emf::Emf;
-use tracing::{error, info, warn};
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
+use log::{Level, LevelFilter, Log};
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::error::{Error, ErrorKind};
 use crate::s3::CreateOutcome;
 use crate::save::SaveReport;
 
 /// CloudWatch namespace of the metrics.
-pub const NAMESPACE: &str = "SaveDraft";
+const NAMESPACE: &str = "SaveDraft";
 /// The only dimension of the metrics.
-pub const DIMENSION: &str = "FunctionName";
-/// Names of the metrics. Those of files are only written if `SAVE_FILES` is `true`.
-pub const METRICS: &[&str] = &[
-    "Created",
-    "Unchanged",
-    "Invalid",
-    "NotFound",
-    "Unavailable",
-    "Failed",
-    "SaveMs",
-    "ReadMs",
-    "WriteMs",
-    "DraftBytes",
-    "Files",
-    "FilesCopied",
-    "CopiedBytes",
-    "ColdStart",
-];
+const DIMENSION: &str = "FunctionName";
 
-/// Maximum number of values of a metric in one record ("Specification: Embedded metric format",
-/// Amazon CloudWatch User Guide). The counters include the saves after that.
-const MAX_VALUES: usize = 100;
+/// Maximum length of a text in a record, in bytes.
+const MAX_TEXT_BYTES: usize = 1024;
 
-/// Maximum length of a logged error or key before escaping, in bytes.
-const MAX_LOG_TEXT_BYTES: usize = 1024;
+/// Writes records.
+#[derive(Clone)]
+pub struct Telemetry(Arc<Inner>);
 
-/// Sends logs and panics to `output`, one JSON object a line.
-///
-/// The level is `AWS_LAMBDA_LOG_LEVEL` ("Configuring advanced logging controls for your Lambda
-/// function", AWS Lambda Developer Guide), but not below `INFO`: the release build contains no
-/// records of lower levels.
-pub fn init_logs<W>(output: W)
-where
-    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
-{
-    let level = match std::env::var("AWS_LAMBDA_LOG_LEVEL").as_deref() {
-        Ok("WARN") => LevelFilter::WARN,
-        Ok("ERROR" | "FATAL") => LevelFilter::ERROR,
-        _ => LevelFilter::INFO,
-    };
-    let targets = Targets::new()
-        .with_default(level.min(LevelFilter::WARN))
-        .with_target("save_draft", level)
-        // Repeats what the panic hook has logged.
-        .with_target("lambda_runtime::layers::panic", LevelFilter::OFF);
-    let lines = tracing_subscriber::fmt::layer()
-        .json()
-        .flatten_event(true)
-        .with_current_span(false)
-        .with_span_list(false)
-        .with_writer(output);
-    tracing_subscriber::registry()
-        .with(targets)
-        .with(lines)
-        .init();
-    panic::set_hook(Box::new(log_panic));
-}
+/// Takes a record with its line break.
+type Output = dyn Fn(&[u8]) + Send + Sync;
 
-fn log_panic(panic: &PanicHookInfo<'_>) {
-    let location = panic.location().map(ToString::to_string);
-    let text = panic.payload_as_str().map(log_text);
-    error!(location, error = text.as_deref(), "panicked");
-}
-
-fn is_plain(c: char) -> bool {
-    matches!(c, ' '..='~')
-}
-
-/// Returns `text` with control, format and other invisible characters escaped.
-pub fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        // `escape_debug` also escapes quotes, which are harmless here.
-        if is_plain(c) {
-            escaped.push(c);
-        } else {
-            escaped.extend(c.escape_debug());
-        }
-    }
-    escaped
-}
-
-/// Returns `text` in a form that is safe in a log: truncated, and with control, format and other
-/// invisible characters escaped.
-fn log_text(text: &str) -> Cow<'_, str> {
-    let truncated = &text[..text.floor_char_boundary(MAX_LOG_TEXT_BYTES)];
-    if truncated.len() == text.len() && text.chars().all(is_plain) {
-        return Cow::Borrowed(text);
-    }
-    let mut safe = escape(truncated);
-    if truncated.len() < text.len() {
-        safe.push_str("...");
-    }
-    Cow::Owned(safe)
-}
-
-/// Writes the metrics of invocations.
-#[derive(Debug)]
-pub struct Telemetry {
+struct Inner {
     function_name: String,
-    state: Mutex<State>,
+    /// True until the first record of an invocation is written.
+    is_cold_start: AtomicBool,
+    output: Box<Output>,
 }
 
-struct State {
-    emf: Emf,
-    is_cold_start: bool,
-    line: Vec<u8>,
-    output: Box<dyn io::Write + Send>,
-}
-
-impl std::fmt::Debug for State {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State")
-            .field("is_cold_start", &self.is_cold_start)
-            .finish_non_exhaustive()
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Telemetry").finish_non_exhaustive()
     }
 }
 
 impl Telemetry {
-    /// Creates telemetry for the function `function_name` that writes metrics to standard output.
-    pub fn new(function_name: String) -> Self {
-        Self::with_output(function_name, io::stdout())
+    /// Creates telemetry of the function `function_name` that writes to standard output.
+    pub fn to_stdout(function_name: &str) -> Self {
+        // A single write, because invocations and threads share standard output. Nothing can be done
+        // about a record that cannot be written.
+        Self::new(function_name, |line| drop(io::stdout().write_all(line)))
     }
 
-    /// Creates telemetry for the function `function_name` that writes metrics to `output`.
-    pub fn with_output(function_name: String, output: impl io::Write + Send + 'static) -> Self {
-        let dimensions = vec![vec![DIMENSION.to_owned()]];
-        Self {
-            function_name,
-            state: Mutex::new(State {
-                emf: Emf::no_validations(NAMESPACE.to_owned(), dimensions),
-                is_cold_start: true,
-                line: Vec::new(),
-                output: Box::new(output),
-            }),
+    /// Creates telemetry of the function `function_name`. `output` takes each record with its line
+    /// break.
+    pub fn new(function_name: &str, output: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Inner {
+            function_name: function_name.to_owned(),
+            is_cold_start: AtomicBool::new(true),
+            output: Box::new(output),
+        }))
+    }
+
+    /// Also writes the warnings and errors of libraries, and panics. Only the first call in a process
+    /// has an effect on the records of libraries.
+    pub fn capture_process(&self) {
+        // `tracing`, which the libraries use, passes its records to `log`.
+        if log::set_boxed_logger(Box::new(self.clone())).is_ok() {
+            log::set_max_level(LevelFilter::Warn);
+        }
+        let telemetry = self.clone();
+        panic::set_hook(Box::new(move |panic| {
+            let mut record = Record::new(Level::Error, "panicked");
+            if let Some(location) = panic.location() {
+                record.text("location", &location.to_string());
+            }
+            record.text("error", panic.payload_as_str().unwrap_or_default());
+            telemetry.write(record);
+        }));
+    }
+
+    /// Records an error that ends the process.
+    pub fn record_stop(&self, error: &str) {
+        let mut record = Record::new(Level::Error, "the function stopped");
+        record.text("error", error);
+        self.write(record);
+    }
+
+    /// Returns the log of the invocation `request_id`.
+    pub(super) fn invocation<'a>(&'a self, request_id: &'a str) -> InvocationLog<'a> {
+        InvocationLog {
+            telemetry: self,
+            request_id,
         }
     }
 
-    /// Starts the metrics of the invocation `request_id`.
-    pub fn start_invocation(&self, request_id: String) -> InvocationMetrics {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_cold_start = mem::take(&mut state.is_cold_start);
-        InvocationMetrics {
-            record: Record {
-                timestamp: SystemTime::now(),
-                function_name: self.function_name.clone(),
-                request_id,
-                created: 0.into(),
-                unchanged: 0.into(),
-                invalid: 0.into(),
-                not_found: 0.into(),
-                unavailable: 0.into(),
-                failed: 0.into(),
-                save_ms: Distribution::default(),
-                read_ms: Distribution::default(),
-                write_ms: Distribution::default(),
-                draft_bytes: Distribution::default(),
-                files: Distribution::default(),
-                files_copied: Distribution::default(),
-                copied_bytes: Distribution::default(),
-                cold_start: u64::from(is_cold_start).into(),
-            },
-            measured_saves: 0,
+    fn write(&self, mut record: Record) {
+        if !record.metrics.is_empty() {
+            record.text(DIMENSION, &self.0.function_name);
         }
-    }
-
-    /// Writes the record of an invocation.
-    pub fn emit(&self, metrics: &InvocationMetrics) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State {
-            emf, line, output, ..
-        } = &mut *state;
-        line.clear();
-        // A single write, because the log shares standard output.
-        let written = emf
-            .format(&metrics.record, line)
-            .map_err(|error| io::Error::other(error.to_string()))
-            .and_then(|()| output.write_all(line));
-        if let Err(error) = written {
-            warn!(%error, "failed to write the metrics");
+        // The values are texts, numbers and lists, which are always valid JSON.
+        if let Ok(mut line) = serde_json::to_vec(&record) {
+            line.push(b'\n');
+            (self.0.output)(&line);
         }
     }
 }
 
-/// The metrics of one invocation. Each `record_*` and `log_*` method also writes a log line.
-#[derive(Debug)]
-pub struct InvocationMetrics {
-    record: Record,
-    /// Number of saves whose durations and sizes are in the record.
-    measured_saves: usize,
+/// Receives the records of libraries.
+impl Log for Telemetry {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        // That layer repeats panics and the errors of invocations.
+        metadata.level() <= Level::Warn && metadata.target() != "lambda_runtime::layers::panic"
+    }
+
+    fn log(&self, library_record: &log::Record<'_>) {
+        if self.enabled(library_record.metadata()) {
+            let message = library_record.args().to_string();
+            let mut record = Record::new(library_record.level(), &message);
+            record.text("target", library_record.target());
+            self.write(record);
+        }
+    }
+
+    fn flush(&self) {}
 }
 
-/// The metrics in the order of [`METRICS`], and properties to search for.
-#[derive(Debug, Entry)]
-#[entry(rename_all = "PascalCase")]
+/// A record: its fields in order, and the metrics among them.
 struct Record {
-    #[entry(timestamp)]
-    timestamp: SystemTime,
-    function_name: String,
-    request_id: String,
-    created: AsCount<u64>,
-    unchanged: AsCount<u64>,
-    invalid: AsCount<u64>,
-    not_found: AsCount<u64>,
-    unavailable: AsCount<u64>,
-    failed: AsCount<u64>,
-    save_ms: Distribution<Duration>,
-    read_ms: Distribution<Duration>,
-    write_ms: Distribution<Duration>,
-    draft_bytes: Distribution<AsBytes<u64>>,
-    files: Distribution<AsCount<u64>>,
-    files_copied: Distribution<AsCount<u64>>,
-    copied_bytes: Distribution<AsBytes<u64>>,
-    cold_start: AsCount<u64>,
+    time: OffsetDateTime,
+    fields: Vec<(&'static str, Value)>,
+    metrics: Vec<Value>,
 }
 
-impl InvocationMetrics {
+impl Record {
+    fn new(level: Level, message: &str) -> Self {
+        let time = OffsetDateTime::from(SystemTime::now());
+        let mut record = Self {
+            time,
+            fields: Vec::new(),
+            metrics: Vec::new(),
+        };
+        let timestamp = time.format(&Rfc3339);
+        record.text("timestamp", &timestamp.unwrap_or_default());
+        // Lambda drops records below the function's log level ("Log-level filtering", AWS Lambda
+        // Developer Guide), and their metrics with them.
+        record.text("level", level.as_str());
+        record.text("message", message);
+        record
+    }
+
+    fn text(&mut self, name: &'static str, text: &str) {
+        self.fields.push((name, log_text(text).into()));
+    }
+
+    fn metric(&mut self, name: &'static str, unit: &str, value: impl Into<Value>) {
+        self.fields.push((name, value.into()));
+        self.metrics.push(json!({"Name": name, "Unit": unit}));
+    }
+
+    fn count(&mut self, name: &'static str, value: u64) {
+        self.metric(name, "Count", value);
+    }
+
+    fn bytes(&mut self, name: &'static str, value: u64) {
+        self.metric(name, "Bytes", value);
+    }
+
+    /// Adds a duration with a precision of microseconds.
+    fn milliseconds(&mut self, name: &'static str, value: Duration) {
+        let milliseconds = (value.as_secs_f64() * 1e6).round() / 1e3;
+        self.metric(name, "Milliseconds", milliseconds);
+    }
+
+    /// Adds an error of this kind, which a caller gets or would get, and its cause.
+    fn error(&mut self, error: &Error) {
+        self.text("outcome", error.kind().as_str());
+        let retryable = error.kind() == ErrorKind::ServiceUnavailable;
+        self.fields.push(("retryable", retryable.into()));
+        self.text("error", &error.cause_chain());
+        self.count(counter(error.kind()), 1);
+    }
+}
+
+/// Returns the metric that counts errors of this kind.
+fn counter(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::InvalidRequest => "Invalid",
+        ErrorKind::DraftNotFound => "NotFound",
+        ErrorKind::SaveFailed => "Failed",
+        ErrorKind::ServiceUnavailable => "Unavailable",
+    }
+}
+
+/// Problems of the caller are warnings, all others are errors.
+fn level(kind: ErrorKind) -> Level {
+    match kind {
+        ErrorKind::InvalidRequest | ErrorKind::DraftNotFound => Level::Warn,
+        ErrorKind::SaveFailed | ErrorKind::ServiceUnavailable => Level::Error,
+    }
+}
+
+impl Serialize for Record {
+    /// Adds the metadata that makes metrics of fields ("Specification: Embedded metric format",
+    /// Amazon CloudWatch User Guide).
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let metadata = (!self.metrics.is_empty()).then(|| {
+            let milliseconds =
+                1000 * self.time.unix_timestamp() + i64::from(self.time.millisecond());
+            let directive = json!({
+                "Namespace": NAMESPACE,
+                "Dimensions": [[DIMENSION]],
+                "Metrics": self.metrics,
+            });
+            let aws = json!({"Timestamp": milliseconds, "CloudWatchMetrics": [directive]});
+            ("_aws", aws)
+        });
+        let fields = self.fields.iter().chain(&metadata);
+        serializer.collect_map(fields.map(|(name, value)| (name, value)))
+    }
+}
+
+/// Writes the records of one invocation.
+#[derive(Clone, Copy)]
+pub(super) struct InvocationLog<'a> {
+    telemetry: &'a Telemetry,
+    request_id: &'a str,
+}
+
+impl InvocationLog<'_> {
+    fn record(self, level: Level, message: &str) -> Record {
+        let mut record = Record::new(level, message);
+        record.text("request_id", self.request_id);
+        record
+    }
+
+    fn write(self, mut record: Record) {
+        if self
+            .telemetry
+            .0
+            .is_cold_start
+            .swap(false, Ordering::Relaxed)
+        {
+            record.count("ColdStart", 1);
+        }
+        self.telemetry.write(record);
+    }
+
     /// Records a request or message that does not name a draft.
-    pub fn record_invalid(&mut self, error: &Error) {
-        *self.count(error.kind()) += 1;
-        let cause = error.cause_chain();
-        warn!(
-            request_id = self.record.request_id,
-            outcome = error.kind().as_str(),
-            detail = error.detail(),
-            error = &*log_text(&cause),
-            retryable = false,
-            "invalid request"
-        );
+    pub(super) fn invalid(self, error: &Error) {
+        let mut record = self.record(level(error.kind()), "invalid request");
+        record.text("detail", error.detail());
+        record.error(error);
+        self.write(record);
     }
 
-    /// Logs a record of an event that does not require a save.
-    pub fn log_skipped(&self, reason: &str, key: Option<&str>) {
-        let key = key.map(log_text);
-        info!(
-            request_id = self.record.request_id,
-            outcome = "skipped",
-            reason,
-            key = key.as_deref(),
-            "skipped"
-        );
+    /// Records a part of an event that does not require a save.
+    pub(super) fn skipped(self, reason: &str, key: Option<&str>) {
+        let mut record = self.record(Level::Info, "skipped");
+        record.text("outcome", "skipped");
+        record.text("reason", reason);
+        if let Some(key) = key {
+            record.text("key", key);
+        }
+        self.write(record);
     }
 
-    /// Records a panic, which the panic hook has logged.
-    pub fn record_panic(&mut self) {
-        *self.count(ErrorKind::SaveFailed) += 1;
+    /// Records an invocation that failed with a panic, about which there is another record.
+    pub(super) fn panicked(self, error: &Error) {
+        let mut record = self.record(level(error.kind()), "not saved");
+        record.error(error);
+        self.write(record);
     }
 
     /// Records a save, successful or not.
-    pub fn record_save(&mut self, report: &SaveReport) {
-        let record = &mut self.record;
-        if self.measured_saves < MAX_VALUES {
-            self.measured_saves += 1;
-            record.save_ms.extend([report.elapsed]);
-            record.read_ms.extend(report.read);
-            record.write_ms.extend(report.write);
-            record.draft_bytes.extend(report.bytes.map(AsBytes::from));
-            if let Some(files) = report.files {
-                record.files.extend([AsCount::from(files.files)]);
-                record.files_copied.extend([AsCount::from(files.copied)]);
-                let copied_bytes = AsBytes::from(files.copied_bytes);
-                record.copied_bytes.extend([copied_bytes]);
-            }
-        }
-        match &report.result {
-            Ok(saved) if saved.outcome == CreateOutcome::Created => *record.created += 1,
-            Ok(_) => *record.unchanged += 1,
-            Err(error) => *self.count(error.kind()) += 1,
-        }
-        self.log_save(report);
-    }
-
-    fn log_save(&self, report: &SaveReport) {
-        /// Logs the fields that all saves have, and `$field`s.
-        macro_rules! log {
-            ($level:ident, $message:literal, $($field:tt)*) => {
-                $level!(
-                    request_id = self.record.request_id,
-                    draft_id = report.draft_id.as_str(),
-                    $($field)*
-                    bytes = report.bytes,
-                    files = report.files.map(|files| files.files),
-                    files_copied = report.files.map(|files| files.copied),
-                    copied_bytes = report.files.map(|files| files.copied_bytes),
-                    ms = milliseconds(report.elapsed),
-                    read_ms = report.read.map(milliseconds),
-                    write_ms = report.write.map(milliseconds),
-                    $message
-                )
-            };
-        }
-        let error = match &report.result {
-            Ok(saved) => {
-                let version = saved.version.as_str();
-                log!(info, "saved", version, outcome = saved.outcome.as_str(),);
-                return;
-            }
-            Err(error) => error,
+    pub(super) fn save(self, report: &SaveReport) {
+        let mut record = match &report.result {
+            Ok(_) => self.record(Level::Info, "saved"),
+            Err(error) => self.record(level(error.kind()), "not saved"),
         };
-        let outcome = error.kind().as_str();
-        let retryable = error.kind() == ErrorKind::ServiceUnavailable;
-        let cause = error.cause_chain();
-        let cause = &*log_text(&cause);
-        match error.kind() {
-            // Problems of the caller, not of the service.
-            ErrorKind::InvalidRequest | ErrorKind::DraftNotFound => {
-                log!(warn, "not saved", outcome, retryable, error = cause,);
+        record.text("draft_id", report.draft_id.as_str());
+        match &report.result {
+            Ok(saved) => {
+                record.text("version", saved.version.as_str());
+                record.text("outcome", saved.outcome.as_str());
+                let counter = match saved.outcome {
+                    CreateOutcome::Created => "Created",
+                    CreateOutcome::AlreadyExists => "Unchanged",
+                };
+                record.count(counter, 1);
             }
-            ErrorKind::SaveFailed | ErrorKind::ServiceUnavailable => {
-                log!(error, "not saved", outcome, retryable, error = cause,);
-            }
+            Err(error) => record.error(error),
         }
-    }
-
-    fn count(&mut self, kind: ErrorKind) -> &mut u64 {
-        match kind {
-            ErrorKind::InvalidRequest => &mut self.record.invalid,
-            ErrorKind::DraftNotFound => &mut self.record.not_found,
-            ErrorKind::SaveFailed => &mut self.record.failed,
-            ErrorKind::ServiceUnavailable => &mut self.record.unavailable,
+        record.milliseconds("SaveMs", report.elapsed);
+        if let Some(read) = report.read {
+            record.milliseconds("ReadMs", read);
         }
+        if let Some(write) = report.write {
+            record.milliseconds("WriteMs", write);
+        }
+        if let Some(bytes) = report.bytes {
+            record.bytes("DraftBytes", bytes);
+        }
+        if let Some(files) = report.files {
+            record.count("Files", files.files);
+            record.count("FilesCopied", files.copied);
+            record.bytes("CopiedBytes", files.copied_bytes);
+        }
+        self.write(record);
     }
 }
 
-/// Converts to milliseconds, rounded to microseconds.
-fn milliseconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
+/// Returns `text` in a form that is safe in a log: truncated, and with control, format and other
+/// invisible characters escaped.
+fn log_text(text: &str) -> String {
+    let mut safe = String::new();
+    for c in text.chars() {
+        if safe.len() >= MAX_TEXT_BYTES {
+            safe.push_str("...");
+            break;
+        }
+        // `escape_debug` also escapes quotes and backslashes, which are harmless here.
+        if matches!(c, ' '..='~') {
+            safe.push(c);
+        } else {
+            safe.extend(c.escape_debug());
+        }
+    }
+    safe
 }
 
 #[cfg(test)]
@@ -374,9 +351,10 @@ mod tests {
     }
 
     #[test]
-    fn log_text_is_truncated_at_a_character() {
+    fn log_text_is_truncated_after_it_is_escaped() {
         assert_eq!(log_text(&"a".repeat(1024)).len(), 1024);
-        let long = log_text(&"你".repeat(1000)).into_owned();
-        assert_eq!(long, "你".repeat(341) + "...");
+        assert_eq!(log_text(&"a".repeat(1025)), "a".repeat(1024) + "...");
+        assert_eq!(log_text(&"你".repeat(1000)), "你".repeat(342) + "...");
+        assert!(log_text(&"\u{7f}".repeat(1025)).len() < 1040);
     }
 }

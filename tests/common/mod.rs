@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::env;
-use std::io;
 use std::time::{Duration, SystemTime};
 
 use aws_config::{Region, SdkConfig};
@@ -13,7 +12,7 @@ use lambda_http::lambda_runtime::{Context, Diagnostic, LambdaEvent, Service};
 use lambda_http::tower::ServiceExt as _;
 use save_draft::config::Config;
 use save_draft::lambda::telemetry::Telemetry;
-use save_draft::lambda::{Function, InvocationError, SanitizedRequest};
+use save_draft::lambda::{Function, Payload};
 use save_draft::s3::Store;
 use save_draft::s3::client;
 use save_draft::save::Saver;
@@ -118,28 +117,32 @@ pub fn saver_with(sdk: &SdkConfig, config: Config) -> Saver {
     Saver::new(Store::new(sdk, config.storage), config.saves)
 }
 
-/// Returns the service that the Lambda runtime library calls, with its metrics in `metrics`.
+/// Returns the service that the Lambda runtime library calls, without its log.
 pub fn service(
     s3: &S3,
-    metrics: impl io::Write + Send + 'static,
-) -> impl Service<
-    LambdaEvent<SanitizedRequest>,
-    Response: Serialize + Send,
-    Error = InvocationError,
-    Future: Send,
-> + Clone
+) -> impl Service<LambdaEvent<Payload>, Response: Serialize + Send, Error = Diagnostic, Future: Send>
++ Clone
++ Send {
+    service_with(s3, Telemetry::new("save-draft", |_| {}))
+}
+
+/// Returns the service that the Lambda runtime library calls.
+pub fn service_with(
+    s3: &S3,
+    telemetry: Telemetry,
+) -> impl Service<LambdaEvent<Payload>, Response: Serialize + Send, Error = Diagnostic, Future: Send>
++ Clone
 + Send {
     let config = config(BUCKET, &[]);
     let store = Store::new(&Endpoint::of(s3).sdk(), config.storage);
     let saver = Saver::new(store, config.saves);
-    let telemetry = Telemetry::with_output("save-draft".to_owned(), metrics);
     Function::new(saver, config.requests, telemetry).into_service()
 }
 
 /// Invokes `service` with `payload`, or returns `None` if it is not JSON.
 pub async fn invoke<S>(service: &S, payload: &[u8]) -> Option<Outcome>
 where
-    S: Service<LambdaEvent<SanitizedRequest>, Response: Serialize, Error = InvocationError> + Clone,
+    S: Service<LambdaEvent<Payload>, Response: Serialize, Error = Diagnostic> + Clone,
 {
     let end = SystemTime::now() + Duration::from_secs(20);
     let end = end.duration_since(SystemTime::UNIX_EPOCH);
@@ -150,7 +153,7 @@ where
 /// Invokes `service` like [`invoke`], with this deadline in milliseconds.
 pub async fn invoke_until<S>(service: &S, payload: &[u8], deadline_ms: u64) -> Option<Outcome>
 where
-    S: Service<LambdaEvent<SanitizedRequest>, Response: Serialize, Error = InvocationError> + Clone,
+    S: Service<LambdaEvent<Payload>, Response: Serialize, Error = Diagnostic> + Clone,
 {
     let payload = serde_json::from_slice(payload).ok()?;
     let mut context = Context::default();
@@ -161,13 +164,10 @@ where
         Ok(response) => {
             Outcome::Response(serde_json::to_value(response).expect("a response is JSON"))
         }
-        Err(error) => {
-            let error = Diagnostic::from(error);
-            Outcome::Error {
-                error_type: error.error_type,
-                error_message: error.error_message,
-            }
-        }
+        Err(error) => Outcome::Error {
+            error_type: error.error_type,
+            error_message: error.error_message,
+        },
     })
 }
 
@@ -203,14 +203,12 @@ impl TestEnv {
         self.s3.keys(BUCKET, &format!("saved/{id}/"))
     }
 
-    /// Invokes the function; returns the outcome, the log lines of the invocation and its metrics.
-    pub async fn invoke_logged(&self, event: &Value) -> (Outcome, Vec<Value>, Value) {
+    /// Invokes the function; returns the outcome and the records of the invocation.
+    pub async fn invoke_logged(&self, event: &Value) -> (Outcome, Vec<Value>) {
         let pending = self.function.begin(event);
         let request_id = pending.request_id.clone();
         let outcome = pending.outcome().await;
-        let mut lines = self.function.logs_for(&request_id).await;
-        let metrics = lines.pop().expect("the metrics are the last line");
-        (outcome, lines, metrics)
+        (outcome, self.function.logs_for(&request_id).await)
     }
 
     /// Returns the number of GETs and PUTs since the last call.

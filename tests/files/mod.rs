@@ -141,9 +141,8 @@ struct Response {
     outcome: String,
     /// Empty for errors.
     version: String,
-    /// The line of the log.
+    /// The record of the save.
     line: Value,
-    metrics: Value,
 }
 
 /// Saves the draft `id`, with `left` until the deadline.
@@ -152,14 +151,12 @@ async fn save_within(function: &Bootstrap, id: &str, left: Duration) -> Response
     let request_id = pending.request_id.clone();
     let response = pending.outcome().await.response();
     let mut lines = function.logs_for(&request_id).await;
-    let metrics = lines.pop().expect("a metrics record");
     let header = |name: &str| response["headers"][name].as_str().unwrap_or_default();
     Response {
         status: response["statusCode"].as_u64().expect("a status code"),
         outcome: header("draft-saved").to_owned(),
         version: header("draft-version").to_owned(),
-        line: lines.pop().expect("a log line"),
-        metrics,
+        line: lines.pop().expect("a record"),
     }
 }
 
@@ -286,11 +283,8 @@ async fn changes_nothing_unless_it_is_turned_on() {
         let keys = s3.keys(BUCKET, "saved");
         let key = format!("saved/{DRAFT_ID}/{}/draft_content.json", saved.version);
         assert_eq!(keys, [key], "{variables:?}");
-        for field in ["files", "files_copied", "copied_bytes"] {
+        for field in ["Files", "FilesCopied", "CopiedBytes"] {
             assert!(saved.line.get(field).is_none(), "{}", saved.line);
-        }
-        for metric in ["Files", "FilesCopied", "CopiedBytes"] {
-            assert!(saved.metrics.get(metric).is_none(), "{}", saved.metrics);
         }
     }
 }
@@ -444,14 +438,11 @@ async fn the_log_and_the_metrics_have_the_files() {
     s3.put(BUCKET, &file_key(id, "b"), [b'b'; 234]);
     for (files, copied, bytes) in [(2, 2, 1234), (2, 0, 0)] {
         let saved = save(&test_env.function, id).await;
-        let (line, metrics) = (&saved.line, &saved.metrics);
-        assert_eq!(line["files"], files, "{line}");
-        assert_eq!(line["files_copied"], copied, "{line}");
-        assert_eq!(line["copied_bytes"], bytes, "{line}");
-        assert_eq!(metrics["Files"], files, "{metrics}");
-        assert_eq!(metrics["FilesCopied"], copied, "{metrics}");
-        assert_eq!(metrics["CopiedBytes"], bytes, "{metrics}");
-        let declared = metrics["_aws"]["CloudWatchMetrics"][0]["Metrics"].as_array();
+        let line = &saved.line;
+        assert_eq!(line["Files"], files, "{line}");
+        assert_eq!(line["FilesCopied"], copied, "{line}");
+        assert_eq!(line["CopiedBytes"], bytes, "{line}");
+        let declared = line["_aws"]["CloudWatchMetrics"][0]["Metrics"].as_array();
         let unit = declared.expect("a list").iter();
         let unit = unit
             .filter(|metric| metric["Name"] == "CopiedBytes")

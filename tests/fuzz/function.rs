@@ -1,18 +1,17 @@
 //! The function for the fuzz targets: the service that the Lambda runtime calls, with the S3 server of `test_support`.
 
-use std::io;
 use std::time::{Duration, SystemTime};
 
 use aws_config::Region;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
-use lambda_http::lambda_runtime::{Context, Diagnostic, LambdaEvent};
+use lambda_http::lambda_runtime::{Context, LambdaEvent};
 use lambda_http::tower::ServiceExt as _;
 use lambda_http::tower::util::BoxCloneService;
 use save_draft::s3::client;
 use save_draft::save::Saver;
 use save_draft::config::Config;
-use save_draft::lambda::{Function, SanitizedRequest};
+use save_draft::lambda::{Function, Payload};
 use save_draft::s3::Store;
 use save_draft::lambda::telemetry::Telemetry;
 use serde_json::Value;
@@ -36,7 +35,7 @@ pub fn invoke(payload: &[u8]) {
     ENV.with(|env| env.invoke(payload));
 }
 
-type FunctionService = BoxCloneService<LambdaEvent<SanitizedRequest>, Value, (String, String)>;
+type FunctionService = BoxCloneService<LambdaEvent<Payload>, Value, (String, String)>;
 
 struct FuzzEnv {
     runtime: Runtime,
@@ -93,15 +92,12 @@ fn function(s3: &S3) -> FunctionService {
         .credentials_provider(SharedCredentialsProvider::new(credentials))
         .region(Region::from_static("us-east-1"))
         .build();
-    let telemetry = Telemetry::with_output("fuzz".to_owned(), io::sink());
+    let telemetry = Telemetry::new("fuzz", |_| {});
     let saver = Saver::new(Store::new(&sdk_config, config.storage), config.saves);
     let function = Function::new(saver, config.requests, telemetry);
     function
         .into_service()
         .map_response(|response| serde_json::to_value(response).expect("a JSON response"))
-        .map_err(|error| {
-            let error = Diagnostic::from(error);
-            (error.error_type, error.error_message)
-        })
+        .map_err(|error| (error.error_type, error.error_message))
         .boxed_clone()
 }

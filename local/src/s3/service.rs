@@ -1025,13 +1025,13 @@ fn io_result<T>(result: io::Result<T>) -> S3Result<T> {
     result.map_err(|error| {
         if error.kind() == io::ErrorKind::InvalidFilename {
             // No retry helps.
-            tracing::error!(%error, "a file of the bucket cannot be an object: rename it");
+            log::error!("a file of the bucket cannot be an object: rename it: {error}");
             let code = S3ErrorCode::Custom("InvalidFileName".into());
             let mut error = S3Error::with_message(code, error.to_string());
             error.set_status_code(hyper::StatusCode::BAD_REQUEST);
             return error;
         }
-        tracing::error!(%error, "the S3 server cannot read or write its files");
+        log::error!("the S3 server cannot read or write its files: {error}");
         S3Error::internal_error(error)
     })
 }

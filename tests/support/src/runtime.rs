@@ -15,7 +15,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
@@ -206,17 +206,22 @@ impl Bootstrap {
         find(&output.lines).unwrap_or_else(|| panic!("no such line in {:#?}", output.lines))
     }
 
-    /// Waits for the metrics of an invocation, which the function writes last; returns the log
-    /// records of the invocation, and then its metrics.
+    /// Returns the records of an invocation that has been answered.
     pub async fn logs_for(&self, request_id: &str) -> Vec<Value> {
-        let last = |line: &Value| line["RequestId"] == request_id;
-        let metrics = self.wait_for_line(last).await;
+        // Lines are read in the order in which they were written: the record of a later invocation, which
+        // is not a known event, comes after all of this one.
+        let later = self.begin(&json!({}));
+        let later_id = later.request_id.clone();
+        later.outcome().await;
+        self.wait_for_line(|line| line["request_id"] == later_id)
+            .await;
         let lines = self.lines();
         let parsed = lines
             .iter()
             .filter_map(|line| serde_json::from_str(line).ok());
-        let logged = parsed.filter(|line: &Value| line["request_id"] == request_id);
-        logged.chain([metrics]).collect()
+        parsed
+            .filter(|line: &Value| line["request_id"] == request_id)
+            .collect()
     }
 
     /// Waits until the process has ended and its output is complete.
