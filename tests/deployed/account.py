@@ -215,8 +215,8 @@ class Stack:
     def read_outputs(self):
         stack = self.cloudformation.describe_stacks(StackName=self.name)["Stacks"][0]
         self.outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
-        self.url, self.function, self.bucket = (
-            self.outputs[key] for key in ("Url", "FunctionName", "BucketName")
+        self.url, self.function, self.draft_bucket, self.saved_bucket = (
+            self.outputs[key] for key in ("Url", "FunctionName", "DraftBucketName", "SavedBucketName")
         )
 
     def resource(self, logical_id):
@@ -232,22 +232,26 @@ class Stack:
 
 
 class Drafts:
-    """The drafts and saved versions in a bucket."""
+    """The drafts and saved versions in the buckets of a stack."""
 
-    def __init__(self, account, bucket):
-        self.s3, self.bucket = account.aws.client("s3"), bucket
+    def __init__(self, account, stack, prefix="drafts/"):
+        self.s3, self.prefix = account.aws.client("s3"), prefix
+        self.draft_bucket, self.saved_bucket = stack.draft_bucket, stack.saved_bucket
 
-    def put(self, draft_id, body):
-        self.put_key(f"drafts/{draft_id}/draft_content.json", body)
+    def put(self, draft_id, body, document="draft_content.json"):
+        self.put_key(f"{self.prefix}{draft_id}/{document}", body)
 
     def put_key(self, key, body):
-        self.s3.put_object(Bucket=self.bucket, Key=key, Body=body)
+        self.s3.put_object(Bucket=self.draft_bucket, Key=key, Body=body)
 
     def keys(self, prefix):
-        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.saved_bucket, Prefix=prefix)
         return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+    def get(self, key):
+        """Returns the bytes of a saved object."""
+        return self.s3.get_object(Bucket=self.saved_bucket, Key=key)["Body"].read()
 
     def versions(self, draft_id):
         """Returns the bytes of all saved versions of a draft, by key."""
-        keys = self.keys(f"saved/{draft_id}/")
-        return {key: self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read() for key in keys}
+        return {key: self.get(key) for key in self.keys(f"saved/{draft_id}/")}

@@ -58,14 +58,17 @@ def gap_gateway_responses():
     api_gateway._import_rest_api = import_rest_api
 
 
-def gap_if_none_match():
-    """Policies do not have the condition key `s3:if-none-match`."""
+def gap_conditions_of_writes():
+    """Policies do not have the condition keys `s3:if-none-match` and `s3:ObjectCreationOperation`."""
     original = iam_actions._s3_object_context
 
     def s3_object_context(action, query, path, headers):
         context = original(action, query, path, headers)
-        if action == "s3:PutObject" and headers.get("if-none-match"):
-            context["s3:if-none-match"] = headers["if-none-match"]
+        if action == "s3:PutObject":
+            step_of_an_upload = "uploads" in query or "partNumber" in query
+            context["s3:ObjectCreationOperation"] = "false" if step_of_an_upload else "true"
+            if headers.get("if-none-match"):
+                context["s3:if-none-match"] = headers["if-none-match"]
         return context
 
     iam_actions._s3_object_context = s3_object_context
