@@ -1,5 +1,5 @@
-//! Faults between the function and S3: each fault in each request, once, twice and in all attempts. The response is
-//! correct and in time, and the store contains the whole version or nothing.
+//! Faults between the function and S3: each fault at each request of a save, once, twice and in all attempts. The response
+//! is correct and in time, and the store contains the whole version or nothing.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,25 +10,73 @@ use aws_config::timeout::TimeoutConfig;
 use save_draft::error::ErrorKind;
 use save_draft::s3::CreateOutcome;
 use save_draft::save::Saver;
-use test_support::fixtures::{BUCKET, draft_key, draft_of_size, post_id, sha256_hex};
-use test_support::runtime::Outcome;
+use test_support::fixtures::{BUCKET, draft_key, draft_of_size};
 use test_support::s3::{Fault, Op, S3, ScriptedFault, When};
 use tokio::task::JoinSet;
 
-use crate::common::{self, Endpoint, TestEnv, saver};
+use crate::common::drafts::{
+    Files, Response, SAVE_FILES, put_files, read_version, save, save_within, versions,
+};
+use crate::common::{Endpoint, TestEnv, saver};
 
-/// The request in which the fault occurs.
+/// A request of a save, in the order in which a save makes them. Without `SAVE_FILES` only the first and the last exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    Read,
-    Write,
+pub enum Step {
+    ReadDocument,
+    FirstListOfDraft,
+    FirstListOfCopies,
+    CopyFile,
+    SecondListOfDraft,
+    SecondListOfCopies,
+    CreateManifest,
+    CreateDocument,
 }
 
-use Step::{Read, Write};
+use Step::{
+    CopyFile, CreateDocument, CreateManifest, FirstListOfCopies, FirstListOfDraft, ReadDocument,
+    SecondListOfCopies, SecondListOfDraft,
+};
+
+impl Step {
+    pub const ALL: [Self; 8] = [
+        ReadDocument,
+        FirstListOfDraft,
+        FirstListOfCopies,
+        CopyFile,
+        SecondListOfDraft,
+        SecondListOfCopies,
+        CreateManifest,
+        CreateDocument,
+    ];
+
+    /// The requests of the draft `id` at this step. Of the copies, that of the file `b`.
+    pub fn requests(self, id: &str) -> When {
+        let list = |folder: &str| {
+            let prefix = format!("prefix={folder}%2F{id}%2F");
+            When::op(Op::ListObjectsV2).and(move |request| request.query.contains(&prefix))
+        };
+        let put = |name: &'static str| {
+            let put = When::op(Op::PutObject).key_starts_with(format!("saved/{id}/"));
+            put.and(move |request| request.key.ends_with(name))
+        };
+        match self {
+            ReadDocument => When::op(Op::GetObject).key_starts_with(draft_key(id)),
+            FirstListOfDraft => list("drafts"),
+            FirstListOfCopies => list("saved-files"),
+            SecondListOfDraft => list("drafts").after(1),
+            SecondListOfCopies => list("saved-files").after(1),
+            CopyFile => When::op(Op::CopyObject)
+                .key_starts_with(format!("saved-files/{id}/"))
+                .and(|request| request.key.ends_with("/b")),
+            CreateManifest => put("/files.json"),
+            CreateDocument => put("/draft_content.json"),
+        }
+    }
+}
 
 /// The expected result of a save, and of the store after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Expected {
+pub enum End {
     /// 200, `created`.
     Created,
     /// 200, `unchanged`: an earlier attempt has created the version.
@@ -43,9 +91,9 @@ enum Expected {
     UnavailableButSaved,
 }
 
-use Expected::{Created, Failed, Saved, Unavailable, UnavailableButSaved, Unchanged};
+use End::{Created, Failed, Saved, Unavailable, UnavailableButSaved, Unchanged};
 
-impl Expected {
+impl End {
     fn status(self) -> u64 {
         match self {
             Created | Unchanged | Saved => 200,
@@ -59,93 +107,100 @@ impl Expected {
     }
 }
 
-/// A fault and its effect.
-#[derive(Clone)]
-struct Row {
-    name: &'static str,
-    step: Step,
-    fault: Fault,
-    /// The result with the fault in one attempt, in two, and in all.
-    expected: [Expected; 3],
-    /// The number of attempts if all have the fault.
-    attempts: usize,
-}
+/// A fault, the result of a save that meets it once, twice and at every attempt, and the number of attempts if all meet it.
+type Row = (&'static str, fn() -> Fault, [End; 3], usize);
 
-impl Row {
-    /// Returns the result of another save without the fault, after one with the result `previous`.
-    fn expected_after(&self, previous: Expected) -> Expected {
-        match (self.step, &self.fault) {
-            _ if previous.has_version() => Unchanged,
-            (Write, Fault::Stall) => Saved,
-            _ => Created,
-        }
-    }
+const RETRIED: [End; 3] = [Created, Created, Unavailable];
+const LOST: [End; 3] = [Unchanged, Unchanged, UnavailableButSaved];
+const TIMES: [usize; 3] = [1, 2, usize::MAX];
+/// Copies are attempted again after the folder was listed again, at most for ten listings.
+const SEVERAL: usize = 0;
+/// Size of the part of a body before a fault.
+const PART_BYTES: usize = DRAFT_BYTES / 4;
+/// Size of a document in bytes: several packets.
+const DRAFT_BYTES: usize = 100_000;
 
-    /// Returns the description of a case, for the messages of assertions.
-    fn case(&self, count: &str) -> String {
-        format!("{} in {:?}, {count}", self.name, self.step)
-    }
-}
-
-fn row(
-    name: &'static str,
-    step: Step,
-    fault: Fault,
-    expected: [Expected; 3],
-    attempts: usize,
-) -> Row {
-    Row {
-        name,
-        step,
-        fault,
-        expected,
-        attempts,
-    }
-}
-
-/// Faults that end the request.
 #[rustfmt::skip]
-fn errors() -> Vec<Row> {
-    vec![
-        row("500",                           Read,  Fault::INTERNAL_ERROR,             [Created,   Created,   Unavailable],         3),
-        row("503 SlowDown",                  Read,  Fault::SLOW_DOWN,                  [Created,   Created,   Unavailable],         3),
-        row("403",                           Read,  Fault::ACCESS_DENIED,              [Failed,    Failed,    Failed],              1),
-        row("closed before the response",    Read,  Fault::Cut,                        [Created,   Created,   Unavailable],         3),
-        row("reset before the response",     Read,  Fault::Reset,                      [Created,   Created,   Unavailable],         3),
-        row("reset in the body",             Read,  Fault::CutBody(PART_BYTES),        [Created,   Created,   Unavailable],         3),
-        row("reset before the body",         Read,  Fault::CutBody(0),                 [Created,   Created,   Unavailable],         3),
-        row("incomplete body",               Read,  Fault::ShortBody(PART_BYTES),      [Created,   Created,   Unavailable],         3),
-        row("last byte missing",             Read,  Fault::ShortBody(DRAFT_BYTES - 1), [Created,   Created,   Unavailable],         3),
-        row("corrupt body",                  Read,  Fault::CorruptBody,                [Created,   Created,   Unavailable],         3),
-        row("wrong checksum",                Read,  Fault::WrongChecksum,              [Created,   Created,   Unavailable],         3),
-        row("500",                           Write, Fault::INTERNAL_ERROR,             [Created,   Created,   Unavailable],         3),
-        row("503 SlowDown",                  Write, Fault::SLOW_DOWN,                  [Created,   Created,   Unavailable],         3),
-        row("403",                           Write, Fault::ACCESS_DENIED,              [Failed,    Failed,    Failed],              1),
-        row("409",                           Write, Fault::CONFLICT,                   [Created,   Created,   Unavailable],         8),
-        row("closed before the response",    Write, Fault::Cut,                        [Created,   Created,   Unavailable],         3),
-        row("reset before the response",     Write, Fault::Reset,                      [Created,   Created,   Unavailable],         3),
-        // The SDK does not retry BadDigest.
-        row("corrupt upload",                Write, Fault::CorruptRequest,             [Unavailable; 3],                            1),
-        row("response lost",                 Write, Fault::LoseResponse,               [Unchanged, Unchanged, UnavailableButSaved], 3),
-    ]
-}
+const READ_FAULTS: &[Row] = &[
+    ("500",                       || Fault::INTERNAL_ERROR,        RETRIED,     3),
+    ("503 SlowDown",              || Fault::SLOW_DOWN,             RETRIED,     3),
+    ("403",                       || Fault::ACCESS_DENIED,         [Failed; 3], 1),
+    ("closed before the response", || Fault::Cut,                  RETRIED,     3),
+    ("reset before the response", || Fault::Reset,                 RETRIED,     3),
+    ("reset in the body",         || Fault::CutBody(PART_BYTES),   RETRIED,     3),
+    ("reset before the body",     || Fault::CutBody(0),            RETRIED,     3),
+    ("incomplete body",           || Fault::ShortBody(PART_BYTES), RETRIED,     3),
+    ("last byte missing",         || Fault::ShortBody(DRAFT_BYTES - 1), RETRIED,     3),
+    ("corrupt body",              || Fault::CorruptBody,           RETRIED,     3),
+    ("wrong checksum",            || Fault::WrongChecksum,         RETRIED,     3),
+];
+
+#[rustfmt::skip]
+const LIST_FAULTS: &[Row] = &[
+    ("500",                       || Fault::INTERNAL_ERROR,        RETRIED,     3),
+    ("503 SlowDown",              || Fault::SLOW_DOWN,             RETRIED,     3),
+    ("closed before the response", || Fault::Cut,                  RETRIED,     3),
+    ("reset in the body",         || Fault::CutBody(300),          RETRIED,     3),
+    ("body too short",            || Fault::ShortBody(300),        RETRIED,     3),
+    ("response lost",             || Fault::LoseResponse,          RETRIED,     3),
+    ("200 with an error",         || Fault::error_in_ok("InternalError"), RETRIED, 3),
+    ("403",                       || Fault::ACCESS_DENIED,         [Failed; 3], 1),
+    ("404 NoSuchBucket",          || Fault::Error(404, "NoSuchBucket"), [Failed; 3], 1),
+];
+
+#[rustfmt::skip]
+const COPY_FAULTS: &[Row] = &[
+    ("500",                       || Fault::INTERNAL_ERROR,        RETRIED,     SEVERAL),
+    ("503 SlowDown",              || Fault::SLOW_DOWN,             RETRIED,     SEVERAL),
+    ("closed before the response", || Fault::Cut,                  RETRIED,     SEVERAL),
+    ("reset before the response", || Fault::Reset,                 RETRIED,     SEVERAL),
+    ("done, response lost",       || Fault::LoseResponse,          RETRIED,     SEVERAL),
+    ("done, reset in the body",   || Fault::CutBody(100),          [Created; 3], SEVERAL),
+    ("404",                       || Fault::Error(404, "NoSuchKey"), RETRIED,   SEVERAL),
+    ("409",                       || Fault::CONFLICT,              RETRIED,     SEVERAL),
+    ("412",                       || Fault::Error(412, "PreconditionFailed"), RETRIED, SEVERAL),
+    ("200 with InternalError",    || Fault::error_in_ok("InternalError"), RETRIED, SEVERAL),
+    ("200 with SlowDown",         || Fault::error_in_ok("SlowDown"), RETRIED,   SEVERAL),
+    ("200 with 412",              || Fault::error_in_ok("PreconditionFailed"), RETRIED, SEVERAL),
+    ("200 with AccessDenied",     || Fault::error_in_ok("AccessDenied"), [Failed; 3], 1),
+    ("400",                       || Fault::Error(400, "InvalidRequest"), [Failed; 3], 1),
+    ("403",                       || Fault::ACCESS_DENIED,         [Failed; 3], 1),
+    ("404 NoSuchBucket",          || Fault::Error(404, "NoSuchBucket"), [Failed; 3], 1),
+    ("501",                       || Fault::Error(501, "NotImplemented"), [Failed; 3], 1),
+];
+
+#[rustfmt::skip]
+const CREATE_FAULTS: &[Row] = &[
+    ("500",                       || Fault::INTERNAL_ERROR,        RETRIED,     3),
+    ("503 SlowDown",              || Fault::SLOW_DOWN,             RETRIED,     3),
+    ("403",                       || Fault::ACCESS_DENIED,         [Failed; 3], 1),
+    CONFLICT,
+    ("closed before the response", || Fault::Cut,                  RETRIED,     3),
+    ("reset before the response", || Fault::Reset,                 RETRIED,     3),
+    // The SDK does not retry BadDigest.
+    ("corrupt upload",            || Fault::CorruptRequest,        [Unavailable; 3], 1),
+];
+const CONFLICT: Row = ("409", || Fault::CONFLICT, RETRIED, 8);
+const LOST_MANIFEST: &[Row] = &[("done, response lost", || Fault::LoseResponse, RETRIED, 3)];
+const LOST_DOCUMENT: &[Row] = &[("done, response lost", || Fault::LoseResponse, LOST, 3)];
 
 /// Faults after which nothing is sent.
 #[rustfmt::skip]
-fn stalls() -> Vec<Row> {
-    vec![
-        row("stalled",                       Read,  Fault::Stall,                      [Created,   Created,   Unavailable],         3),
-        row("body stalled",                  Read,  Fault::StallBody(PART_BYTES),      [Created,   Created,   Unavailable],         3),
-        row("stalled",                       Write, Fault::Stall,                      [Created,   Created,   Unavailable],         3),
-        row("response stalled",              Write, Fault::StallResponse,              [Unchanged, Unchanged, UnavailableButSaved], 3),
-    ]
+const STALLS: [(Step, Row); 4] = [
+    (ReadDocument,   ("stalled",          || Fault::Stall,                 RETRIED, 3)),
+    (ReadDocument,   ("body stalled",     || Fault::StallBody(PART_BYTES), RETRIED, 3)),
+    (CreateDocument, ("stalled",          || Fault::Stall,                 RETRIED, 3)),
+    (CreateDocument, ("response stalled", || Fault::StallResponse,         LOST,    3)),
+];
+
+/// The result of another save without the fault, after one with the result `previous`.
+fn end_after(previous: End, step: Step, fault: &Fault) -> End {
+    match (step, fault) {
+        _ if previous.has_version() => Unchanged,
+        (CreateDocument, Fault::Stall) => Saved,
+        _ => Created,
+    }
 }
-
-const COUNTS: [(&str, usize); 3] = [("once", 1), ("twice", 2), ("always", usize::MAX)];
-
-/// Size of a draft in bytes: several packets.
-const DRAFT_BYTES: usize = 100_000;
-const PART_BYTES: usize = DRAFT_BYTES / 4;
 
 /// More time than all attempts need.
 const LONG_TIME: Duration = Duration::from_mins(1);
@@ -154,123 +209,212 @@ const SHORT_TIME: Duration = Duration::from_millis(2500);
 /// Time limit of an attempt in [`saver_with_short_timeouts`].
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Applies `fault` to `times` requests for the draft `id` at `step`.
-fn apply(s3: &S3, step: Step, id: &str, times: usize, fault: Fault) -> ScriptedFault {
-    let requests = match step {
-        Read => When::op(Op::GetObject).key_starts_with(draft_key(id)),
-        Write => When::op(Op::PutObject).key_starts_with(format!("saved/{id}/")),
-    };
-    s3.fault(requests.times(times), fault)
+/// A draft in a store.
+struct Draft<'a> {
+    s3: &'a S3,
+    id: String,
+    document: Vec<u8>,
+    files: Files,
 }
 
-fn put_draft(s3: &S3, id: &str) -> Vec<u8> {
-    let document = draft_of_size(DRAFT_BYTES, id.len() as u64);
-    s3.put(BUCKET, &draft_key(id), &document);
-    document
-}
+impl<'a> Draft<'a> {
+    fn new(s3: &'a S3, id: String, paths: &[&str]) -> Self {
+        let document = draft_of_size(DRAFT_BYTES, id.len() as u64);
+        s3.put(BUCKET, &draft_key(&id), &document);
+        let files = put_files(s3, &id, paths.iter().copied());
+        Self {
+            s3,
+            id,
+            document,
+            files,
+        }
+    }
 
-/// Checks that the store contains only the draft and, if it is expected, one version with its bytes.
-#[track_caller]
-fn assert_stored(s3: &S3, id: &str, document: &[u8], expected: Expected, case: &str) {
-    let all = s3.keys(BUCKET, "");
-    let keys = all.iter().filter(|key| key.contains(id));
-    let keys: Vec<_> = keys.filter(|key| **key != draft_key(id)).collect();
-    assert_eq!(
-        keys.len(),
-        usize::from(expected.has_version()),
-        "{case}: {keys:?}"
-    );
-    for key in keys {
-        let suffix = format!("Z-{}/draft_content.json", sha256_hex(document));
+    fn fault(&self, step: Step, times: usize, fault: Fault) -> ScriptedFault {
+        self.s3.fault(step.requests(&self.id).times(times), fault)
+    }
+
+    /// Checks that there is nothing but the draft and, if it is expected, one version that is complete.
+    #[track_caller]
+    fn assert_end(&self, end: End, case: &str) {
+        assert_end(self.s3, &self.id, &self.document, &self.files, end, case);
+    }
+
+    /// Saves the draft by the real process, and checks the response, its time and the store.
+    async fn assert_save(&self, env: &TestEnv, end: End, limit: Duration, case: &str) -> Response {
+        let start = Instant::now();
+        let response = save_within(&env.function, &self.id, limit).await;
+        let elapsed = start.elapsed();
+        assert!(elapsed < limit, "{case}: {elapsed:?}");
+        assert_eq!(response.status, end.status(), "{case}: {}", response.line);
+        let outcomes: &[_] = match end {
+            Created => &["created"],
+            Unchanged => &["unchanged"],
+            Saved => &["created", "unchanged"],
+            Failed | Unavailable | UnavailableButSaved => &[""],
+        };
         assert!(
-            key.starts_with(&format!("saved/{id}/")) && key.ends_with(&suffix),
-            "{case}: {key}"
+            outcomes.contains(&&*response.outcome),
+            "{case}: {outcomes:?}"
         );
-        let stored = s3.get(BUCKET, key).expect("the version exists");
-        assert!(stored == document, "{case}: {key} has other bytes");
+        if response.status == 200 {
+            response.assert_saved(self.s3, &self.id, &self.document, &self.files);
+        }
+        self.assert_end(end, case);
+        response
+    }
+
+    /// Saves the draft by `saver`, and checks the result and the store.
+    async fn assert_save_by(&self, saver: &Saver, end: End, case: &str) {
+        let deadline = Instant::now() + LONG_TIME;
+        let report = saver.save(self.id.parse().expect("an id"), deadline).await;
+        let result = report.result.map(|saved| saved.outcome);
+        let is_expected = match &result {
+            Ok(CreateOutcome::Created) => matches!(end, Created | Saved),
+            Ok(CreateOutcome::AlreadyExists) => matches!(end, Unchanged | Saved),
+            Err(error) if error.kind() == ErrorKind::ServiceUnavailable => {
+                matches!(end, Unavailable | UnavailableButSaved)
+            }
+            Err(_) => false,
+        };
+        assert!(is_expected, "{case}: expected {end:?}, got {result:?}");
+        self.assert_end(end, case);
     }
 }
 
-/// Saves a draft over HTTP by the real process, and checks the response, its time and the store.
-async fn assert_save(
-    env: &TestEnv,
-    id: &str,
-    document: &[u8],
-    (expected, time_limit): (Expected, Duration),
-    case: &str,
-) {
-    let start = Instant::now();
-    let event = post_id(id).to_string();
-    let pending = env.function.begin_within(event, time_limit);
-    let response = pending.outcome().await.response();
-    let elapsed = start.elapsed();
-    assert!(elapsed < time_limit, "{case}: {elapsed:?}");
-    assert_eq!(response["statusCode"], expected.status(), "{case}");
-    let outcome = response["headers"]["draft-saved"].as_str();
-    let expected_outcomes: &[_] = match expected {
-        Created => &[Some("created")],
-        Unchanged => &[Some("unchanged")],
-        Saved => &[Some("created"), Some("unchanged")],
-        Failed | Unavailable | UnavailableButSaved => &[None],
-    };
-    assert!(expected_outcomes.contains(&outcome), "{case}: {outcome:?}");
-    if let Some(version) = response["headers"]["draft-version"].as_str() {
-        let prefix = format!("saved/{id}/{version}/");
-        assert_eq!(env.s3.keys(BUCKET, &prefix).len(), 1, "{case}: {version}");
+/// Checks that the draft `id` has no version, or one that is complete, depending on `end`.
+#[track_caller]
+pub fn assert_end(s3: &S3, id: &str, document: &[u8], files: &Files, end: End, case: &str) {
+    let versions = versions(s3, BUCKET, id);
+    let expected = usize::from(end.has_version());
+    assert_eq!(versions.len(), expected, "{case}: versions {versions:?}");
+    for version in &versions {
+        let saved = read_version(s3, BUCKET, id, version);
+        assert!(saved.0 == document && saved.1 == *files, "{case}");
     }
-    assert_stored(&env.s3, id, document, expected, case);
+    if files.is_empty() {
+        let saved = s3.keys(BUCKET, "saved").into_iter();
+        let saved: Vec<_> = saved.filter(|key| key.contains(id)).collect();
+        assert_eq!(saved.len(), expected, "{case}: {saved:?}");
+    }
 }
 
 #[tokio::test]
-async fn each_fault_is_retried_or_reported_and_leaves_the_whole_version_or_nothing() {
-    let mut cases = JoinSet::new();
-    for (number, row) in errors().into_iter().enumerate() {
-        // A process for each fault, because the SDK makes fewer attempts after many errors.
-        cases.spawn(async move {
-            let env = TestEnv::start().await;
-            for ((count, times), expected) in COUNTS.into_iter().zip(row.expected) {
-                let case = row.case(count);
-                let id = format!("fault-{number}-{times:x}");
-                let document = put_draft(&env.s3, &id);
-                let fault = apply(&env.s3, row.step, &id, times, row.fault.clone());
-                assert_save(&env, &id, &document, (expected, LONG_TIME), &case).await;
-                assert_eq!(fault.hits(), times.min(row.attempts), "{case}: attempts");
-
-                fault.clear();
-                let expected = row.expected_after(expected);
-                let case = format!("{case}, second save");
-                assert_save(&env, &id, &document, (expected, LONG_TIME), &case).await;
+async fn each_fault_at_each_step_once_twice_and_for_ever() {
+    let without_files = [
+        (ReadDocument, READ_FAULTS),
+        (CreateDocument, CREATE_FAULTS),
+        (CreateDocument, LOST_DOCUMENT),
+    ];
+    let with_files = [
+        (FirstListOfDraft, LIST_FAULTS),
+        (FirstListOfCopies, LIST_FAULTS),
+        (CopyFile, COPY_FAULTS),
+        (SecondListOfDraft, LIST_FAULTS),
+        (SecondListOfCopies, LIST_FAULTS),
+        (CreateManifest, CREATE_FAULTS),
+        (CreateManifest, LOST_MANIFEST),
+        (CreateDocument, CREATE_FAULTS),
+        (CreateDocument, LOST_DOCUMENT),
+    ];
+    let mut tasks = JoinSet::new();
+    for (save_files, steps) in [(false, &without_files[..]), (true, &with_files)] {
+        for (step, rows) in steps {
+            // Few rows for each function: the SDK retries less after many failures.
+            for rows in rows.chunks(3) {
+                tasks.spawn(check_faults(save_files, *step, rows));
             }
-        });
+        }
     }
-    cases.join_all().await;
+    tasks.join_all().await;
+}
+
+async fn check_faults(save_files: bool, step: Step, rows: &[Row]) {
+    let (variables, paths) = if save_files {
+        (&[SAVE_FILES][..], &["a", "b", "c"][..])
+    } else {
+        (&[][..], &[][..])
+    };
+    let env = TestEnv::with(variables).await;
+    for (number, (name, fault, ends, attempts)) in rows.iter().enumerate() {
+        for (times, end) in TIMES.into_iter().zip(*ends) {
+            let case = format!("{name} at {step:?}, {times} times");
+            let draft = Draft::new(&env.s3, format!("fault-{number}-{times:x}"), paths);
+            let scripted = draft.fault(step, times, fault());
+            let first = draft.assert_save(&env, end, LONG_TIME, &case).await;
+            if *attempts == SEVERAL {
+                assert!(scripted.hits() >= 1, "{case}");
+            } else {
+                assert_eq!(scripted.hits(), times.min(*attempts), "{case}: attempts");
+            }
+            if step == CopyFile && first.status != 200 {
+                let error = first.line["error"].as_str().expect("an error");
+                let names_copy = error.contains(&format!("saved-files/{}/", draft.id));
+                assert!(names_copy && error.contains("/b failed"), "{case}: {error}");
+            }
+
+            scripted.clear();
+            let end = end_after(end, step, &fault());
+            let case = format!("{case}, second save");
+            draft.assert_save(&env, end, LONG_TIME, &case).await;
+            let copies = env.s3.keys(BUCKET, &format!("saved-files/{}/", draft.id));
+            assert_eq!(copies.len(), paths.len(), "{case}: {copies:?}");
+        }
+    }
 }
 
 #[tokio::test]
 async fn the_response_comes_before_the_deadline_while_a_request_stalls_or_conflicts() {
     let mut cases = JoinSet::new();
-    let conflict = errors().into_iter().filter(|row| row.name == "409");
-    for (number, row) in stalls().into_iter().chain(conflict).enumerate() {
+    for (step, (name, fault, ends, _)) in STALLS.into_iter().chain([(CreateDocument, CONFLICT)]) {
         cases.spawn(async move {
             let env = TestEnv::start().await;
-            let case = row.case("until the deadline");
+            let case = format!("{name} at {step:?}, until the deadline");
             // The start of the process is not part of the time.
-            let document = put_draft(&env.s3, "first");
-            assert_save(&env, "first", &document, (Created, LONG_TIME), &case).await;
+            let first = Draft::new(&env.s3, "first".to_owned(), &[]);
+            first.assert_save(&env, Created, LONG_TIME, &case).await;
 
-            let id = format!("late-{number}");
-            let document = put_draft(&env.s3, &id);
-            let fault = apply(&env.s3, row.step, &id, usize::MAX, row.fault.clone());
-            let expected = row.expected[2];
-            assert_save(&env, &id, &document, (expected, SHORT_TIME), &case).await;
+            let draft = Draft::new(&env.s3, "late".to_owned(), &[]);
+            let scripted = draft.fault(step, usize::MAX, fault());
+            draft.assert_save(&env, ends[2], SHORT_TIME, &case).await;
 
-            fault.clear();
-            let expected = row.expected_after(expected);
+            scripted.clear();
+            let end = end_after(ends[2], step, &fault());
             let case = format!("{case}, second save");
-            assert_save(&env, &id, &document, (expected, LONG_TIME), &case).await;
+            draft.assert_save(&env, end, LONG_TIME, &case).await;
         });
     }
     cases.join_all().await;
+}
+
+#[tokio::test]
+async fn a_save_that_runs_out_of_time_is_continued_by_the_next() {
+    const FILES: u64 = 20;
+    const BEFORE: u64 = 12;
+    let env = TestEnv::with(&[SAVE_FILES]).await;
+    let paths: Vec<_> = (0..FILES)
+        .map(|number| format!("assets/{number}"))
+        .collect();
+    let paths: Vec<_> = paths.iter().map(String::as_str).collect();
+    let draft = Draft::new(&env.s3, "late".to_owned(), &paths);
+    // The start of the function is not part of the time.
+    assert_eq!(save(&env.function, "missing").await.status, 404);
+
+    let after = usize::try_from(BEFORE).expect("small");
+    let stall = env
+        .s3
+        .fault(When::op(Op::CopyObject).after(after), Fault::Stall);
+    let late = draft
+        .assert_save(&env, Unavailable, Duration::from_secs(2), "late")
+        .await;
+    late.assert_error(503, "time");
+    assert_eq!(late.line["files_copied"], BEFORE, "{}", late.line);
+
+    stall.clear();
+    let saved = draft
+        .assert_save(&env, Created, LONG_TIME, "continued")
+        .await;
+    assert_eq!(saved.line["files_copied"], FILES - BEFORE, "{}", saved.line);
 }
 
 fn saver_with_short_timeouts(s3: &S3) -> Saver {
@@ -283,51 +427,26 @@ fn saver_with_short_timeouts(s3: &S3) -> Saver {
     saver(&sdk_config.build(), BUCKET)
 }
 
-/// Saves a draft by `saver`, and checks the result and the store.
-async fn assert_save_by(
-    saver: &Saver,
-    s3: &S3,
-    id: &str,
-    document: &[u8],
-    expected: Expected,
-    case: &str,
-) {
-    let deadline = Instant::now() + LONG_TIME;
-    let report = saver.save(id.parse().expect("a valid id"), deadline).await;
-    let result = report.result.map(|saved| saved.outcome);
-    let is_expected = match &result {
-        Ok(CreateOutcome::Created) => matches!(expected, Created | Saved),
-        Ok(CreateOutcome::AlreadyExists) => matches!(expected, Unchanged | Saved),
-        Err(error) if error.kind() == ErrorKind::ServiceUnavailable => {
-            matches!(expected, Unavailable | UnavailableButSaved)
-        }
-        Err(_) => false,
-    };
-    assert!(is_expected, "{case}: expected {expected:?}, got {result:?}");
-    assert_stored(s3, id, document, expected, case);
-}
-
 #[tokio::test]
 async fn a_stalled_request_is_retried() {
     let s3 = Arc::new(S3::start_empty().await.expect("the S3 server starts"));
     // Created before the requests: in a debug build it blocks the thread.
     let saver = saver_with_short_timeouts(&s3);
     let mut cases = JoinSet::new();
-    for (number, row) in stalls().into_iter().enumerate() {
-        for ((count, times), expected) in COUNTS.into_iter().zip(row.expected) {
-            let (row, s3, saver) = (row.clone(), Arc::clone(&s3), saver.clone());
+    for (number, (step, (name, fault, ends, attempts))) in STALLS.into_iter().enumerate() {
+        for (times, end) in TIMES.into_iter().zip(ends) {
+            let (s3, saver) = (Arc::clone(&s3), saver.clone());
             cases.spawn(async move {
-                let case = row.case(count);
-                let id = format!("stalled-{number}-{times:x}");
-                let document = put_draft(&s3, &id);
-                let fault = apply(&s3, row.step, &id, times, row.fault.clone());
-                assert_save_by(&saver, &s3, &id, &document, expected, &case).await;
-                assert_eq!(fault.hits(), times.min(row.attempts), "{case}: attempts");
+                let case = format!("{name} at {step:?}, {times} times");
+                let draft = Draft::new(&s3, format!("stalled-{number}-{times:x}"), &[]);
+                let scripted = draft.fault(step, times, fault());
+                draft.assert_save_by(&saver, end, &case).await;
+                assert_eq!(scripted.hits(), times.min(attempts), "{case}: attempts");
 
-                fault.clear();
-                let expected = row.expected_after(expected);
+                scripted.clear();
+                let end = end_after(end, step, &fault());
                 let case = format!("{case}, second save");
-                assert_save_by(&saver, &s3, &id, &document, expected, &case).await;
+                draft.assert_save_by(&saver, end, &case).await;
             });
         }
     }
@@ -336,24 +455,24 @@ async fn a_stalled_request_is_retried() {
 
 #[tokio::test]
 async fn refused_connections_are_unavailable_until_the_store_is_back() {
-    for step in [Read, Write] {
+    for step in [ReadDocument, CreateDocument] {
         let env = TestEnv::start().await;
-        let document = put_draft(&env.s3, "refused");
-        let case = format!("refused in {step:?}");
-        let fault = apply(&env.s3, step, "refused", usize::MAX, Fault::Refuse);
+        let draft = Draft::new(&env.s3, "refused".to_owned(), &[]);
+        let case = format!("refused at {step:?}");
+        let fault = draft.fault(step, usize::MAX, Fault::Refuse);
         for _ in 0..2 {
-            assert_save(&env, "refused", &document, (Unavailable, LONG_TIME), &case).await;
+            draft.assert_save(&env, Unavailable, LONG_TIME, &case).await;
         }
         assert_eq!(fault.hits(), 1, "{case}: requests before the refusal");
         fault.clear();
         env.s3.reopen().await;
-        assert_save(&env, "refused", &document, (Created, LONG_TIME), &case).await;
+        draft.assert_save(&env, Created, LONG_TIME, &case).await;
     }
 }
 
 #[tokio::test]
 async fn a_short_refusal_of_connections_is_retried() {
-    for step in [Read, Write] {
+    for step in [ReadDocument, CreateDocument] {
         let s3 = S3::start_empty().await.expect("the S3 server starts");
         // The time until the store is back depends on the machine.
         let retries = RetryConfig::standard()
@@ -361,43 +480,13 @@ async fn a_short_refusal_of_connections_is_retried() {
             .with_initial_backoff(Duration::from_millis(50));
         let sdk_config = Endpoint::of(&s3).sdk().into_builder();
         let saver = saver(&sdk_config.retry_config(retries).build(), BUCKET);
-        let document = put_draft(&s3, "refused");
-        let fault = apply(&s3, step, "refused", 1, Fault::Refuse);
-        let case = format!("refused once in {step:?}");
+        let draft = Draft::new(&s3, "refused".to_owned(), &[]);
+        let fault = draft.fault(step, 1, Fault::Refuse);
+        let case = format!("refused once at {step:?}");
         let reopen = async {
             fault.wait_for_hits(1).await;
             s3.reopen().await;
         };
-        let save = assert_save_by(&saver, &s3, "refused", &document, Created, &case);
-        tokio::join!(save, reopen);
-    }
-}
-
-#[tokio::test]
-async fn a_killed_process_leaves_the_whole_version_or_nothing() {
-    for (step, fault, expected, expected_after) in [
-        (Read, Fault::Stall, Unavailable, Created),
-        (Read, Fault::StallBody(PART_BYTES), Unavailable, Created),
-        (Write, Fault::Stall, Unavailable, Saved),
-        (Write, Fault::StallResponse, UnavailableButSaved, Unchanged),
-    ] {
-        let env = TestEnv::start().await;
-        let document = put_draft(&env.s3, "killed");
-        let fault = apply(&env.s3, step, "killed", usize::MAX, fault);
-        let case = format!("killed in {step:?}");
-        let pending = env.function.begin(&post_id("killed"));
-        fault.wait_for_hits(1).await;
-        while expected.has_version() && env.versions("killed").is_empty() {
-            tokio::task::yield_now().await;
-        }
-        env.function.kill().await;
-        assert_eq!(pending.outcome().await, Outcome::Exited, "{case}");
-        assert_stored(&env.s3, "killed", &document, expected, &case);
-
-        fault.clear();
-        let function = common::start_function(&env.s3, &[]).await;
-        let env = TestEnv { function, ..env };
-        let expected = (expected_after, LONG_TIME);
-        assert_save(&env, "killed", &document, expected, &case).await;
+        tokio::join!(draft.assert_save_by(&saver, Created, &case), reopen);
     }
 }

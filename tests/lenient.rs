@@ -3,7 +3,8 @@
 
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
-use test_support::fixtures::{BUCKET, draft_key, event, event_names};
+use test_support::check::{self, InputStrings};
+use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, event, event_names};
 use test_support::runtime::Outcome;
 use test_support::s3::{Op, S3};
 
@@ -84,9 +85,9 @@ fn collect_pointers(value: &Value, pointer: &str, pointers: &mut Vec<String>) {
     }
 }
 
-/// Returns variants of the event or message in `text`, in each of which one field that no save
-/// reads is missing or has another value. Each comes with a description of the change.
-fn variants(text: &str) -> Vec<(String, String)> {
+/// Returns variants of the event or message in `text`, in each of which one of the fields that a save reads, or one of those
+/// that no save reads, is missing or has one of the JSON texts in `replacements`. Each comes with a description of the change.
+fn variants(text: &str, is_read: bool, replacements: &[String]) -> Vec<(String, String)> {
     let original: Value = serde_json::from_str(text).expect("the event is JSON");
     let mut pointers = Vec::new();
     collect_pointers(&original, "", &mut pointers);
@@ -100,17 +101,18 @@ fn variants(text: &str) -> Vec<(String, String)> {
             *event.pointer_mut(&pointer).expect("the field exists") = value;
             event.to_string()
         };
-        if READ.contains(&path.join("/").as_str()) {
-            // Text that is read may be a message with fields of its own.
-            let text = original.pointer(&pointer).and_then(Value::as_str);
-            if let Some(text) = text.filter(|text| text.starts_with('{')) {
-                for (change, message) in variants(text) {
-                    changed.push((format!("{pointer}: {change}"), replaced(json!(message))));
-                }
+        let reads_this = READ.contains(&path.join("/").as_str());
+        // Text that is read may be a message with fields of its own.
+        let message = original.pointer(&pointer).and_then(Value::as_str);
+        if let Some(message) = message.filter(|text| reads_this && text.starts_with('{')) {
+            for (change, message) in variants(message, is_read, replacements) {
+                changed.push((format!("{pointer}: {change}"), replaced(json!(message))));
             }
+        }
+        if reads_this != is_read {
             continue;
         }
-        for replacement in REPLACEMENTS {
+        for replacement in replacements {
             let event = replaced(json!(PLACEHOLDER));
             let event = event.replacen(&format!("\"{PLACEHOLDER}\""), replacement, 1);
             changed.push((format!("{pointer} is {replacement}"), event));
@@ -144,7 +146,7 @@ async fn a_field_that_no_save_reads_changes_nothing() {
             "events/{name}.json names one draft"
         );
 
-        let variants = variants(&text);
+        let variants = variants(&text, false, &REPLACEMENTS.map(str::to_owned));
         let variant_count = variants.len();
         count += variant_count;
         let mut outcomes = stream::iter(variants)
@@ -160,6 +162,70 @@ async fn a_field_that_no_save_reads_changes_nothing() {
         );
     }
     assert!(count > 3000, "there are thousands of variants, got {count}");
+}
+
+/// Texts that are special in a host, a path, a key, an id, Base64 or JSON.
+const SPECIAL: [&str; 32] = [
+    "",
+    " \0\r\n\u{2028}\u{feff}\u{202e}\u{7f}",
+    "２０２５０９２８👩‍👩‍👧‍👦é",
+    "../../..\\etc",
+    "%zz%00%ff%fe%252e%252e%252f",
+    "/save_draft",
+    "/a b/?x=1#y/save_draft",
+    "http://[::1]:99999/",
+    "https://user:password@exa mple.com/?draft_id=a",
+    "javascript:alert(1)//?draft_id=a",
+    "https://example.com/?draft_id=%61",
+    "https://example.com/?draft_id=a#draft_id=b",
+    "https://example.com/?draft_id=..%2Fsaved",
+    "{draft_id}",
+    "[{}]",
+    "null",
+    "{\"draft_url\":{}}",
+    "{\"draft_id\":\"a\",\"draft_id\":\"drafts\"}",
+    "{\"Records\":[{}]}",
+    "{\"Message\":\"{}\"}",
+    "====",
+    "e30=",
+    "drafts/a/../b/draft_content.json",
+    "drafts/a%2Fdraft_content.json",
+    "saved/a/20250928T114730Z-44136fa355b3678a/draft_content.json",
+    "ObjectRemoved:Delete",
+    "s3:TestEvent",
+    "aws:sqs",
+    "aws.s3",
+    "Object Created",
+    "P O S T",
+    "1e999",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_text_in_a_field_that_is_read_gets_a_documented_result() {
+    let s3 = S3::start_empty().await.expect("the S3 server starts");
+    for id in ["a", "drafts", DRAFT_ID] {
+        s3.put(BUCKET, &draft_key(id), "{}");
+    }
+    let service = common::service(&s3);
+    let long = [100, 9_000].map(|length| "x".repeat(length));
+    let texts = SPECIAL.iter().map(|text| (*text).to_owned()).chain(long);
+    let replacements: Vec<_> = texts.map(|text| json!(text).to_string()).collect();
+    for name in event_names() {
+        for (_, variant) in variants(&event(&name).to_string(), true, &replacements) {
+            let outcome = common::invoke(&service, variant.as_bytes()).await;
+            let answer = match outcome.expect("the event is JSON") {
+                Outcome::Response(response) => Ok(response),
+                outcome => Err(outcome.error()),
+            };
+            let strings = InputStrings::of(variant.as_bytes());
+            check::result(&strings, &answer);
+            let requests = s3.requests();
+            requests
+                .iter()
+                .for_each(|request| check::s3_request(&strings, request));
+            s3.clear_requests();
+        }
+    }
 }
 
 /// Returns a batch like `events/{name}.json` with three messages, of which each has the number of

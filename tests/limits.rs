@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use test_support::fixtures::{DRAFT_ID, event};
+use test_support::fixtures::{DRAFT_ID, DRAFT_URL, event, post};
 use test_support::runtime::{Outcome, TIMEOUT};
 
 use crate::common::TestEnv;
@@ -165,4 +165,32 @@ async fn records_that_cannot_be_parsed_are_one_line_for_each_message() {
     let invalid: Vec<_> = invalid.collect();
     assert_eq!(invalid.len(), 1, "the first of the records is logged");
     assert_eq!(invalid[0]["Invalid"], 1);
+}
+
+/// Nesting that `serde_json` does not accept in a value, in the fields that are read.
+#[tokio::test]
+async fn deeply_nested_input_is_refused() {
+    let test_env = TestEnv::start().await;
+    let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+    for (status, body) in [
+        (400, deep.clone()),
+        (400, format!("{{\"draft_url\":{deep}}}")),
+        (
+            200,
+            format!("{{\"other\":{deep},\"draft_url\":\"{DRAFT_URL}\"}}"),
+        ),
+    ] {
+        let response = test_env.function.invoke(&post(body)).await.response();
+        assert_eq!(response["statusCode"], status);
+    }
+    for payload in [
+        deep.clone(),
+        format!("{{\"draft_id\":{deep}}}"),
+        format!("{{\"Records\":{deep}}}"),
+        format!("{{\"requestContext\":{deep}}}"),
+        format!("{{\"Records\":[{{\"eventSource\":\"aws:s3\",\"s3\":{deep}}}]}}"),
+    ] {
+        let pending = test_env.function.begin_within(payload, TIMEOUT);
+        assert_eq!(pending.outcome().await.error().0, "InvalidRequest");
+    }
 }

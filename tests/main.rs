@@ -7,7 +7,6 @@
 )]
 
 mod arm64;
-mod bad_input;
 mod common;
 mod docs;
 mod events;

@@ -1,137 +1,139 @@
-//! Random sequences of writes, saves, events and restores, with faults, compared with a model: after each step the bucket
-//! is equal to the model.
+//! Random sequences of writes, saves, events and restores, with faults, with and without `SAVE_FILES`: after each step the
+//! bucket is equal to a model.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use proptest::prelude::{BoxedStrategy, Just, ProptestConfig, Strategy as _, any, prop_oneof};
+use proptest::collection::vec;
+use proptest::prelude::{ProptestConfig, Strategy, any, prop_oneof};
 use proptest::sample::{Index, select};
-use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
+use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 use test_support::fixtures::{
-    BUCKET, DRAFT_ID, draft_key, draft_of_size, event, long_tests, post_id, sha256_hex,
+    BUCKET, DRAFT_ID, draft_key, draft_of_size, event, long_tests, post_id,
 };
 use test_support::runtime::Outcome;
-use test_support::s3::{Fault, Op, S3, When};
-use tokio::runtime::{self, Runtime};
+use test_support::s3::{Fault, S3};
+use tokio::runtime::Runtime;
 
-use crate::common::{self, Endpoint, TestEnv};
+use crate::common::drafts::{
+    Files, SAVE_FILES, file_key, read_folder, read_version, state_digest, versions,
+};
+use crate::common::{self, TestEnv};
+use crate::faults::Step::{self, CreateDocument, ReadDocument};
 
 const DRAFTS: [&str; 3] = [
     "20251126220753b7e35362",
     "2f52a63b-8c6a-4417-8b01-1b2a569ccb6c",
     DRAFT_ID,
 ];
+const PATHS: [&str; 4] = ["a", "b", "assets/c d", "assets/你"];
+const TRIGGERS: [&str; 4] = ["s3", "eventbridge-s3", "sns", "sqs"];
 
 /// 2025-09-28T11:00:00Z, the start of each sequence, in seconds since the epoch.
 const START: u64 = 1_759_057_200;
 
 #[derive(Clone, Debug)]
-enum Step {
-    /// Writes a draft, in the same second as the last write or in the next.
-    Write {
-        id: &'static str,
-        content: u64,
-        next_second: bool,
-    },
-    /// Writes an incomplete document.
-    WriteIncomplete {
-        id: &'static str,
-    },
-    Delete {
-        id: &'static str,
-    },
-    /// Saves a draft over HTTP.
-    Save {
-        id: &'static str,
-        fault: Option<SaveFault>,
-    },
+enum Change {
+    /// Writes the document. Few contents, so that drafts return to earlier states.
+    Document(u64),
+    IncompleteDocument,
+    DeleteDocument,
+    /// Writes a file: path, content.
+    File(&'static str, u8),
+    DeleteFile(&'static str),
+    /// Replaces the folder by one of the versions, if there is one.
+    Restore(Index),
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    /// Changes a draft, in the same second as the last change or in the next.
+    Change(&'static str, Change, bool),
+    /// Saves a draft over HTTP, with a fault.
+    Save(&'static str, Option<(Step, SaveFault, usize)>),
     /// Sends an event about a draft, several times.
-    Event {
-        id: &'static str,
-        trigger: &'static str,
-        times: usize,
-    },
-    /// Copies a version to the draft, if there is one.
-    Restore {
-        id: &'static str,
-        version: Index,
-        next_second: bool,
-    },
+    Event(&'static str, &'static str, usize),
 }
 
 /// A fault during one save.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SaveFault {
-    FirstReadFails,
-    ReadsFail,
-    ReadsAreCut,
-    TwoConflicts,
-    WriteDenied,
-    WritesFail,
-    FirstResponseLost,
-    ResponsesLost,
+    InternalError,
+    SlowDown,
+    Cut,
+    ShortBody,
+    AccessDenied,
+    LostResponse,
 }
 
-use SaveFault::{
-    FirstReadFails, FirstResponseLost, ReadsAreCut, ReadsFail, ResponsesLost, TwoConflicts,
-    WriteDenied, WritesFail,
-};
-
 impl SaveFault {
-    const ALL: [Self; 8] = [
-        FirstReadFails,
-        ReadsFail,
-        ReadsAreCut,
-        TwoConflicts,
-        WriteDenied,
-        WritesFail,
-        FirstResponseLost,
-        ResponsesLost,
+    const ALL: [Self; 6] = [
+        Self::InternalError,
+        Self::SlowDown,
+        Self::Cut,
+        Self::ShortBody,
+        Self::AccessDenied,
+        Self::LostResponse,
     ];
 
-    fn apply(self, s3: &S3) {
-        let reads = || When::op(Op::GetObject);
-        let writes = || When::op(Op::PutObject);
-        let (requests, fault) = match self {
-            FirstReadFails => (reads().once(), Fault::INTERNAL_ERROR),
-            ReadsFail => (reads(), Fault::SLOW_DOWN),
-            ReadsAreCut => (reads(), Fault::CutBody(20)),
-            TwoConflicts => (writes().times(2), Fault::CONFLICT),
-            WriteDenied => (writes(), Fault::ACCESS_DENIED),
-            WritesFail => (writes(), Fault::INTERNAL_ERROR),
-            FirstResponseLost => (writes().once(), Fault::LoseResponse),
-            ResponsesLost => (writes(), Fault::LoseResponse),
-        };
-        s3.fault(requests, fault);
+    fn fault(self) -> Fault {
+        match self {
+            Self::InternalError => Fault::INTERNAL_ERROR,
+            Self::SlowDown => Fault::SLOW_DOWN,
+            Self::Cut => Fault::Cut,
+            // No response of S3 is shorter.
+            Self::ShortBody => Fault::ShortBody(20),
+            Self::AccessDenied => Fault::ACCESS_DENIED,
+            Self::LostResponse => Fault::LoseResponse,
+        }
     }
 }
 
-/// The expected content of the bucket.
-#[derive(Clone, Debug, Default)]
-struct Model {
-    /// Seconds since [`START`].
-    time: u64,
-    drafts: BTreeMap<&'static str, Draft>,
-    /// Versions by draft id and name.
-    versions: BTreeMap<(&'static str, String), Vec<u8>>,
-    /// Expected results of the saves in the last step.
-    results: Vec<SaveResult>,
+fn actions(save_files: bool) -> impl Strategy<Value = Vec<Action>> {
+    let steps = if save_files {
+        Step::ALL.to_vec()
+    } else {
+        vec![ReadDocument, CreateDocument]
+    };
+    let files = u32::from(save_files) * 3;
+    let change = prop_oneof![
+        5 => (0..4_u64).prop_map(Change::Document),
+        1 => select(vec![Change::IncompleteDocument, Change::DeleteDocument]),
+        2 => any::<Index>().prop_map(Change::Restore),
+        // A weight must not be 0.
+        1 + files => (select(&PATHS[..]), 0..3_u8).prop_map(|(path, content)| Change::File(path, content)),
+        1 + files => select(&PATHS[..]).prop_map(Change::DeleteFile),
+    ];
+    let fault = (
+        select(steps),
+        select(&SaveFault::ALL[..]),
+        select(vec![1, 2, usize::MAX]),
+    );
+    let id = || select(&DRAFTS[..]);
+    let action = prop_oneof![
+        9 => (id(), change, any::<bool>()).prop_map(|(id, change, later)| Action::Change(id, change, later)),
+        4 => id().prop_map(|id| Action::Save(id, None)),
+        4 => (id(), fault).prop_map(|(id, fault)| Action::Save(id, Some(fault))),
+        3 => (id(), select(&TRIGGERS[..]), 1..3_usize)
+            .prop_map(|(id, trigger, times)| Action::Event(id, trigger, times)),
+    ];
+    vec(action, 1..30)
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug, Default)]
 struct Draft {
-    document: Vec<u8>,
-    is_complete: bool,
-    /// Seconds since [`START`].
-    written: u64,
+    /// The document, and the time at which it was written in seconds since [`START`].
+    document: Option<(Vec<u8>, u64)>,
+    files: BTreeMap<String, (Vec<u8>, u64)>,
 }
 
 impl Draft {
-    fn version(&self) -> String {
-        let (minute, second) = (self.written / 60, self.written % 60);
-        let digest = sha256_hex(&self.document);
-        format!("20250928T11{minute:02}{second:02}Z-{digest}")
+    fn files(&self) -> Files {
+        let files = self.files.iter();
+        files
+            .map(|(path, (content, _))| (path.clone(), content.clone()))
+            .collect()
     }
 }
 
@@ -144,139 +146,187 @@ enum SaveResult {
     Unavailable,
 }
 
-impl Model {
-    fn write(&mut self, id: &'static str, document: Vec<u8>, is_complete: bool, next_second: bool) {
-        self.time += u64::from(next_second);
-        let written = self.time;
-        let draft = Draft {
-            document,
-            is_complete,
-            written,
-        };
-        self.drafts.insert(id, draft);
-    }
+use SaveResult::{Created, Failed, NotFound, Unavailable, Unchanged};
 
-    fn save(&mut self, id: &'static str, fault: Option<SaveFault>) -> SaveResult {
-        if matches!(fault, Some(ReadsFail | ReadsAreCut)) {
-            return SaveResult::Unavailable;
-        }
-        let Some(draft) = self.drafts.get(id) else {
-            return SaveResult::NotFound;
-        };
-        if !draft.is_complete || fault == Some(WriteDenied) {
-            return SaveResult::Failed;
-        }
-        if fault == Some(WritesFail) {
-            return SaveResult::Unavailable;
-        }
-        let version = draft.version();
-        let key = (id, version.clone());
-        let existing = self.versions.insert(key, draft.document.clone());
-        match (fault, existing) {
-            (Some(ResponsesLost), _) => SaveResult::Unavailable,
-            (Some(FirstResponseLost), _) | (_, Some(_)) => SaveResult::Unchanged(version),
-            (_, None) => SaveResult::Created(version),
-        }
-    }
-
-    /// Returns the name of one of the draft's versions.
-    fn version(&self, id: &str, index: Index) -> Option<String> {
-        let versions = self.versions.keys().filter(|(draft, _)| *draft == id);
-        let names: Vec<_> = versions.map(|(_, name)| name.clone()).collect();
-        (!names.is_empty()).then(|| index.get(&names).clone())
-    }
-}
-
-struct Reference;
-
-impl ReferenceStateMachine for Reference {
-    type State = Model;
-    type Transition = Step;
-
-    fn init_state() -> BoxedStrategy<Model> {
-        Just(Model::default()).boxed()
-    }
-
-    fn transitions(_: &Model) -> BoxedStrategy<Step> {
-        let id = || select(&DRAFTS[..]);
-        let triggers = ["s3", "eventbridge-s3", "sns", "sqs"];
-        prop_oneof![
-            // Few contents, so that drafts return to earlier states.
-            5 => (id(), 0..4_u64, any::<bool>())
-                .prop_map(|(id, content, next_second)| Step::Write { id, content, next_second }),
-            1 => id().prop_map(|id| Step::WriteIncomplete { id }),
-            1 => id().prop_map(|id| Step::Delete { id }),
-            4 => id().prop_map(|id| Step::Save { id, fault: None }),
-            4 => (id(), select(&SaveFault::ALL[..]))
-                .prop_map(|(id, fault)| Step::Save { id, fault: Some(fault) }),
-            3 => (id(), select(triggers.to_vec()), 1..3_usize)
-                .prop_map(|(id, trigger, times)| Step::Event { id, trigger, times }),
-            2 => (id(), any::<Index>(), any::<bool>())
-                .prop_map(|(id, version, next_second)| Step::Restore { id, version, next_second }),
-        ]
-        .boxed()
-    }
-
-    fn apply(mut model: Model, step: &Step) -> Model {
-        model.results.clear();
-        match *step {
-            Step::Write {
-                id,
-                content,
-                next_second,
-            } => model.write(id, draft_of_size(500, content), true, next_second),
-            Step::WriteIncomplete { id } => {
-                let document = draft_of_size(500, 0)[..250].to_vec();
-                model.write(id, document, false, false);
-            }
-            Step::Delete { id } => drop(model.drafts.remove(id)),
-            Step::Save { id, fault } => {
-                let result = model.save(id, fault);
-                model.results.push(result);
-            }
-            Step::Event { id, times, .. } => {
-                for _ in 0..times {
-                    let result = model.save(id, None);
-                    model.results.push(result);
-                }
-            }
-            Step::Restore {
-                id,
-                version,
-                next_second,
-            } => {
-                if let Some(version) = model.version(id, version) {
-                    let document = model.versions[&(id, version)].clone();
-                    model.write(id, document, true, next_second);
-                }
-            }
-        }
-        model
-    }
-}
-
-/// The real process and its bucket.
-struct System {
+/// The real process and its bucket, and their expected state.
+struct Model {
     env: TestEnv,
-    client: aws_sdk_s3::Client,
-    /// Keys of the versions before the last step.
-    versions: Vec<String>,
-    runtime: Runtime,
+    save_files: bool,
+    /// Seconds since [`START`].
+    time: u64,
+    drafts: BTreeMap<&'static str, Draft>,
+    versions: BTreeMap<(&'static str, String), (Vec<u8>, Files)>,
 }
 
-impl System {
-    fn set_clock(&self, model: &Model) {
-        let time = Duration::from_secs(START + model.time);
-        self.env.s3.set_clock(SystemTime::UNIX_EPOCH + time);
+impl Model {
+    async fn new(save_files: bool) -> Self {
+        let s3 = S3::start_empty().await.expect("the S3 server starts");
+        let variables = &[SAVE_FILES][..usize::from(save_files)];
+        let function = common::start_function(&s3, variables).await;
+        Self {
+            env: TestEnv { s3, function },
+            save_files,
+            time: 0,
+            drafts: BTreeMap::new(),
+            versions: BTreeMap::new(),
+        }
     }
 
-    fn invoke(&self, event: &Value) -> Outcome {
-        self.runtime.block_on(self.env.function.invoke(event))
+    async fn apply(&mut self, action: &Action) {
+        match action {
+            Action::Change(id, change, later) => {
+                self.time += u64::from(*later);
+                let time = SystemTime::UNIX_EPOCH + Duration::from_secs(START + self.time);
+                self.env.s3.set_clock(time);
+                self.change(id, change);
+            }
+            Action::Save(id, fault) => {
+                let scripted = fault.map(|(step, fault, times)| {
+                    self.env
+                        .s3
+                        .fault(step.requests(id).times(times), fault.fault())
+                });
+                let result = http_result(self.env.function.invoke(&post_id(id)).await);
+                self.env.s3.clear_faults();
+                let is_hit = scripted.is_some_and(|scripted| scripted.hits() > 0);
+                let expected = self.expect_save(id, fault.filter(|_| is_hit));
+                let log = || self.env.function.lines().join("\n");
+                assert_eq!(result, expected, "{fault:?}\n{}", log());
+            }
+            Action::Event(id, trigger, times) => {
+                for _ in 0..*times {
+                    let outcome = self.env.function.invoke(&event_for(trigger, id)).await;
+                    let expected = self.expect_save(id, None);
+                    assert_event_outcome(trigger, outcome, &expected, id);
+                }
+            }
+        }
     }
-}
 
-fn saved_key(id: &str, version: &str) -> String {
-    format!("saved/{id}/{version}/draft_content.json")
+    fn change(&mut self, id: &'static str, change: &Change) {
+        let draft = self.drafts.entry(id).or_default();
+        match change {
+            Change::Document(seed) => {
+                draft.document = Some((draft_of_size(500, *seed), self.time));
+            }
+            Change::IncompleteDocument => {
+                draft.document = Some((draft_of_size(500, 0)[..250].to_vec(), self.time));
+            }
+            Change::DeleteDocument => draft.document = None,
+            Change::File(path, content) => {
+                let file = (vec![*content; 100], self.time);
+                draft.files.insert((*path).to_owned(), file);
+            }
+            Change::DeleteFile(path) => drop(draft.files.remove(*path)),
+            Change::Restore(index) => {
+                let versions = self.versions.iter().filter(|((draft, _), _)| *draft == id);
+                let versions: Vec<_> = versions.map(|(_, version)| version).collect();
+                if !versions.is_empty() {
+                    let (document, files) = index.get(&versions);
+                    draft.document = Some((document.clone(), self.time));
+                    let files = files.iter();
+                    let files = files.map(|(path, file)| (path.clone(), (file.clone(), self.time)));
+                    draft.files = files.collect();
+                }
+            }
+        }
+        // The folder gets the expected state. What was not written now stays as it is.
+        let s3 = &self.env.s3;
+        for path in read_folder(s3, id)
+            .keys()
+            .filter(|path| !draft.files.contains_key(*path))
+        {
+            s3.delete(BUCKET, &file_key(id, path));
+        }
+        let files = draft
+            .files
+            .iter()
+            .map(|(path, file)| (file_key(id, path), file));
+        let document = draft
+            .document
+            .as_ref()
+            .map(|document| (draft_key(id), document));
+        for (key, (content, written)) in files.chain(document) {
+            if *written == self.time {
+                s3.put(BUCKET, &key, content);
+            }
+        }
+        if draft.document.is_none() {
+            s3.delete(BUCKET, &draft_key(id));
+        }
+    }
+
+    /// Returns the expected result of a save, and adds the version that it creates.
+    fn expect_save(
+        &mut self,
+        id: &'static str,
+        fault: Option<(Step, SaveFault, usize)>,
+    ) -> SaveResult {
+        let is_lost = fault.is_some_and(|(step, fault, _)| {
+            let lost = [SaveFault::LostResponse, SaveFault::ShortBody];
+            step == CreateDocument && lost.contains(&fault)
+        });
+        let error = match fault {
+            Some((_, SaveFault::AccessDenied, _)) => Some(Failed),
+            // A copy whose response cannot be read was made.
+            Some((Step::CopyFile, SaveFault::ShortBody, _)) => None,
+            Some((_, _, usize::MAX)) => Some(Unavailable),
+            _ => None,
+        };
+        if let Some(error) = error.clone().filter(|_| !is_lost) {
+            return error;
+        }
+        let draft = self.drafts.entry(id).or_default();
+        let Some((document, written)) = draft.document.clone() else {
+            return NotFound;
+        };
+        if serde_json::from_slice::<Value>(&document).is_err() {
+            return Failed;
+        }
+        let files = if self.save_files {
+            draft.files()
+        } else {
+            Files::new()
+        };
+        let times = draft.files.values().map(|(_, written)| *written);
+        let latest = times.filter(|_| self.save_files).fold(written, u64::max);
+        let etag = |path: &str| self.env.s3.metadata(BUCKET, &file_key(id, path));
+        let etags = files
+            .keys()
+            .map(|path| (path.clone(), etag(path).expect("it exists").etag));
+        let digest = state_digest(&document, &etags.collect());
+        let version = format!("20250928T11{:02}{:02}Z-{digest}", latest / 60, latest % 60);
+        let name = (id, version.clone());
+        let existing = self.versions.insert(name, (document, files));
+        match error {
+            Some(error) => error,
+            None if is_lost || existing.is_some() => Unchanged(version),
+            None => Created(version),
+        }
+    }
+
+    /// Compares the bucket with the model.
+    fn check(&self) {
+        let s3 = &self.env.s3;
+        let mut stored = BTreeMap::new();
+        for id in DRAFTS {
+            let draft = self.drafts.get(id);
+            let document = draft.and_then(|draft| Some(draft.document.as_ref()?.0.clone()));
+            assert_eq!(s3.get(BUCKET, &draft_key(id)), document);
+            let files = draft.map(Draft::files).unwrap_or_default();
+            assert_eq!(read_folder(s3, id), files);
+            for name in versions(s3, BUCKET, id) {
+                let version = read_version(s3, BUCKET, id, &name);
+                stored.insert((id, name), version);
+            }
+        }
+        assert!(stored == self.versions, "{:?}", stored.keys());
+        for key in s3.keys(BUCKET, "saved-files/") {
+            // The key names the content.
+            let etag = s3.metadata(BUCKET, &key).expect("the copy exists").etag;
+            assert_eq!(key.split('/').nth(2), Some(&*etag));
+        }
+    }
 }
 
 fn http_result(outcome: Outcome) -> SaveResult {
@@ -285,11 +335,11 @@ fn http_result(outcome: Outcome) -> SaveResult {
     let version = || header("draft-version").expect("a version");
     let outcome = header("draft-saved");
     match (response["statusCode"].as_u64(), outcome.as_deref()) {
-        (Some(200), Some("created")) => SaveResult::Created(version()),
-        (Some(200), Some("unchanged")) => SaveResult::Unchanged(version()),
-        (Some(404), None) => SaveResult::NotFound,
-        (Some(500), None) => SaveResult::Failed,
-        (Some(503), None) => SaveResult::Unavailable,
+        (Some(200), Some("created")) => Created(version()),
+        (Some(200), Some("unchanged")) => Unchanged(version()),
+        (Some(404), None) => NotFound,
+        (Some(500), None) => Failed,
+        (Some(503), None) => Unavailable,
         _ => panic!("an unexpected response: {response}"),
     }
 }
@@ -318,8 +368,8 @@ fn event_for(trigger: &str, id: &str) -> Value {
 /// Checks the outcome of an event about the draft `id`.
 fn assert_event_outcome(trigger: &str, outcome: Outcome, expected: &SaveResult, id: &str) {
     let (version, saved) = match expected {
-        SaveResult::Created(version) => (Some(version), "created"),
-        SaveResult::Unchanged(version) => (Some(version), "unchanged"),
+        Created(version) => (Some(version), "created"),
+        Unchanged(version) => (Some(version), "unchanged"),
         _ => (None, ""),
     };
     if trigger == "sqs" {
@@ -334,112 +384,48 @@ fn assert_event_outcome(trigger: &str, outcome: Outcome, expected: &SaveResult, 
         return;
     }
     let error_type = match expected {
-        SaveResult::Created(_) | SaveResult::Unchanged(_) => {
+        Created(_) | Unchanged(_) => {
             let save = json!({"draft_id": id, "version": version, "saved": saved});
             let response = json!({"saves": [save], "skipped": 0});
             assert_eq!(outcome, Outcome::Response(response));
             return;
         }
-        SaveResult::NotFound => "DraftNotFound",
-        SaveResult::Failed => "SaveFailed",
-        SaveResult::Unavailable => "ServiceUnavailable",
+        NotFound => "DraftNotFound",
+        Failed => "SaveFailed",
+        Unavailable => "ServiceUnavailable",
     };
     assert_eq!(outcome.error().0, error_type);
 }
 
-impl StateMachineTest for System {
-    type SystemUnderTest = Self;
-    type Reference = Reference;
-
-    fn init_test(model: &Model) -> Self {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.expect("the runtime starts");
-        let env = runtime.block_on(async {
-            let s3 = S3::start_empty().await.expect("the S3 server starts");
-            let function = common::start_function(&s3, &[]).await;
-            TestEnv { s3, function }
-        });
-        let system = Self {
-            client: common::client(&Endpoint::of(&env.s3).sdk()),
-            env,
-            versions: Vec::new(),
-            runtime,
-        };
-        system.set_clock(model);
-        system
-    }
-
-    fn apply(mut system: Self, model: &Model, step: Step) -> Self {
-        system.set_clock(model);
-        match step {
-            Step::Write { id, .. } | Step::WriteIncomplete { id } => {
-                system.env.put_draft(id, &model.drafts[id].document);
-            }
-            Step::Delete { id } => system.env.s3.delete(BUCKET, &draft_key(id)),
-            Step::Save { id, fault } => {
-                if let Some(fault) = fault {
-                    fault.apply(&system.env.s3);
-                }
-                let result = http_result(system.invoke(&post_id(id)));
-                system.env.s3.clear_faults();
-                let log = || system.env.function.lines().join("\n");
-                assert_eq!([result], *model.results, "{}", log());
-            }
-            Step::Event { id, trigger, .. } => {
-                for expected in &model.results {
-                    let outcome = system.invoke(&event_for(trigger, id));
-                    assert_event_outcome(trigger, outcome, expected, id);
-                }
-            }
-            Step::Restore { id, version, .. } => {
-                if let Some(version) = model.version(id, version) {
-                    let source = format!("{BUCKET}/{}", saved_key(id, &version));
-                    let copy = system.client.copy_object().bucket(BUCKET);
-                    let copy = copy.copy_source(source).key(draft_key(id)).send();
-                    let copied = system.runtime.block_on(copy);
-                    copied.expect("the version is copied");
-                }
-            }
-        }
-        let versions = system.env.s3.keys(BUCKET, "saved/");
-        let is_kept = |key| versions.contains(key);
-        assert!(system.versions.iter().all(is_kept), "a version was deleted");
-        system.versions = versions;
-        system
-    }
-
-    fn check_invariants(system: &Self, model: &Model) {
-        let s3 = &system.env.s3;
-        let mut expected: BTreeMap<String, &Vec<u8>> = BTreeMap::new();
-        for (id, draft) in &model.drafts {
-            expected.insert(draft_key(id), &draft.document);
-        }
-        for ((id, version), document) in &model.versions {
-            expected.insert(saved_key(id, version), document);
-        }
-        let keys = s3.keys(BUCKET, "");
-        assert_eq!(keys, expected.keys().cloned().collect::<Vec<_>>());
-        for (key, document) in expected {
-            let stored = s3.get(BUCKET, &key).expect("the object exists");
-            assert!(stored == *document, "{key} has other bytes");
-        }
-    }
-}
-
-/// 24 sequences, or 500 with `LONG=1`.
-fn config() -> ProptestConfig {
-    ProptestConfig {
-        cases: if long_tests() { 500 } else { 24 },
+/// Runs 16 sequences, or 300 with `LONG=1`.
+fn check_sequences(save_files: bool) {
+    let config = ProptestConfig {
+        cases: if long_tests() { 300 } else { 16 },
         failure_persistence: None,
         // Each step takes milliseconds.
         max_shrink_iters: 200,
         ..ProptestConfig::default()
-    }
+    };
+    let result = TestRunner::new(config).run(&actions(save_files), |actions| {
+        let runtime = Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let mut model = Model::new(save_files).await;
+            for action in &actions {
+                model.apply(action).await;
+                model.check();
+            }
+        });
+        Ok(())
+    });
+    result.expect("the bucket equals the model");
 }
 
-prop_state_machine! {
-    #![proptest_config(config())]
+#[test]
+fn any_sequence_of_changes_saves_and_events_fits_the_model() {
+    check_sequences(false);
+}
 
-    #[test]
-    fn the_bucket_is_equal_to_the_model_after_each_step(sequential 1..30 => System);
+#[test]
+fn any_sequence_with_files_fits_the_model() {
+    check_sequences(true);
 }

@@ -1,11 +1,11 @@
-//! Concurrent saves of one draft while it is overwritten, while requests fail and while the process is killed.
+//! Many savers of one draft while it changes, while requests fail and while the process is killed, with and without
+//! `SAVE_FILES`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
-use std::hash::{BuildHasher as _, RandomState};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_config::retry::RetryConfig;
@@ -15,176 +15,219 @@ use aws_sdk_s3::Client;
 use save_draft::error::ErrorKind;
 use save_draft::s3::CreateOutcome;
 use save_draft::save::Saver;
-use test_support::fixtures::{BUCKET, draft_key, draft_of_size, long_tests, post_id, sha256_hex};
-use test_support::runtime::{Bootstrap, Outcome};
+use test_support::fixtures::{BUCKET, draft_key, draft_of_size, long_tests, post_id};
+use test_support::runtime::{Bootstrap, with_timeout};
 use test_support::s3::{Fault, Op, S3, ScriptedFault, When};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::common::drafts::{
+    Files, SAVE_FILES, file_key, put_document, put_files, read_version_by, save, versions,
+};
 use crate::common::{self, Endpoint};
+use crate::faults::End::{Saved, Unavailable};
+use crate::faults::assert_end;
 
-/// Number of concurrent savers.
-const SAVERS: usize = 200;
-/// Number of states that are written during the saves.
-const STATES: usize = 500;
 const ID: &str = "raced";
 const DRAFT_BYTES: usize = 4_000;
 /// More time than a save without stalls needs.
 const LONG_TIME: Duration = Duration::from_mins(2);
 
-/// A draft, its writer, and the states that were written.
-struct Draft {
+/// The document and the files of a draft at one moment.
+type State = (Vec<u8>, Files);
+
+/// A draft that one writer changes while many savers save it.
+struct Race {
     client: Client,
     bucket: String,
     /// The S3 server in this process, or `None` for an external store.
     s3: Option<Arc<S3>>,
-    size: usize,
-    /// Number of writes that have started.
-    started: AtomicUsize,
-    /// Number of writes that have ended.
+    save_files: bool,
+    /// All states so far. The last may not have been written yet.
+    states: Mutex<Vec<State>>,
+    /// Number of states that have been written.
     written: watch::Sender<usize>,
+    /// The newest state that had been written when a save began that succeeded.
+    saved: watch::Sender<usize>,
 }
 
-/// The result of a save, and the states that it may have saved.
+/// The result of a save.
+#[derive(Debug, PartialEq, Eq)]
+enum SaveResult {
+    Saved { version: String, is_created: bool },
+    Unavailable,
+}
+
+/// The result of a save, and the states that the draft had meanwhile.
 #[derive(Debug)]
 struct Observation {
     result: SaveResult,
-    /// Number of writes that had ended before the save.
-    written_before: usize,
-    /// Number of writes that had started at the end of the save.
-    started_after: usize,
+    first: usize,
+    last: usize,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum SaveResult {
-    Saved {
-        version: String,
-        is_created: bool,
-    },
-    Unavailable,
-    /// The process ended before the response.
-    Exited,
-}
-
-impl Draft {
+impl Race {
     /// Creates a draft in the S3 server of this process.
-    async fn local(size: usize) -> (Arc<Self>, Arc<S3>) {
+    async fn local(save_files: bool) -> (Arc<Self>, Arc<S3>) {
         let s3 = Arc::new(S3::start_empty().await.expect("the S3 server starts"));
         let client = client_without_retries(&Endpoint::of(&s3));
-        let draft = Self::new(client, BUCKET.to_owned(), size, Some(Arc::clone(&s3)));
-        (Arc::new(draft), s3)
+        let s3_of_race = Some(Arc::clone(&s3));
+        (
+            Self::new(client, BUCKET.to_owned(), s3_of_race, save_files).await,
+            s3,
+        )
     }
 
     /// Creates a draft in a new bucket of the store at `S3_TEST_ENDPOINT`.
-    async fn external(size: usize) -> (Arc<Self>, Endpoint) {
+    async fn external() -> (Arc<Self>, Endpoint) {
         let endpoint = Endpoint::external().expect("S3_TEST_ENDPOINT is set");
         let client = client_without_retries(&endpoint);
         let now = SystemTime::UNIX_EPOCH.elapsed();
         let bucket = format!("races-{}", now.expect("a time after 1970").as_micros());
         let created = client.create_bucket().bucket(&bucket).send().await;
         created.expect("the bucket is created");
-        (Arc::new(Self::new(client, bucket, size, None)), endpoint)
+        (Self::new(client, bucket, None, false).await, endpoint)
     }
 
-    fn new(client: Client, bucket: String, size: usize, s3: Option<Arc<S3>>) -> Self {
-        Self {
+    async fn new(
+        client: Client,
+        bucket: String,
+        s3: Option<Arc<S3>>,
+        save_files: bool,
+    ) -> Arc<Self> {
+        let race = Self {
             client,
             bucket,
             s3,
-            size,
-            started: AtomicUsize::new(0),
+            save_files,
+            states: Mutex::default(),
             written: watch::Sender::new(0),
-        }
+            saved: watch::Sender::new(0),
+        };
+        race.write((document(0), Files::new()), &draft_key(ID))
+            .await;
+        Arc::new(race)
     }
 
-    /// Returns the document of a state. States differ in size.
-    fn state(&self, number: usize) -> Vec<u8> {
-        draft_of_size(self.size + number % 97, number as u64)
-    }
-
-    /// Overwrites the draft with its next state. In this process, five states have the same second.
-    async fn write(&self) {
-        let number = self.started.fetch_add(1, Ordering::SeqCst);
+    /// Adds a state, and writes the object in which it differs from the one before.
+    async fn write(&self, state: State, key: &str) {
+        let path = key
+            .strip_prefix(&file_key(ID, ""))
+            .expect("a file of the draft");
+        let content = if key == draft_key(ID) {
+            Some(state.0.clone())
+        } else {
+            state.1.get(path).cloned()
+        };
+        let number = {
+            let mut states = self.states.lock().expect("not poisoned");
+            states.push(state);
+            states.len()
+        };
         if let Some(s3) = &self.s3 {
+            // Five states have the same second.
             let start = Duration::from_secs(1_759_060_050); // 2025-09-28T11:47:30Z
-            let elapsed =
-                Duration::from_millis(200) * u32::try_from(number).expect("a small number");
+            let elapsed = Duration::from_millis(200) * u32::try_from(number).expect("small");
             s3.set_clock(SystemTime::UNIX_EPOCH + start + elapsed);
         }
-        let put = self.client.put_object().bucket(&self.bucket);
-        let put = put.key(draft_key(ID)).body(self.state(number).into());
-        put.send().await.expect("the draft is written");
-        self.written.send_replace(number + 1);
-    }
-
-    async fn write_states(&self, count: usize) {
-        for _ in 0..count {
-            self.write().await;
+        if let Some(content) = content {
+            let put = self.client.put_object().bucket(&self.bucket).key(key);
+            let put = put.body(content.into()).send().await;
+            put.expect("the object is written");
+        } else {
+            let delete = self.client.delete_object().bucket(&self.bucket).key(key);
+            delete.send().await.expect("the object is deleted");
         }
+        self.written.send_replace(number);
     }
 
-    /// Waits until `count` states have been written.
-    async fn wait_for_states(&self, count: usize) {
-        let mut written = self.written.subscribe();
-        let reached = written.wait_for(|written| *written >= count).await;
-        drop(reached.expect("the sender is part of `self`"));
+    /// Changes the document or, with `SAVE_FILES`, perhaps a file: overwrites, adds or deletes it.
+    async fn change(&self, random: &mut fastrand::Rng) {
+        let (mut state, number) = {
+            let states = self.states.lock().expect("not poisoned");
+            (states.last().expect("a first state").clone(), states.len())
+        };
+        let path = format!("assets/{}", random.u8(0..8));
+        let mut key = file_key(ID, &path);
+        match random.u8(0..6) {
+            2 | 3 if self.save_files => drop(state.1.remove(&path)),
+            4 | 5 if self.save_files => drop(state.1.insert(path, number.to_string().into())),
+            _ => {
+                state.0 = document(number);
+                key = draft_key(ID);
+            }
+        }
+        self.write(state, &key).await;
     }
 
     async fn save(&self, function: &Function) -> Observation {
-        let written_before = *self.written.borrow();
+        let first = *self.written.borrow() - 1;
         let result = function.save(ID).await;
-        let started_after = self.started.load(Ordering::SeqCst);
+        let last = self.states.lock().expect("not poisoned").len() - 1;
+        if matches!(result, SaveResult::Saved { .. }) {
+            self.saved.send_modify(|saved| *saved = first.max(*saved));
+        }
         Observation {
             result,
-            written_before,
-            started_after,
+            first,
+            last,
         }
     }
 
-    /// Returns the stored versions, by name.
-    async fn versions(&self) -> BTreeMap<String, Vec<u8>> {
+    /// Returns the objects with this prefix.
+    async fn objects(&self, prefix: &str) -> BTreeMap<String, Vec<u8>> {
         let list = self.client.list_objects_v2().bucket(&self.bucket);
-        let mut pages = list.prefix(format!("saved/{ID}/")).into_paginator().send();
-        let mut versions = BTreeMap::new();
+        let mut pages = list.prefix(prefix).into_paginator().send();
+        let mut objects = BTreeMap::new();
         while let Some(page) = pages.next().await {
             for object in page.expect("the bucket can be listed").contents() {
                 let key = object.key().expect("a key");
                 let get = self.client.get_object().bucket(&self.bucket).key(key);
-                let body = get.send().await.expect("the version exists").body;
+                let body = get.send().await.expect("the object exists").body;
                 let bytes = body.collect().await.expect("the whole body").to_vec();
-                let name = key.split('/').nth(2).expect("the name of a version");
-                versions.insert(name.to_owned(), bytes);
+                objects.insert(key.to_owned(), bytes);
             }
         }
-        versions
+        objects
     }
 
-    /// Checks the stored versions and the results of the saves. `all_observed` means that the response of each save is
-    /// known, so that each version was created by exactly one of them.
-    async fn verify(&self, observations: &[Observation], all_observed: bool) -> Summary {
-        let states: HashMap<String, usize> = (0..*self.written.borrow())
-            .map(|number| (sha256_hex(&self.state(number)), number))
-            .collect();
-        let versions = self.versions().await;
-
-        // Each version is one state, with its name.
-        let mut times = BTreeMap::new();
-        let mut numbers = HashMap::new();
-        for (name, bytes) in &versions {
-            let digest = sha256_hex(bytes);
-            let number = states.get(&digest);
-            let number = *number.unwrap_or_else(|| panic!("{name} was never written"));
-            let (time, hash) = name.split_once('-').expect("a time and a hash");
-            assert_eq!(hash, digest, "{name} has the hash of another state");
-            let other = times.insert(number, time);
-            assert_eq!(other, None, "state {number} has two versions");
-            numbers.insert(name.as_str(), number);
+    /// Checks the stored versions and the results of the saves. Without faults, the response of each save is known, so that
+    /// each version was created by exactly one of them.
+    async fn verify(&self, observations: &[Observation], without_faults: bool) {
+        let objects = self.objects("saved").await;
+        let states = self.states.lock().expect("not poisoned");
+        // Each version is complete, and one state.
+        let mut numbers = BTreeMap::new();
+        for key in objects.keys() {
+            let name = key.strip_prefix(&format!("saved/{ID}/"));
+            let Some(name) = name.and_then(|name| name.strip_suffix("/draft_content.json")) else {
+                continue;
+            };
+            let saved = read_version_by(|key| objects.get(key).cloned(), ID, name);
+            let number = states
+                .iter()
+                .enumerate()
+                .filter(|(_, state)| **state == saved);
+            let number: Vec<_> = number.map(|(number, _)| number).collect();
+            assert!(!number.is_empty(), "{name} was never a state");
+            numbers.insert(name, number);
         }
-        let sorted: Vec<&str> = times.values().copied().collect();
-        assert!(sorted.is_sorted(), "versions are not sorted: {times:?}");
-
-        // Each success names a version, and not of a state that had been overwritten before the save.
-        let mut creations = HashMap::new();
+        if !self.save_files {
+            let by_time: Vec<_> = numbers
+                .iter()
+                .map(|(name, number)| (&name[..16], number))
+                .collect();
+            let is_sorted = by_time.iter().all(|(time, number)| {
+                by_time
+                    .iter()
+                    .all(|(later, other)| later <= time || other > number)
+            });
+            assert!(is_sorted, "versions are not sorted: {numbers:?}");
+            let distinct: BTreeSet<_> = numbers.values().collect();
+            assert_eq!(distinct.len(), numbers.len(), "a state has two versions");
+        }
+        // Each success names a version of a state that the draft had during the save.
+        let mut creations = BTreeMap::new();
         for observation in observations {
             if let SaveResult::Saved {
                 version,
@@ -192,49 +235,37 @@ impl Draft {
             } = &observation.result
             {
                 let number = numbers.get(version.as_str());
-                let number = *number.unwrap_or_else(|| panic!("{version} does not exist"));
-                let (first, last) = (observation.written_before, observation.started_after);
+                let number = number.unwrap_or_else(|| panic!("{version} does not exist"));
+                let window = observation.first..=observation.last;
+                let is_current = number.iter().any(|number| window.contains(number));
                 assert!(
-                    (first..=last).contains(&(number + 1)),
-                    "state {number} is older than state {first} or newer than {last}"
+                    is_current,
+                    "{version} is state {number:?}, not one of {window:?}"
                 );
-                *creations.entry(number).or_insert(0) += usize::from(*is_created);
+                *creations.entry(version.as_str()).or_insert(0) += usize::from(*is_created);
             }
         }
-        let reported = creations.len();
-        assert!(
-            !all_observed || reported == versions.len(),
-            "a version that no save reported"
+        for name in numbers.keys() {
+            let count = creations.get(name).copied().unwrap_or_default();
+            let is_expected = count == 1 || (!without_faults && count == 0);
+            assert!(is_expected, "{name} was created by {count} saves");
+        }
+        let saved = observations
+            .iter()
+            .filter(|it| it.result != SaveResult::Unavailable);
+        println!(
+            "{} of {} saves succeeded, {} states, {} versions",
+            saved.count(),
+            observations.len(),
+            states.len(),
+            numbers.len()
         );
-        creations.retain(|_, count| *count > 1 || (all_observed && *count == 0));
-        assert!(
-            creations.is_empty(),
-            "states that were not created by one save: {creations:?}"
-        );
-
-        let count = |is_match: fn(&SaveResult) -> bool| {
-            let results = observations.iter().map(|observation| &observation.result);
-            results.filter(|result| is_match(result)).count()
-        };
-        let summary = Summary {
-            saved: count(|result| matches!(result, SaveResult::Saved { .. })),
-            unavailable: count(|result| *result == SaveResult::Unavailable),
-            exited: count(|result| *result == SaveResult::Exited),
-            versions: versions.len(),
-        };
-        println!("{summary:?}");
-        summary
     }
 }
 
-/// The number of saves by result, and of versions.
-#[derive(Debug)]
-#[allow(dead_code, reason = "printed")]
-struct Summary {
-    saved: usize,
-    unavailable: usize,
-    exited: usize,
-    versions: usize,
+/// Returns the document of a state. They differ in size.
+fn document(number: usize) -> Vec<u8> {
+    draft_of_size(DRAFT_BYTES + number % 97, number as u64)
 }
 
 /// Creates a client for the writer. A repeated write would create a second state.
@@ -274,10 +305,8 @@ impl Function {
             }
             Self::Process(function) => {
                 let event = post_id(id).to_string();
-                let response = match function.begin_within(event, LONG_TIME).outcome().await {
-                    Outcome::Exited => return SaveResult::Exited,
-                    outcome => outcome.response(),
-                };
+                let response = function.begin_within(event, LONG_TIME).outcome().await;
+                let response = response.response();
                 let header = |name: &str| response["headers"][name].as_str();
                 match response["statusCode"].as_u64() {
                     Some(200) => SaveResult::Saved {
@@ -292,54 +321,113 @@ impl Function {
     }
 }
 
-/// Writes [`STATES`] states while [`SAVERS`] save the draft: some of them at the same time and some one after the
-/// other, or with `LONG=1` all the time. Then each saves the last state.
-async fn race(draft: &Arc<Draft>, function: &Function) -> Vec<Observation> {
-    let waves = if long_tests() { STATES } else { 2 };
-    draft.write().await;
-    let mut savers = JoinSet::new();
-    for saver in 0..SAVERS {
-        let (draft, function) = (Arc::clone(draft), function.clone());
-        savers.spawn(async move {
+/// Changes the draft in rounds while `savers` save it all the time. Then each saves the last state.
+async fn race(race: &Arc<Race>, function: &Function, savers: usize) -> Vec<Observation> {
+    let rounds = if long_tests() { 200 } else { 12 };
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let saves = Arc::new(watch::Sender::new(0));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let mut tasks = JoinSet::new();
+    for _ in 0..savers {
+        let (race, function) = (Arc::clone(race), function.clone());
+        let (saves, is_over) = (Arc::clone(&saves), Arc::clone(&is_over));
+        tasks.spawn(async move {
             let mut observations = Vec::new();
-            for wave in 0..waves {
-                // In every other wave the savers start one after the other.
-                let offset = wave % 2 * saver * STATES / SAVERS;
-                draft
-                    .wait_for_states((wave * STATES + offset) / waves)
-                    .await;
-                if !long_tests() || *draft.written.borrow() < STATES {
-                    observations.push(draft.save(&function).await);
-                }
+            while !is_over.load(SeqCst) {
+                observations.push(race.save(&function).await);
+                saves.send_modify(|saves| *saves += 1);
             }
-            draft.wait_for_states(STATES).await;
-            observations.push(draft.save(&function).await);
+            observations.push(race.save(&function).await);
             observations
         });
     }
-    draft.write_states(STATES - 1).await;
-    savers.join_all().await.into_iter().flatten().collect()
+    for _ in 0..rounds {
+        // A few changes, with some saves between them. A save with files needs a pause to succeed.
+        let (changes, pause) = if race.save_files { (5, 8) } else { (20, 12) };
+        for _ in 0..random.usize(1..changes) {
+            race.change(&mut random).await;
+            let count = *saves.borrow() + random.usize(0..pause);
+            let reached = with_timeout(async {
+                drop(saves.subscribe().wait_for(|saves| *saves >= count).await);
+            });
+            reached.await;
+        }
+        // Then none until a state that is not older was saved.
+        if random.bool() {
+            let state = *race.written.borrow() - 1;
+            let reached = with_timeout(async {
+                drop(
+                    race.saved
+                        .subscribe()
+                        .wait_for(|saved| *saved >= state)
+                        .await,
+                );
+            });
+            reached.await;
+        }
+    }
+    is_over.store(true, SeqCst);
+    tasks.join_all().await.into_iter().flatten().collect()
 }
 
 /// Starts a process that runs `concurrency` invocations at the same time.
-async fn start_process(s3: &S3, concurrency: usize) -> Arc<Bootstrap> {
+async fn start_process(s3: &S3, concurrency: usize, save_files: bool) -> Arc<Bootstrap> {
     let concurrency = concurrency.to_string();
-    let variables = [("AWS_LAMBDA_MAX_CONCURRENCY", concurrency.as_str())];
-    Arc::new(common::start_function(s3, &variables).await)
+    let variables = [
+        ("AWS_LAMBDA_MAX_CONCURRENCY", concurrency.as_str()),
+        SAVE_FILES,
+    ];
+    let variables = &variables[..1 + usize::from(save_files)];
+    Arc::new(common::start_function(s3, variables).await)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn concurrent_saves_report_states_that_are_stored() {
-    let (draft, s3) = Draft::local(DRAFT_BYTES).await;
-    let function = Function::Process(start_process(&s3, SAVERS).await);
-    let observations = race(&draft, &function).await;
-    let summary = draft.verify(&observations, true).await;
-    assert_eq!(summary.saved, observations.len());
+/// Races savers in a process of their own. Returns the observations, of which the last is that of a save of the last state.
+async fn race_locally(save_files: bool, with_faults: bool) {
+    let savers = if save_files { 32 } else { 100 };
+    let (draft, s3) = Race::local(save_files).await;
+    let function = Function::Process(start_process(&s3, savers, save_files).await);
+    let faults = if with_faults {
+        add_faults(&s3)
+    } else {
+        Vec::new()
+    };
+    let observations = race(&draft, &function, savers).await;
+    s3.clear_faults();
+    draft.verify(&observations, !with_faults).await;
+    let saved = observations
+        .iter()
+        .filter(|it| it.result != SaveResult::Unavailable);
+    assert!(saved.count() > 0, "no save succeeded");
+    if with_faults {
+        assert!(
+            faults.iter().map(ScriptedFault::hits).sum::<usize>() > 0,
+            "no fault occurred"
+        );
+        return;
+    }
+    if !save_files {
+        let all = observations
+            .iter()
+            .all(|it| it.result != SaveResult::Unavailable);
+        assert!(all, "a save of a document needs no quiet moment");
+    }
+    let last = draft.save(&function).await;
+    assert_eq!(last.first, last.last);
+    assert!(
+        matches!(
+            last.result,
+            SaveResult::Saved {
+                is_created: false,
+                ..
+            }
+        ),
+        "{last:?}"
+    );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn concurrent_saves_with_faults_report_states_that_are_stored() {
-    let (draft, s3) = Draft::local(DRAFT_BYTES).await;
+fn add_faults(s3: &S3) -> Vec<ScriptedFault> {
     let read = |seed| {
         When::op(Op::GetObject)
             .key_starts_with("drafts/")
@@ -350,7 +438,8 @@ async fn concurrent_saves_with_faults_report_states_that_are_stored() {
             .key_starts_with("saved/")
             .rate(0.02, seed)
     };
-    let faults = [
+    let copy = |seed| When::op(Op::CopyObject).rate(0.05, seed);
+    vec![
         s3.fault(read(1), Fault::INTERNAL_ERROR),
         s3.fault(read(2), Fault::Cut),
         s3.fault(read(3), Fault::CutBody(1_000)),
@@ -360,76 +449,95 @@ async fn concurrent_saves_with_faults_report_states_that_are_stored() {
         s3.fault(write(7), Fault::Reset),
         s3.fault(write(8), Fault::CorruptRequest),
         s3.fault(write(9), Fault::LoseResponse),
-    ];
-    let function = Function::Process(start_process(&s3, SAVERS).await);
-    let observations = race(&draft, &function).await;
-    s3.clear_faults();
-    let summary = draft.verify(&observations, false).await;
-    let hits: usize = faults.iter().map(ScriptedFault::hits).sum();
-    assert!(hits > 0 && summary.saved > 0, "{hits} faults");
-    assert_eq!(summary.saved + summary.unavailable, observations.len());
+        s3.fault(copy(10), Fault::INTERNAL_ERROR),
+        s3.fault(copy(11), Fault::LoseResponse),
+    ]
 }
 
-/// Returns a random number below `limit`.
-fn random(limit: usize) -> usize {
-    let bits = RandomState::new().hash_one(limit);
-    usize::try_from(bits % limit as u64).expect("a number below the limit")
-}
-
-/// Kills 20 processes, or 200 with `LONG=1`, each at a random request.
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_processes_leave_whole_versions() {
-    const CONCURRENCY: usize = 8;
-    let kills = if long_tests() { 200 } else { 20 };
-    // Large enough to be killed during the transfer of a body.
-    let (draft, s3) = Draft::local(400_000).await;
-    draft.write().await;
-    let mut observations = Vec::new();
-    for _ in 0..kills {
-        let process = start_process(&s3, CONCURRENCY).await;
-        let function = Function::Process(Arc::clone(&process));
-        let mut saves = JoinSet::new();
-        for _ in 0..CONCURRENCY {
-            let (draft, function) = (Arc::clone(&draft), function.clone());
-            saves.spawn(async move { draft.save(&function).await });
-        }
-        let reached = Arc::new(Notify::new());
-        let notify = {
-            let reached = Arc::clone(&reached);
-            Fault::Run(Arc::new(move |_| reached.notify_one()))
-        };
-        let requests = When::any()
-            .and(|request| request.op == Op::GetObject || request.key.starts_with("saved/"));
-        let fault = s3.fault(requests.after(random(2 * CONCURRENCY)).once(), notify);
-        let kill = async {
-            reached.notified().await;
-            for _ in 0..random(400) {
-                tokio::task::yield_now().await;
-            }
-            process.kill().await;
-        };
-        tokio::join!(draft.write_states(2), kill);
-        fault.clear();
-        observations.extend(saves.join_all().await);
-    }
-    let function = Function::Process(start_process(&s3, 1).await);
-    let last = draft.save(&function).await;
-    assert!(matches!(last.result, SaveResult::Saved { .. }), "{last:?}");
-    observations.push(last);
+async fn racing_savers_save_states_that_existed_at_one_moment() {
+    race_locally(false, false).await;
+    race_locally(true, false).await;
+}
 
-    let summary = draft.verify(&observations, false).await;
-    assert_eq!(summary.saved + summary.exited, observations.len());
-    assert!(summary.exited > 0, "no process was killed during a save");
+#[tokio::test(flavor = "multi_thread")]
+async fn racing_savers_with_faults_save_states_that_existed_at_one_moment() {
+    race_locally(false, true).await;
+    race_locally(true, true).await;
+}
+
+/// Kills processes, 20 or with `LONG=1` 200 of each kind, at a random request of a save.
+#[tokio::test]
+async fn a_killed_function_leaves_no_version_or_a_complete_one() {
+    for save_files in [false, true] {
+        kill_processes(save_files, if long_tests() { 200 } else { 20 }).await;
+    }
+}
+
+async fn kill_processes(save_files: bool, rounds: usize) {
+    let paths: &[_] = if save_files {
+        &["0.mp4", "1.mp4", "2.mp4"]
+    } else {
+        &[]
+    };
+    let requests = if save_files { paths.len() + 7 } else { 2 };
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let s3 = S3::start_empty().await.expect("the S3 starts");
+    let mut function = start_process(&s3, 1, save_files).await;
+    let mut found = 0;
+    for round in 0..rounds {
+        let id = format!("killed-{round}");
+        let document = put_document(&s3, &id);
+        let files = put_files(&s3, &id, paths.iter().copied());
+
+        // Before the request is served, after it, in its body, or while the function goes on.
+        let (fault, request) = (random.usize(0..4), random.usize(0..requests));
+        let case = format!("seed {seed}, round {round}: fault {fault}, request {request}");
+        let fault = match fault {
+            0 => Fault::Stall,
+            1 => Fault::StallResponse,
+            2 => Fault::StallBody(100),
+            _ => Fault::Run(Arc::new(|_| {})),
+        };
+        let fault = s3.fault(When::any().after(request).once(), fault);
+        let pending = function.begin(&post_id(&id));
+        fault.wait_for_hits(1).await;
+        function.kill().await;
+        drop(pending);
+        let versions = versions(&s3, BUCKET, &id);
+        found += versions.len();
+        let end = if versions.is_empty() {
+            Unavailable
+        } else {
+            Saved
+        };
+        assert_end(&s3, &id, &document, &files, end, &case);
+
+        fault.clear();
+        function = start_process(&s3, 1, save_files).await;
+        let next = save(&function, &id).await;
+        assert_eq!(next.status, 200, "{case}: {}", next.line);
+        next.assert_saved(&s3, &id, &document, &files);
+        assert_end(&s3, &id, &document, &files, Saved, &case);
+        let copies = s3.keys(BUCKET, &format!("saved-files/{id}/"));
+        assert_eq!(copies.len(), files.len(), "{case}");
+    }
+    println!("{rounds} kills, {found} of them after the version was created");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a store at S3_TEST_ENDPOINT"]
 async fn concurrent_saves_in_an_external_store_report_states_that_are_stored() {
-    let (draft, endpoint) = Draft::external(DRAFT_BYTES).await;
+    let (draft, endpoint) = Race::external().await;
     let saver = common::saver(&endpoint.sdk(), &draft.bucket);
-    let observations = race(&draft, &Function::Saver(Arc::new(saver), LONG_TIME)).await;
-    let summary = draft.verify(&observations, true).await;
-    assert_eq!(summary.saved, observations.len());
+    let observations = race(&draft, &Function::Saver(Arc::new(saver), LONG_TIME), 200).await;
+    draft.verify(&observations, true).await;
+    assert!(
+        observations
+            .iter()
+            .all(|it| it.result != SaveResult::Unavailable)
+    );
 }
 
 /// Sends a signal to the OSD of `tests/ceph.sh`.
@@ -443,21 +551,18 @@ fn signal_osd(signal: &str) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs tests/ceph.sh"]
 async fn saves_during_an_outage_end_before_their_deadline_and_lose_nothing() {
-    let (draft, endpoint) = Draft::external(DRAFT_BYTES).await;
+    const SAVERS: usize = 200;
+    let (draft, endpoint) = Race::external().await;
     let time_limit = Duration::from_secs(5);
-    let saver = common::saver(&endpoint.sdk(), &draft.bucket);
-    let function = Function::Saver(Arc::new(saver.clone()), time_limit);
-
-    draft.write_states(10).await;
-    let is_over = Arc::new(watch::Sender::new(false));
+    let saver = Arc::new(common::saver(&endpoint.sdk(), &draft.bucket));
+    let is_over = Arc::new(AtomicBool::new(false));
     let mut savers = JoinSet::new();
     for _ in 0..SAVERS {
-        let (draft, function) = (Arc::clone(&draft), function.clone());
-        let is_over = Arc::clone(&is_over);
+        let function = Function::Saver(Arc::clone(&saver), time_limit);
+        let (draft, is_over) = (Arc::clone(&draft), Arc::clone(&is_over));
         savers.spawn(async move {
-            let mut observations = Vec::new();
-            let mut longest = Duration::ZERO;
-            while !*is_over.borrow() {
+            let (mut observations, mut longest) = (Vec::new(), Duration::ZERO);
+            while !is_over.load(SeqCst) {
                 let start = Instant::now();
                 let observation = draft.save(&function).await;
                 longest = longest.max(start.elapsed());
@@ -473,36 +578,44 @@ async fn saves_during_an_outage_end_before_their_deadline_and_lose_nothing() {
     }
     let writer = tokio::spawn({
         let draft = Arc::clone(&draft);
-        async move { draft.write_states(STATES / 10).await }
+        async move {
+            let mut random = fastrand::Rng::new();
+            for _ in 0..60 {
+                draft.change(&mut random).await;
+            }
+        }
     });
-    draft.wait_for_states(20).await;
+    let mut written = draft.written.subscribe();
+    drop(written.wait_for(|written| *written >= 20).await);
     signal_osd("-STOP");
     let start = Instant::now();
-    let during = draft.save(&function).await;
+    let during = draft
+        .save(&Function::Saver(Arc::clone(&saver), time_limit))
+        .await;
     let mut longest = start.elapsed();
     signal_osd("-CONT");
     assert_eq!(during.result, SaveResult::Unavailable);
 
     writer.await.expect("the states are written");
-    let after = draft
-        .save(&Function::Saver(Arc::new(saver), LONG_TIME))
-        .await;
+    let after = draft.save(&Function::Saver(saver, LONG_TIME)).await;
     assert!(
         matches!(after.result, SaveResult::Saved { .. }),
         "{after:?}"
     );
-    is_over.send_replace(true);
+    is_over.store(true, SeqCst);
     let mut observations = vec![during, after];
     for (others, time) in savers.join_all().await {
         observations.extend(others);
         longest = longest.max(time);
     }
-    let summary = draft.verify(&observations, false).await;
-    assert_eq!(summary.saved + summary.unavailable, observations.len());
+    draft.verify(&observations, false).await;
+    let unavailable = observations
+        .iter()
+        .filter(|it| it.result == SaveResult::Unavailable);
+    let unavailable = unavailable.count();
     assert!(
-        summary.unavailable > SAVERS / 2,
-        "the outage affected {} saves",
-        summary.unavailable
+        unavailable > SAVERS / 2,
+        "the outage affected {unavailable} saves"
     );
     assert!(longest < time_limit + Duration::from_secs(1), "{longest:?}");
 }

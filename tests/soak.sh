@@ -3,10 +3,8 @@
 #
 #     tests/soak.sh [PART...]     default: all parts
 #
-#     races       LONG=1: 200 savers without pauses, 200 killed processes
-#     model       LONG=1: 500 random sequences
-#     files       LONG=1: 200 killed processes, 200 rounds of a race, 300 random sequences, with SAVE_FILES=true
-#     bad-input   100,000 mutated requests and events
+#     races       LONG=1: 200 rounds of each race, 200 killed processes of each kind
+#     model       LONG=1: 300 random sequences of each kind
 #     load        the local endpoint with 1% faults, for LOAD_SECONDS (60)
 #     fuzz        each fuzz target, for FUZZ_SECONDS (600); needs cargo-fuzz
 #     ceph        the store tests against Ceph; tests/ceph.sh installs it if it is run by root
@@ -17,17 +15,15 @@ run_tests() { cargo test --test main -- --include-ignored --nocapture --test-thr
 
 run_part() {
   case $1 in
-    races) LONG=1 run_tests races:: --skip files:: --skip external_store --skip outage ;;
-    model) LONG=1 run_tests model:: --skip files:: ;;
-    files) LONG=1 run_tests files:: ;;
-    bad-input) run_tests a_hundred_thousand_mutated_events ;;
+    races) LONG=1 run_tests races:: --skip external_store --skip outage ;;
+    model) LONG=1 run_tests model:: ;;
     load) cargo test -p local --test main -- --include-ignored --nocapture load:: ;;
     fuzz) tests/fuzz/run.sh "${FUZZ_SECONDS:-600}" ;;
     ceph) tests/ceph.sh ;;
   esac
 }
 
-parts='races model files bad-input load fuzz ceph'
+parts='races model load fuzz ceph'
 # shellcheck disable=SC2086  # One argument for each part.
 (($#)) || set -- $parts
 for part; do

@@ -1,5 +1,7 @@
 //! The function over the S3 server of `test_support`: as a process, and in this process.
 
+pub mod drafts;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::env;

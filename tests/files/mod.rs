@@ -1,26 +1,21 @@
 //! `SAVE_FILES=true`: a version covers all objects in the draft's folder.
 
-mod faults;
-mod model;
-mod races;
 mod restore;
 mod store;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
-use serde_json::{Value, json};
-use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, draft_of_size, post_id, sha256_hex};
-use test_support::runtime::Bootstrap;
+use serde_json::Value;
+use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, draft_of_size};
 use test_support::s3::{Fault, Op, RawResponse, RecordedRequest, S3, ScriptedFault, When};
 
+use crate::common::drafts::{
+    Files, SAVE_FILES, file_key, put_document, put_files, read_folder, read_version, save, versions,
+};
 use crate::common::{self, Endpoint, TestEnv};
-
-/// The environment variable that turns the feature on.
-const SAVE_FILES: (&str, &str) = ("SAVE_FILES", "true");
 
 /// Paths with characters that URLs, XML and shells treat specially.
 const UNUSUAL_PATHS: [&str; 10] = [
@@ -36,152 +31,10 @@ const UNUSUAL_PATHS: [&str; 10] = [
     "😀",
 ];
 
-/// The files of a draft without its document: paths and contents.
-type Files = BTreeMap<String, Vec<u8>>;
-
-/// The key of a file in the folder of the draft `id`.
-fn file_key(id: &str, path: &str) -> String {
-    format!("drafts/{id}/{path}")
-}
-
-/// Creates a draft with a document of its own.
-fn put_document(s3: &S3, id: &str) -> Vec<u8> {
-    let seed = id.bytes().fold(7, |seed: u64, byte| {
-        seed.wrapping_mul(31).wrapping_add(byte.into())
-    });
-    let document = draft_of_size(5_000, seed);
-    s3.put(BUCKET, &draft_key(id), &document);
-    document
-}
-
 /// Sets the `Last-Modified` of a document to that of the listings and responses in these tests.
 fn date_document(s3: &S3, id: &str) {
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_759_060_050);
     s3.set_last_modified(BUCKET, &draft_key(id), time);
-}
-
-/// Creates files in the folder of the draft `id`, each with a content of its own.
-fn put_files<'a>(s3: &S3, id: &str, paths: impl IntoIterator<Item = &'a str>) -> Files {
-    let mut files = Files::new();
-    for path in paths {
-        let content = format!("content of {path} in {id}").into_bytes();
-        s3.put(BUCKET, &file_key(id, path), &content);
-        files.insert(path.to_owned(), content);
-    }
-    files
-}
-
-/// The files that the folder of the draft `id` contains.
-fn read_folder(s3: &S3, id: &str) -> Files {
-    let keys = s3.keys(BUCKET, &file_key(id, ""));
-    let files = keys.iter().filter(|key| **key != draft_key(id));
-    let files = files.map(|key| {
-        let path = key[file_key(id, "").len()..].to_owned();
-        (path, s3.get(BUCKET, key).expect("the file exists"))
-    });
-    files.collect()
-}
-
-/// The names of the versions of the draft `id`: the folders in which there is a document.
-fn versions(s3: &S3, bucket: &str, id: &str) -> Vec<String> {
-    let prefix = format!("saved/{id}/");
-    let keys = s3.keys(bucket, &prefix).into_iter();
-    let names = keys.filter_map(|key| {
-        let name = key[prefix.len()..].strip_suffix("/draft_content.json");
-        name.map(str::to_owned)
-    });
-    names.collect()
-}
-
-/// The digest that names a state, as documented.
-fn state_digest(document: &[u8], etags: &BTreeMap<String, String>) -> String {
-    let document = sha256_hex(document);
-    if etags.is_empty() {
-        return document;
-    }
-    let files: Vec<_> = etags.iter().collect();
-    sha256_hex(&serde_json::to_vec(&json!([document, files])).expect("valid JSON"))
-}
-
-/// Reads the version `version` of the draft `id` as a user would restore it: returns the document
-/// and the files. Checks that the version is complete, and that its name is that of its state.
-#[track_caller]
-fn read_version(s3: &S3, bucket: &str, id: &str, version: &str) -> (Vec<u8>, Files) {
-    let folder = format!("saved/{id}/{version}");
-    let document = s3.get(bucket, &format!("{folder}/draft_content.json"));
-    let document = document.expect("the version has a document");
-    let mut files = Files::new();
-    let mut etags = BTreeMap::new();
-    if let Some(manifest) = s3.get(bucket, &format!("{folder}/files.json")) {
-        let manifest: Value = serde_json::from_slice(&manifest).expect("the manifest is JSON");
-        assert_eq!(manifest["draft_id"], id);
-        for file in manifest["files"].as_array().expect("a list of files") {
-            let text = |field: &str| file[field].as_str().expect("a string").to_owned();
-            let (path, etag, key) = (text("path"), text("etag"), text("key"));
-            assert_eq!(key, format!("saved-files/{id}/{etag}/{path}"));
-            let content = s3.get(bucket, &key);
-            let content = content.unwrap_or_else(|| panic!("{version}: {key} is missing"));
-            assert_eq!(file["size"], content.len(), "{version}: {key}");
-            etags.insert(path.clone(), etag);
-            files.insert(path, content);
-        }
-    }
-    let digest = state_digest(&document, &etags);
-    assert!(
-        version.ends_with(&format!("Z-{digest}")),
-        "{version} has the digest {digest}"
-    );
-    (document, files)
-}
-
-/// The response to a save.
-struct Response {
-    status: u64,
-    /// `created` or `unchanged`; empty for errors.
-    outcome: String,
-    /// Empty for errors.
-    version: String,
-    /// The record of the save.
-    line: Value,
-}
-
-/// Saves the draft `id`, with `left` until the deadline.
-async fn save_within(function: &Bootstrap, id: &str, left: Duration) -> Response {
-    let pending = function.begin_within(post_id(id).to_string(), left);
-    let request_id = pending.request_id.clone();
-    let response = pending.outcome().await.response();
-    let mut lines = function.logs_for(&request_id).await;
-    let header = |name: &str| response["headers"][name].as_str().unwrap_or_default();
-    Response {
-        status: response["statusCode"].as_u64().expect("a status code"),
-        outcome: header("draft-saved").to_owned(),
-        version: header("draft-version").to_owned(),
-        line: lines.pop().expect("a record"),
-    }
-}
-
-/// Saves the draft `id`.
-async fn save(function: &Bootstrap, id: &str) -> Response {
-    save_within(function, id, Duration::from_mins(1)).await
-}
-
-impl Response {
-    /// Checks that the save failed with `status`, and that the log names `text`.
-    #[track_caller]
-    fn assert_error(&self, status: u64, text: &str) {
-        assert_eq!(self.status, status, "{}", self.line);
-        let error = self.line["error"].as_str().expect("an error in the log");
-        assert!(error.contains(text), "the log has no {text:?}: {error}");
-    }
-
-    /// Checks that the save succeeded, and that its version has this content.
-    #[track_caller]
-    fn assert_saved(&self, s3: &S3, id: &str, document: &[u8], files: &Files) {
-        assert_eq!(self.status, 200, "{}", self.line);
-        let saved = read_version(s3, BUCKET, id, &self.version);
-        assert!(saved.0 == document, "{id}: another document");
-        assert_eq!(&saved.1, files, "{id}");
-    }
 }
 
 /// The operations since the last call, in order.

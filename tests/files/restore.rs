@@ -6,8 +6,8 @@ use test_support::fixtures::{BUCKET, draft_key, in_repository};
 use test_support::s3::S3;
 use tokio::process::Command;
 
-use super::{SAVE_FILES, file_key, put_document, put_files, read_folder, save};
 use crate::common::TestEnv;
+use crate::common::drafts::{SAVE_FILES, file_key, put_document, put_files, read_folder, save};
 
 /// Returns the commands in docs/versions.md that restore a version with its files.
 fn restore_commands() -> String {

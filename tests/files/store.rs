@@ -10,8 +10,9 @@ use serde_json::Value;
 use test_support::fixtures::{draft_key, draft_of_size};
 use tokio::task::JoinSet;
 
-use super::{SAVE_FILES, UNUSUAL_PATHS, file_key};
+use super::UNUSUAL_PATHS;
 use crate::common;
+use crate::common::drafts::{SAVE_FILES, file_key};
 use crate::store::{
     CONTROL_CHARACTERS, COPY_IF_MATCH, COPY_IF_NONE_MATCH, COPY_WITHOUT_TAGS, Target, targets,
 };
