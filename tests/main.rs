@@ -19,6 +19,7 @@ mod limits;
 mod model;
 mod process;
 mod properties;
+mod protocol;
 mod races;
 #[cfg(target_os = "linux")]
 mod resources;

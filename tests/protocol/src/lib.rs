@@ -142,8 +142,8 @@ pub struct State {
     pub savers: Vec<Saver>,
     /// All processes that prune.
     pub pruners: Vec<Pruner>,
-    /// Prune has deleted objects, and no run has ended since.
-    pub is_unfinished: bool,
+    /// Runs of prune that have deleted manifests or copies and not restored them, one bit each.
+    pub unfinished_runs: u8,
     /// An object of the saved bucket was replaced.
     pub is_overwritten: bool,
     /// A version was created whose state did not exist at one moment of the save.
@@ -254,7 +254,7 @@ impl Model for Instance {
             saved,
             savers: vec![Saver::Ready; self.savers],
             pruners: vec![Pruner::Idle; self.pruners],
-            is_unfinished: false,
+            unfinished_runs: 0,
             is_overwritten: false,
             is_mixed: false,
         }]
@@ -340,7 +340,7 @@ impl Model for Instance {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        vec![
+        let mut properties = vec![
             Property::always("a version is a state that existed at one moment", |_, state: &State| {
                 !state.is_mixed
             }),
@@ -348,7 +348,7 @@ impl Model for Instance {
                 !state.is_overwritten
             }),
             Property::always("a version is complete unless a prune is unfinished", |_, state: &State| {
-                state.is_unfinished || incomplete(state).next().is_none()
+                state.unfinished_runs != 0 || incomplete(state).next().is_none()
             }),
             Property::always("prune started again can restore every version", |_, state: &State| {
                 incomplete(state).all(|version| is_restorable(state, version))
@@ -360,17 +360,34 @@ impl Model for Instance {
                 !state.savers.contains(&Saver::GaveUp { alone: true })
             }),
             Property::always("a save that has not ended has a next step", |model: &Self, state: &State| {
-                let mut actions = Vec::new();
-                model.actions(state, &mut actions);
-                state.savers.iter().enumerate().all(|(index, saver)| {
-                    let is_next = |action: &Action| matches!(action, Action::Save(other, _) if *other == index);
-                    !saver.is_running() || actions.iter().any(is_next)
+                state.savers.iter().all(|saver| {
+                    let mut has_step = !saver.is_running();
+                    if let Saver::Running(run) = saver {
+                        run.actions(model, state, &mut |_| has_step = true);
+                    }
+                    has_step
                 })
             }),
             Property::sometimes("all saves have saved", |_, state: &State| {
                 state.savers.iter().all(|saver| *saver == Saver::Saved)
             }),
-        ]
+        ];
+        if self.drops > 0 {
+            properties.push(Property::sometimes("prune restores a manifest", |_, state: &State| {
+                let mut pruners = state.pruners.iter();
+                pruners.any(|pruner| matches!(pruner, Pruner::RestoreManifests { markers, .. } if !markers.is_empty()))
+            }));
+        }
+        if self.runs > 0 && self.edits > 0 {
+            properties.push(Property::sometimes("prune restores a copy", |_, state: &State| {
+                let mut pruners = state.pruners.iter();
+                pruners.any(|pruner| matches!(pruner, Pruner::RestoreCopies { markers, .. } if !markers.is_empty()))
+            }));
+            properties.push(Property::sometimes("a save copies over a delete marker", |_, state: &State| {
+                state.savers.iter().any(|saver| saver.copies_over_marker(state))
+            }));
+        }
+        properties
     }
 }
 

@@ -201,7 +201,7 @@ impl Pruner {
                 let version = state.saved.version(name);
                 delete(instance, &mut version.manifest, run, now);
                 let has_document = version.document.exists();
-                state.is_unfinished = true;
+                state.unfinished_runs |= 1 << run;
                 Self::Versions {
                     run,
                     half: (half.is_none() && has_document).then_some(name),
@@ -230,7 +230,7 @@ impl Pruner {
             }
             (Self::Copies { run, mut keys }, Action::DeleteCopy(key)) => {
                 delete(instance, state.saved.copy_mut(key), run, now);
-                state.is_unfinished = true;
+                state.unfinished_runs |= 1 << run;
                 keys.retain(|&other| other != key);
                 if keys.is_empty() {
                     Self::Wait { run }
@@ -284,8 +284,9 @@ impl Pruner {
                 });
                 Self::RestoreCopies { run, markers }
             }
-            (_, Action::End) => {
-                state.is_unfinished = false;
+            (Self::Wait { run } | Self::RestoreCopies { run, .. }, _) => {
+                // A run restores what killed runs deleted. Several runs at once are not killed.
+                state.unfinished_runs &= if instance.kills_pruner { 0 } else { !(1 << run) };
                 Self::Idle
             }
             (pruner, action) => unreachable!("{action:?} in {pruner:?}"),

@@ -143,6 +143,20 @@ impl Saver {
     pub fn is_running(&self) -> bool {
         matches!(self, Self::Running(_))
     }
+
+    /// Returns whether a missing file of which prune has deleted the copy is being copied.
+    pub fn copies_over_marker(&self, state: &State) -> bool {
+        let Self::Running(run) = self else {
+            return false;
+        };
+        let Step::Copy { files, missing, .. } = &run.step else {
+            return false;
+        };
+        members(missing).any(|file| {
+            let key = files[file].map(|source| (file, source.content));
+            key.is_some_and(|key| state.saved.copy(key).marker.is_some())
+        })
+    }
 }
 
 impl Run {

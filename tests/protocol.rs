@@ -1,0 +1,243 @@
+//! All interleavings of an editor, savers and prune, in a model of what they ask of S3: the package `save-protocol`.
+
+use save_protocol::{Instance, Report, Rule};
+
+/// Nothing but an editor and one save of a folder that is listed on one page or several.
+const SAVE: Instance = Instance {
+    savers: 1,
+    edits: 2,
+    contents: 2,
+    edits_share_times: true,
+    ticks: 1,
+    page_keys: 3,
+    has_large_file: true,
+    lost_answers: 0,
+    reads: 2,
+    listings: 3,
+    has_history: false,
+    pruners: 0,
+    runs: 0,
+    drops: 0,
+    kills_pruner: false,
+    left_out: None,
+};
+
+/// Two saves at once, with a write whose answer is lost.
+const SAVES: Instance = Instance {
+    savers: 2,
+    edits: 1,
+    has_large_file: false,
+    lost_answers: 1,
+    ..SAVE
+};
+
+/// A listing takes at least two pages.
+const PAGES: Instance = Instance {
+    edits: 3,
+    ticks: 0,
+    page_keys: 2,
+    has_large_file: false,
+    ..SAVE
+};
+
+/// One run of prune beside a save.
+const PRUNE: Instance = Instance {
+    edits: 1,
+    ticks: 3,
+    has_large_file: false,
+    has_history: true,
+    pruners: 1,
+    runs: 1,
+    drops: 1,
+    ..SAVE
+};
+
+/// A run of prune that is killed and started again, beside a save.
+const KILLED_PRUNE: Instance = Instance {
+    ticks: 4,
+    runs: 2,
+    kills_pruner: true,
+    ..PRUNE
+};
+
+/// Number of threads of the long searches.
+const THREADS: usize = 2;
+
+fn print(name: &str, report: &Report) {
+    println!(
+        "{name}: {} states, {} steps between them, depth {}, {:.1} s",
+        report.states,
+        report.steps,
+        report.depth,
+        report.elapsed.as_secs_f64()
+    );
+}
+
+/// Visits all states of `instance`, and expects that every property holds.
+fn assert_right(name: &str, instance: &Instance, threads: usize) {
+    let report = instance.search(threads);
+    print(name, &report);
+    assert_eq!(report.violations, [], "{name}: violated properties");
+    let unreached = Vec::<&str>::new();
+    assert_eq!(report.unreached, unreached, "{name}: situations that do not occur");
+}
+
+#[test]
+fn a_save_is_right_in_every_interleaving() {
+    assert_right("a save", &SAVE, 1);
+    assert_right("two saves", &SAVES, 1);
+    assert_right("a save with several pages", &PAGES, 1);
+}
+
+#[test]
+fn prune_beside_a_save_is_right_in_every_interleaving() {
+    assert_right("prune", &PRUNE, 1);
+}
+
+#[test]
+#[ignore = "takes minutes: tests/soak.sh protocol"]
+fn larger_instances_are_right_in_every_interleaving() {
+    let instances = [
+        (
+            "two saves, two edits",
+            Instance {
+                edits: 2,
+                lost_answers: 0,
+                ..SAVES
+            },
+        ),
+        (
+            "two saves, a large file, a lost answer",
+            Instance {
+                has_large_file: true,
+                ..SAVES
+            },
+        ),
+        ("a save, three edits, a lost answer", Instance { edits: 3, lost_answers: 1, ..SAVE }),
+        (
+            "a save with several pages, five edits at different times",
+            Instance {
+                edits: 5,
+                edits_share_times: false,
+                ..PAGES
+            },
+        ),
+        (
+            "prune beside two saves",
+            Instance {
+                savers: 2,
+                ticks: 2,
+                drops: 0,
+                ..PRUNE
+            },
+        ),
+        (
+            "prune deletes a version beside two saves",
+            Instance {
+                savers: 2,
+                edits: 0,
+                ..PRUNE
+            },
+        ),
+        ("prune that is killed and started again", KILLED_PRUNE),
+        (
+            "two processes that prune",
+            Instance {
+                pruners: 2,
+                kills_pruner: false,
+                ..KILLED_PRUNE
+            },
+        ),
+    ];
+    for (name, instance) in instances {
+        assert_right(name, &instance, THREADS);
+    }
+}
+
+/// A listing that is equal to the previous one is no proof if objects get back to an earlier state meanwhile. The
+/// number of edits in one save that this takes is far from what an editor does.
+#[test]
+#[ignore = "takes minutes: tests/soak.sh protocol"]
+fn equal_listings_are_a_proof_up_to_a_number_of_edits() {
+    let in_one_second = Instance { edits: 4, ..PAGES };
+    assert_found("four edits in one second, back to earlier bytes", &in_one_second, MIXED);
+    let deletions = Instance {
+        edits: 7,
+        contents: 1,
+        edits_share_times: false,
+        ..PAGES
+    };
+    assert_found("seven edits, files deleted and created again", &deletions, MIXED);
+}
+
+const MIXED: &str = "a version is a state that existed at one moment";
+const REPLACED: &str = "no object of a version is replaced";
+const INCOMPLETE: &str = "a version is complete unless a prune is unfinished";
+const LOST: &str = "prune started again can restore every version";
+const INTERRUPTED: &str = "a version of before a prune, or of new copies, is always complete";
+
+/// Expects that `instance` violates `property`.
+fn assert_found(name: &str, instance: &Instance, property: &str) {
+    let report = instance.search(1);
+    let [(violated, steps)] = report.violations.as_slice() else {
+        panic!("{name}: violations of one property expected, got {report:?}");
+    };
+    print(name, &report);
+    println!("{name}: {} steps to a state in which this does not hold: {violated}", steps.len());
+    assert_eq!(*violated, property, "{name}: {steps:#?}");
+}
+
+macro_rules! rules_that_are_needed {
+    ($($name:ident: $rule:ident in $instance:expr => $property:ident;)*) => {
+        mod each_rule_is_needed {
+            use super::*;
+            $(
+                #[test]
+                fn $name() {
+                    let instance = Instance { left_out: Some(Rule::$rule), ..$instance };
+                    assert_found(stringify!($rule), &instance, $property);
+                }
+            )*
+        }
+    };
+}
+
+rules_that_are_needed! {
+    second_listing: SecondListing in SAVE => MIXED;
+    listed_document: ListedDocument in SAVE => MIXED;
+    etag_of_the_listed_document: EtagOfListedDocument in SAVE => MIXED;
+    last_modified_of_the_listed_document: LastModifiedOfListedDocument in SAVE => MIXED;
+    etag_in_the_key_of_a_copy: EtagInKeyOfCopy in SAVE => INCOMPLETE;
+    condition_on_the_source: ConditionOnSource in SAVE => INCOMPLETE;
+    condition_on_each_part: ConditionOnEachPart in SAVE => INCOMPLETE;
+    condition_on_the_copy: ConditionOnCopy in Instance { edits: 0, ..SAVES } => REPLACED;
+    check_after_copies: CheckAfterCopies in SAVE => INCOMPLETE;
+    document_last: DocumentLast in SAVE => INCOMPLETE;
+    condition_on_the_manifest: ConditionOnManifest in Instance { edits: 0, ..SAVES } => REPLACED;
+    condition_on_the_document: ConditionOnDocument in Instance { edits: 0, ..SAVES } => REPLACED;
+    deadline: Deadline in PRUNE => INCOMPLETE;
+    versioning: Versioning in PRUNE => LOST;
+    document_before_manifest: DocumentBeforeManifest in PRUNE => INTERRUPTED;
+    named_copies: NamedCopies in PRUNE => INTERRUPTED;
+    grace: Grace in PRUNE => INTERRUPTED;
+    copies_before_manifests: CopiesBeforeManifests in PRUNE => INTERRUPTED;
+    second_look: SecondLook in PRUNE => INCOMPLETE;
+    wait: Wait in PRUNE => INCOMPLETE;
+    markers_of_other_runs: MarkersOfOtherRuns in Instance { drops: 0, ..KILLED_PRUNE } => INCOMPLETE;
+    restored_manifests: RestoredManifests in PRUNE => INCOMPLETE;
+}
+
+/// Leaving one of these out violates no property: they are for stores that do not keep what S3 documents.
+#[test]
+#[ignore = "takes minutes: tests/soak.sh protocol"]
+fn rules_without_a_counterexample() {
+    for rule in [Rule::ListingAfterCreatedCopies, Rule::ComparisonOfManifest] {
+        for instance in [SAVE, SAVES, PAGES, PRUNE, KILLED_PRUNE] {
+            let instance = Instance {
+                left_out: Some(rule),
+                ..instance
+            };
+            assert_right(&format!("without {rule:?}"), &instance, THREADS);
+        }
+    }
+}
