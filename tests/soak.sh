@@ -5,6 +5,7 @@
 #
 #     races       LONG=1: 200 savers without pauses, 200 killed processes
 #     model       LONG=1: 500 random sequences
+#     protocol    all interleavings of saves and prune in a model: larger instances than in `cargo test`
 #     files       LONG=1: 200 killed processes, 200 rounds of a race, 300 random sequences, with SAVE_FILES=true
 #     bad-input   100,000 mutated requests and events
 #     load        the local endpoint with 1% faults, for LOAD_SECONDS (60)
@@ -19,6 +20,7 @@ run_part() {
   case $1 in
     races) LONG=1 run_tests races:: --skip files:: --skip external_store --skip outage ;;
     model) LONG=1 run_tests model:: --skip files:: ;;
+    protocol) run_tests protocol:: ;;
     files) LONG=1 run_tests files:: ;;
     bad-input) run_tests a_hundred_thousand_mutated_events ;;
     load) cargo test -p local --test main -- --include-ignored --nocapture load:: ;;
@@ -27,7 +29,7 @@ run_part() {
   esac
 }
 
-parts='races model files bad-input load fuzz ceph'
+parts='races model protocol files bad-input load fuzz ceph'
 # shellcheck disable=SC2086  # One argument for each part.
 (($#)) || set -- $parts
 for part; do

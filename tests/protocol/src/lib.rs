@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use stateright::{Checker as _, HasDiscoveries, Model, Property};
 
 use crate::prune::Pruner;
-use crate::s3::{Folder, KEYS, Object, Saved, Tick, Version, Versioned};
+use crate::s3::{FILES, Folder, KEYS, Object, Saved, Tick, Version, Versioned};
 use crate::saver::{Run, Saver};
 
 /// Longest time that a save may take, in ticks: the function's timeout.
@@ -89,6 +89,8 @@ pub enum Rule {
 pub struct Instance {
     /// Number of saves, all at once.
     pub savers: usize,
+    /// The files that the draft has at the start.
+    pub files: [bool; FILES],
     /// Number of edits.
     pub edits: u8,
     /// Number of contents that the editor writes, at most [`CONTENTS`].
@@ -229,7 +231,7 @@ impl Model for Instance {
         };
         let draft = Folder {
             document: Some(object(0)),
-            files: [Some(object(0)), (self.pruners == 0).then(|| object(0))],
+            files: self.files.map(|exists| exists.then(|| object(0))),
         };
         let mut saved = Saved::default();
         saved.keys_have_no_etag = self.leaves_out(Rule::EtagInKeyOfCopy);
@@ -341,33 +343,43 @@ impl Model for Instance {
 
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties = vec![
-            Property::always("a version is a state that existed at one moment", |_, state: &State| {
-                !state.is_mixed
-            }),
+            Property::always(
+                "a version is a state that existed at one moment",
+                |_, state: &State| !state.is_mixed,
+            ),
             Property::always("no object of a version is replaced", |_, state: &State| {
                 !state.is_overwritten
             }),
-            Property::always("a version is complete unless a prune is unfinished", |_, state: &State| {
-                state.unfinished_runs != 0 || incomplete(state).next().is_none()
-            }),
-            Property::always("prune started again can restore every version", |_, state: &State| {
-                incomplete(state).all(|version| is_restorable(state, version))
-            }),
-            Property::always("a version of before a prune, or of new copies, is always complete", |_, state: &State| {
-                incomplete(state).all(|version| may_be_incomplete(state, version))
-            }),
-            Property::always("a save of a folder that nobody edits ends with a version", |_, state: &State| {
-                !state.savers.contains(&Saver::GaveUp { alone: true })
-            }),
-            Property::always("a save that has not ended has a next step", |model: &Self, state: &State| {
-                state.savers.iter().all(|saver| {
-                    let mut has_step = !saver.is_running();
-                    if let Saver::Running(run) = saver {
-                        run.actions(model, state, &mut |_| has_step = true);
-                    }
-                    has_step
-                })
-            }),
+            Property::always(
+                "a version is complete unless a prune is unfinished",
+                |_, state: &State| state.unfinished_runs != 0 || incomplete(state).next().is_none(),
+            ),
+            Property::always(
+                "prune started again can restore every version",
+                |_, state: &State| incomplete(state).all(|version| is_restorable(state, version)),
+            ),
+            Property::always(
+                "a version of before a prune, or of new copies, is always complete",
+                |_, state: &State| {
+                    incomplete(state).all(|version| may_be_incomplete(state, version))
+                },
+            ),
+            Property::always(
+                "a save of a folder that nobody edits ends with a version",
+                |_, state: &State| !state.savers.contains(&Saver::GaveUp { alone: true }),
+            ),
+            Property::always(
+                "a save that has not ended has a next step",
+                |model: &Self, state: &State| {
+                    state.savers.iter().all(|saver| {
+                        let mut has_step = !saver.is_running();
+                        if let Saver::Running(run) = saver {
+                            run.actions(model, state, &mut |_| has_step = true);
+                        }
+                        has_step
+                    })
+                },
+            ),
             Property::sometimes("all saves have saved", |_, state: &State| {
                 state.savers.iter().all(|saver| *saver == Saver::Saved)
             }),
@@ -383,9 +395,15 @@ impl Model for Instance {
                 let mut pruners = state.pruners.iter();
                 pruners.any(|pruner| matches!(pruner, Pruner::RestoreCopies { markers, .. } if !markers.is_empty()))
             }));
-            properties.push(Property::sometimes("a save copies over a delete marker", |_, state: &State| {
-                state.savers.iter().any(|saver| saver.copies_over_marker(state))
-            }));
+            properties.push(Property::sometimes(
+                "a save copies over a delete marker",
+                |_, state: &State| {
+                    state
+                        .savers
+                        .iter()
+                        .any(|saver| saver.copies_over_marker(state))
+                },
+            ));
         }
         properties
     }
@@ -393,7 +411,11 @@ impl Model for Instance {
 
 impl Instance {
     fn init_time(&self) -> Tick {
-        if self.has_history { GRACE + LONGEST_SAVE + 1 } else { 0 }
+        if self.has_history {
+            GRACE + LONGEST_SAVE + 1
+        } else {
+            0
+        }
     }
 
     fn save(&self, state: &mut State, index: usize, action: saver::Action, is_lost: bool) {
@@ -427,7 +449,10 @@ fn may_be_incomplete(state: &State, version: &Version) -> bool {
         return false;
     };
     let is_old = |object: &Versioned| {
-        object.exists() || object.data.is_some_and(|data| data.written + GRACE < created)
+        object.exists()
+            || object
+                .data
+                .is_some_and(|data| data.written + GRACE < created)
     };
     !version.was_complete
         && version

@@ -286,7 +286,11 @@ impl Pruner {
             }
             (Self::Wait { run } | Self::RestoreCopies { run, .. }, _) => {
                 // A run restores what killed runs deleted. Several runs at once are not killed.
-                state.unfinished_runs &= if instance.kills_pruner { 0 } else { !(1 << run) };
+                state.unfinished_runs &= if instance.kills_pruner {
+                    0
+                } else {
+                    !(1 << run)
+                };
                 Self::Idle
             }
             (pruner, action) => unreachable!("{action:?} in {pruner:?}"),
@@ -304,8 +308,7 @@ fn old_copies(instance: &Instance, state: &State) -> impl Iterator<Item = CopyKe
 }
 
 fn unnamed_copies(instance: &Instance, state: &State) -> impl Iterator<Item = CopyKey> {
-    all_copies()
-        .filter(|&key| !state.saved.is_named(key) || instance.leaves_out(Rule::NamedCopies))
+    all_copies().filter(|&key| !state.saved.is_named(key) || instance.leaves_out(Rule::NamedCopies))
 }
 
 /// Returns whether the object exists and is older than the day of grace.

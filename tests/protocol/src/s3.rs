@@ -208,9 +208,8 @@ impl Saved {
     /// Returns whether a manifest names the copy of a file with the given content, whether or not its document exists.
     pub fn is_named(&self, (file, content): (usize, u8)) -> bool {
         let mut versions = self.versions.iter();
-        versions.any(|version| {
-            version.manifest.exists() && version.name.files[file] == Some(content)
-        })
+        versions
+            .any(|version| version.manifest.exists() && version.name.files[file] == Some(content))
     }
 
     /// Returns whether the manifest and all copies of `version` exist, with the right content.

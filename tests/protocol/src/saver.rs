@@ -299,9 +299,7 @@ impl Run {
                 }
                 self.copied(instance, files, is_consistent, copying.all_created)
             }
-            (Step::Manifest { version }, _) => {
-                self.put_manifest(instance, state, version, is_lost)
-            }
+            (Step::Manifest { version }, _) => self.put_manifest(instance, state, version, is_lost),
             (Step::Compare { version }, _) => {
                 let exists = state.saved.version(version.name).manifest.exists();
                 self.step = if exists {
@@ -311,9 +309,7 @@ impl Run {
                 };
                 Saver::Running(self)
             }
-            (Step::Document { version }, _) => {
-                self.put_document(instance, state, version, is_lost)
-            }
+            (Step::Document { version }, _) => self.put_document(instance, state, version, is_lost),
             (step, action) => unreachable!("{action:?} in {step:?}"),
         }
     }
@@ -438,11 +434,7 @@ impl Run {
     }
 
     /// Accepts a state, and begins to write its version.
-    fn commit(
-        mut self: Box<Self>,
-        instance: &Instance,
-        files: [Option<Object>; FILES],
-    ) -> Saver {
+    fn commit(mut self: Box<Self>, instance: &Instance, files: [Option<Object>; FILES]) -> Saver {
         let folder = Folder {
             document: Some(self.document),
             files,
@@ -501,7 +493,13 @@ impl Run {
         let is_conditional = !instance.leaves_out(Rule::ConditionOnDocument);
         let document = &mut state.saved.version(version.name).document;
         let content = version.name.document;
-        create(document, content, now, is_conditional, &mut state.is_overwritten);
+        create(
+            document,
+            content,
+            now,
+            is_conditional,
+            &mut state.is_overwritten,
+        );
         state.is_mixed |= !version.existed;
         if is_lost {
             self.step = Step::Document { version };
@@ -554,7 +552,10 @@ impl Copying {
             Action::SecondPart => {
                 let is_conditional = !instance.leaves_out(Rule::ConditionOnSource)
                     && !instance.leaves_out(Rule::ConditionOnEachPart);
-                match (read_source(state, files, LARGE_FILE, is_conditional), self.upload) {
+                match (
+                    read_source(state, files, LARGE_FILE, is_conditional),
+                    self.upload,
+                ) {
                     (Some(second), Some(Upload { content: first, .. })) => {
                         let content = if first == second { first } else { MIXED };
                         self.upload = Some(Upload {
@@ -590,7 +591,13 @@ impl Copying {
                 let now = state.now;
                 let is_conditional = !instance.leaves_out(Rule::ConditionOnCopy);
                 let copy = state.saved.copy_mut((file, source.content));
-                create(copy, content, now, is_conditional, &mut state.is_overwritten)
+                create(
+                    copy,
+                    content,
+                    now,
+                    is_conditional,
+                    &mut state.is_overwritten,
+                )
             }
             _ => false,
         };
