@@ -64,6 +64,15 @@ const KILLED_PRUNE: Instance = Instance {
     ..PRUNE
 };
 
+/// Two runs of prune at once, beside a save.
+const TWO_PRUNERS: Instance = Instance {
+    pruners: 2,
+    runs: 2,
+    // Two runs can delete a copy while a save waits for it.
+    listings: 5,
+    ..PRUNE
+};
+
 /// Number of threads of the long searches.
 const THREADS: usize = 2;
 
@@ -141,14 +150,7 @@ fn larger_instances_are_right_in_every_interleaving() {
             },
         ),
         ("prune that is killed and started again", KILLED_PRUNE),
-        (
-            "two processes that prune",
-            Instance {
-                pruners: 2,
-                kills_pruner: false,
-                ..KILLED_PRUNE
-            },
-        ),
+        ("two processes that prune", TWO_PRUNERS),
     ];
     for (name, instance) in instances {
         assert_right(name, &instance, THREADS);
@@ -237,6 +239,8 @@ rules_that_are_needed! {
     second_look: SecondLook in PRUNE => INCOMPLETE;
     wait: Wait in PRUNE => INCOMPLETE;
     markers_of_other_runs: MarkersOfOtherRuns in Instance { drops: 0, ..KILLED_PRUNE } => INCOMPLETE;
+    single_deletion: SingleDeletion in Instance { drops: 0, lost_answers: 1, ..PRUNE } => INTERRUPTED;
+    all_markers: AllMarkers in Instance { drops: 0, ticks: 2, ..TWO_PRUNERS } => INCOMPLETE;
     restored_manifests: RestoredManifests in PRUNE => INCOMPLETE;
 }
 

@@ -74,18 +74,23 @@ pub enum Rule {
     Grace,
     /// Prune lists the copies before it reads the manifests.
     CopiesBeforeManifests,
+    /// Prune sends a deletion once, and does not repeat it if the answer is lost.
+    SingleDeletion,
     /// Prune looks again after its deletions.
     SecondLook,
     /// Prune waits before the second look, for the longest time that a save may take.
     Wait,
     /// The second look includes the delete markers of earlier runs.
     MarkersOfOtherRuns,
+    /// The second look removes all delete markers of an object, not only the newest.
+    AllMarkers,
     /// The second look restores manifests too.
     RestoredManifests,
 }
 
 /// Limits of a search, and the rule that is left out.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub struct Instance {
     /// Number of saves, all at once.
     pub savers: usize,
@@ -165,6 +170,8 @@ pub enum Action {
     LoseAnswer(usize, saver::Action),
     /// A process that prunes makes a step.
     Prune(usize, prune::Action),
+    /// A process that prunes deletes an object, the answer is lost, and it will delete the object again.
+    RepeatDeletion(usize, prune::Action),
 }
 
 /// Result of a search.
@@ -295,6 +302,12 @@ impl Model for Instance {
         for (index, pruner) in state.pruners.iter().enumerate() {
             pruner.actions(self, state, &mut |action| {
                 actions.push(Action::Prune(index, action));
+                if state.lost_left > 0
+                    && action.is_deletion()
+                    && self.leaves_out(Rule::SingleDeletion)
+                {
+                    actions.push(Action::RepeatDeletion(index, action));
+                }
             });
         }
     }
@@ -333,9 +346,10 @@ impl Model for Instance {
                 state.lost_left -= 1;
                 self.save(&mut state, index, action, true);
             }
-            Action::Prune(index, action) => {
-                let pruner = std::mem::take(&mut state.pruners[index]);
-                state.pruners[index] = pruner.step(self, &mut state, action);
+            Action::Prune(index, action) => self.prune(&mut state, index, action, false),
+            Action::RepeatDeletion(index, action) => {
+                state.lost_left -= 1;
+                self.prune(&mut state, index, action, true);
             }
         }
         Some(state)
@@ -359,12 +373,6 @@ impl Model for Instance {
                 |_, state: &State| incomplete(state).all(|version| is_restorable(state, version)),
             ),
             Property::always(
-                "a version of before a prune, or of new copies, is always complete",
-                |_, state: &State| {
-                    incomplete(state).all(|version| may_be_incomplete(state, version))
-                },
-            ),
-            Property::always(
                 "a save of a folder that nobody edits ends with a version",
                 |_, state: &State| !state.savers.contains(&Saver::GaveUp { alone: true }),
             ),
@@ -384,17 +392,32 @@ impl Model for Instance {
                 state.savers.iter().all(|saver| *saver == Saver::Saved)
             }),
         ];
+        // A run may delete the new copy of an object that another one has deleted before.
+        if self.pruners < 2 {
+            properties.push(Property::always(
+                "a version of before a prune, or of new copies, is always complete",
+                |_, state: &State| {
+                    incomplete(state).all(|version| may_be_incomplete(state, version))
+                },
+            ));
+        }
         if self.drops > 0 {
-            properties.push(Property::sometimes("prune restores a manifest", |_, state: &State| {
-                let mut pruners = state.pruners.iter();
-                pruners.any(|pruner| matches!(pruner, Pruner::RestoreManifests { markers, .. } if !markers.is_empty()))
-            }));
+            properties.push(Property::sometimes(
+                "prune restores a manifest",
+                |_, state: &State| {
+                    let mut pruners = state.pruners.iter();
+                    pruners.any(|pruner| pruner.restores(false))
+                },
+            ));
         }
         if self.runs > 0 && self.edits > 0 {
-            properties.push(Property::sometimes("prune restores a copy", |_, state: &State| {
-                let mut pruners = state.pruners.iter();
-                pruners.any(|pruner| matches!(pruner, Pruner::RestoreCopies { markers, .. } if !markers.is_empty()))
-            }));
+            properties.push(Property::sometimes(
+                "prune restores a copy",
+                |_, state: &State| {
+                    let mut pruners = state.pruners.iter();
+                    pruners.any(|pruner| pruner.restores(true))
+                },
+            ));
             properties.push(Property::sometimes(
                 "a save copies over a delete marker",
                 |_, state: &State| {
@@ -426,6 +449,11 @@ impl Instance {
         };
         state.savers[index] = run.step(self, state, action, is_lost);
     }
+
+    fn prune(&self, state: &mut State, index: usize, action: prune::Action, is_lost: bool) {
+        let pruner = std::mem::take(&mut state.pruners[index]);
+        state.pruners[index] = pruner.step(self, state, action, is_lost);
+    }
 }
 
 /// Versions whose document exists, but not all of their other objects.
@@ -448,7 +476,7 @@ fn may_be_incomplete(state: &State, version: &Version) -> bool {
     let Some(created) = version.document.data.map(|document| document.written) else {
         return false;
     };
-    let is_old = |object: &Versioned| {
+    let is_old = |object: Versioned| {
         object.exists()
             || object
                 .data

@@ -1,14 +1,14 @@
-//! Prune beside saves: `drafts prune`, one step for each request that changes an object.
+//! Prune beside saves: the command `drafts prune`, one step for each request that changes an object.
 //!
 //! A run deletes versions, lists the copies, reads the manifests, and deletes the old copies that no manifest names.
-//! After the longest time that a save may take, it looks again, and removes the delete markers of objects that a version
-//! needs.
+//! After the longest time that a save may take, it looks again, and removes the delete markers of the manifests and
+//! copies that a version needs.
 //!
-//! All manifests, or all copies, are read in one step, although a run reads them one after the other. The moment of the
-//! step is that at which the run begins to read: what is created later is not seen. A run that sees some of it deletes
-//! less or restores more. A run may also end its deletions early, so that all results of later reads are covered.
+//! All manifests, or all copies, are read in one step, although a run reads them one after the other. The step stands
+//! for the moment at which the run begins to read, so that it sees nothing that is created meanwhile. A run that sees
+//! some of that deletes less or restores more. A run may end its deletions at any time, which covers the former.
 
-use crate::s3::{CONTENTS, FILES, Name, Versioned};
+use crate::s3::{CONTENTS, FILES, Name, Tick, Versioned, markers_of};
 use crate::{GRACE, Instance, LONGEST_SAVE, Rule, State};
 
 /// File and content of a copy.
@@ -20,44 +20,44 @@ pub enum Pruner {
     /// Not at work.
     #[default]
     Idle,
-    /// Deletes versions.
-    Versions {
+    /// At work.
+    Running {
         /// Number of the run.
         run: u8,
-        /// The version of which one of two objects is deleted.
+        /// The next step.
+        stage: Stage,
+    },
+}
+
+/// The next step of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Versions are deleted.
+    Versions {
+        /// The version of which the first of two objects is deleted.
         half: Option<Name>,
     },
-    /// Has listed the copies, or read the manifests in place of it if the order is wrong.
+    /// The copies are listed, and the manifests are read next; the other way round without
+    /// [`Rule::CopiesBeforeManifests`].
     Listed {
-        /// Number of the run.
-        run: u8,
-        /// Old copies, or copies without a manifest.
+        /// Old copies, or copies that no manifest names.
         keys: Vec<CopyKey>,
     },
-    /// Deletes copies.
+    /// Copies are deleted.
     Copies {
-        /// Number of the run.
-        run: u8,
         /// Old copies that no manifest names.
         keys: Vec<CopyKey>,
     },
-    /// Waits for the end of the longest save.
-    Wait {
-        /// Number of the run.
-        run: u8,
-    },
-    /// Restores manifests.
+    /// The longest save is waited for.
+    Wait,
+    /// Delete markers of manifests are removed.
     RestoreManifests {
-        /// Number of the run.
-        run: u8,
-        /// Versions, with the id of the marker of their manifest.
+        /// Versions, each with a marker.
         markers: Vec<(Name, u8)>,
     },
-    /// Restores copies.
+    /// Delete markers of copies are removed.
     RestoreCopies {
-        /// Number of the run.
-        run: u8,
-        /// Copies, with the id of their marker.
+        /// Copies, each with a marker.
         markers: Vec<(CopyKey, u8)>,
     },
 }
@@ -81,211 +81,118 @@ pub enum Action {
     Wait,
     /// Looks for versions whose manifest has a delete marker.
     LookForManifests,
-    /// Removes the delete marker of a manifest.
-    RestoreManifest(Name),
+    /// Removes a delete marker of a manifest.
+    RestoreManifest(Name, u8),
     /// Reads the manifests, and looks for copies with a delete marker that they name.
     LookForCopies,
-    /// Removes the delete marker of a copy.
-    RestoreCopy(CopyKey),
+    /// Removes a delete marker of a copy.
+    RestoreCopy(CopyKey, u8),
     /// Ends the run.
     End,
     /// The process is killed.
     Kill,
 }
 
+impl Action {
+    /// Returns whether the request deletes a manifest or a copy.
+    pub fn is_deletion(self) -> bool {
+        matches!(self, Self::DeleteManifest(_) | Self::DeleteCopy(_))
+    }
+}
+
 impl Pruner {
+    /// Returns whether the run removes a delete marker next, of a manifest or of a copy.
+    pub fn restores(&self, copies: bool) -> bool {
+        match self {
+            Self::Running {
+                stage: Stage::RestoreManifests { markers },
+                ..
+            } => !copies && !markers.is_empty(),
+            Self::Running {
+                stage: Stage::RestoreCopies { markers },
+                ..
+            } => copies && !markers.is_empty(),
+            _ => false,
+        }
+    }
+
     /// Lists the possible next steps.
     pub fn actions(&self, instance: &Instance, state: &State, add: &mut impl FnMut(Action)) {
-        match self {
-            Self::Idle => {
-                if state.runs_left > 0 {
-                    add(Action::Start);
-                }
-                return;
+        let Self::Running { run, stage } = self else {
+            if state.runs_left > 0 {
+                add(Action::Start);
             }
-            Self::Versions { half: None, .. } => {
+            return;
+        };
+        if instance.kills_pruner {
+            add(Action::Kill);
+        }
+        let (list, then) = if instance.leaves_out(Rule::CopiesBeforeManifests) {
+            (Action::ReadManifests, Action::ListCopies)
+        } else {
+            (Action::ListCopies, Action::ReadManifests)
+        };
+        let is_manifest_first = instance.leaves_out(Rule::DocumentBeforeManifest);
+        match stage {
+            Stage::Versions { half: None } => {
                 for version in &state.saved.versions {
-                    if version.document.exists() && state.drops_left > 0 {
-                        add(if instance.leaves_out(Rule::DocumentBeforeManifest) {
-                            Action::DeleteManifest(version.name)
-                        } else {
-                            Action::DeleteDocument(version.name)
-                        });
-                    }
-                    let is_orphan = version.manifest.exists() && !version.document.exists();
-                    if is_orphan && is_old(instance, state, &version.manifest) {
-                        add(Action::DeleteManifest(version.name));
+                    let name = version.name;
+                    if !version.document.exists() {
+                        if is_old(instance, state, version.manifest) {
+                            add(Action::DeleteManifest(name));
+                        }
+                    } else if state.drops_left > 0 && is_manifest_first {
+                        add(Action::DeleteManifest(name));
+                    } else if state.drops_left > 0 {
+                        add(Action::DeleteDocument(name));
                     }
                 }
-                add(if instance.leaves_out(Rule::CopiesBeforeManifests) {
-                    Action::ReadManifests
-                } else {
-                    Action::ListCopies
-                });
+                add(list);
             }
-            Self::Versions {
-                half: Some(name), ..
-            } => add(if instance.leaves_out(Rule::DocumentBeforeManifest) {
-                Action::DeleteDocument(*name)
-            } else {
-                Action::DeleteManifest(*name)
-            }),
-            Self::Listed { .. } => add(if instance.leaves_out(Rule::CopiesBeforeManifests) {
-                Action::ListCopies
-            } else {
-                Action::ReadManifests
-            }),
-            Self::Copies { keys, .. } => {
+            Stage::Versions { half: Some(name) } if is_manifest_first => {
+                add(Action::DeleteDocument(*name));
+            }
+            Stage::Versions { half: Some(name) } => add(Action::DeleteManifest(*name)),
+            Stage::Listed { .. } => add(then),
+            Stage::Copies { keys } => {
                 for &key in keys {
                     add(Action::DeleteCopy(key));
                 }
                 add(Action::Wait);
             }
-            Self::Wait { run } => {
-                if instance.leaves_out(Rule::SecondLook) {
-                    add(Action::End);
-                } else if is_over(instance, state, *run) {
-                    add(Action::LookForManifests);
+            Stage::Wait if instance.leaves_out(Rule::SecondLook) => add(Action::End),
+            Stage::Wait if is_over(instance, state, *run) => add(Action::LookForManifests),
+            Stage::Wait => {}
+            Stage::RestoreManifests { markers } if markers.is_empty() => add(Action::LookForCopies),
+            Stage::RestoreManifests { markers } => {
+                for &(name, marker) in markers {
+                    add(Action::RestoreManifest(name, marker));
                 }
             }
-            Self::RestoreManifests { markers, .. } => {
-                for (name, _) in markers {
-                    add(Action::RestoreManifest(*name));
-                }
-                if markers.is_empty() {
-                    add(Action::LookForCopies);
+            Stage::RestoreCopies { markers } if markers.is_empty() => add(Action::End),
+            Stage::RestoreCopies { markers } => {
+                for &(key, marker) in markers {
+                    add(Action::RestoreCopy(key, marker));
                 }
             }
-            Self::RestoreCopies { markers, .. } => {
-                for (key, _) in markers {
-                    add(Action::RestoreCopy(*key));
-                }
-                if markers.is_empty() {
-                    add(Action::End);
-                }
-            }
-        }
-        if instance.kills_pruner {
-            add(Action::Kill);
         }
     }
 
-    /// Makes a step.
-    pub fn step(self, instance: &Instance, state: &mut State, action: Action) -> Self {
-        let now = state.now;
-        match (self, action) {
-            (_, Action::Kill) => Self::Idle,
-            (_, Action::Start) => {
-                state.runs_left -= 1;
-                let run = state.runs_left;
-                for index in 0..state.saved.versions.len() {
-                    let version = &state.saved.versions[index];
-                    let is_complete = version.document.exists() && state.saved.is_complete(version);
-                    state.saved.versions[index].was_complete |= is_complete;
-                }
-                Self::Versions { run, half: None }
-            }
-            (Self::Versions { run, half }, Action::DeleteDocument(name)) => {
-                let version = state.saved.version(name);
-                // It is never restored.
-                version.document = Versioned::default();
-                version.was_complete = false;
-                state.drops_left = state.drops_left.saturating_sub(1);
-                let has_manifest = version.manifest.exists();
-                Self::Versions {
-                    run,
-                    half: (half.is_none() && has_manifest).then_some(name),
-                }
-            }
-            (Self::Versions { run, half }, Action::DeleteManifest(name)) => {
-                let version = state.saved.version(name);
-                delete(instance, &mut version.manifest, run, now);
-                let has_document = version.document.exists();
-                state.unfinished_runs |= 1 << run;
-                Self::Versions {
-                    run,
-                    half: (half.is_none() && has_document).then_some(name),
-                }
-            }
-            (Self::Versions { run, .. }, Action::ListCopies) => Self::Listed {
-                run,
-                keys: old_copies(instance, state).collect(),
-            },
-            (Self::Versions { run, .. }, Action::ReadManifests) => Self::Listed {
-                run,
-                keys: unnamed_copies(instance, state).collect(),
-            },
-            (Self::Listed { run, mut keys }, action) => {
-                let others: Vec<_> = if action == Action::ReadManifests {
-                    unnamed_copies(instance, state).collect()
-                } else {
-                    old_copies(instance, state).collect()
-                };
-                keys.retain(|key| others.contains(key));
-                if keys.is_empty() {
-                    Self::Wait { run }
-                } else {
-                    Self::Copies { run, keys }
-                }
-            }
-            (Self::Copies { run, mut keys }, Action::DeleteCopy(key)) => {
-                delete(instance, state.saved.copy_mut(key), run, now);
-                state.unfinished_runs |= 1 << run;
-                keys.retain(|&other| other != key);
-                if keys.is_empty() {
-                    Self::Wait { run }
-                } else {
-                    Self::Copies { run, keys }
-                }
-            }
-            (Self::Copies { run, .. }, _) => Self::Wait { run },
-            (Self::Wait { run }, Action::LookForManifests) => {
-                let versions = state.saved.versions.iter();
-                let markers = versions.filter_map(|version| {
-                    let marker = version.manifest.marker?;
-                    let is_needed = version.document.exists()
-                        && !instance.leaves_out(Rule::RestoredManifests)
-                        && is_looked_at(instance, run, marker.id);
-                    is_needed.then_some((version.name, marker.id))
-                });
-                Self::RestoreManifests {
-                    run,
-                    markers: markers.collect(),
-                }
-            }
-            (Self::RestoreManifests { run, mut markers }, Action::RestoreManifest(name)) => {
-                markers.retain(|&(other, id)| {
-                    if other == name {
-                        state.saved.version(name).manifest.remove_marker(id);
-                    }
-                    other != name
-                });
-                Self::RestoreManifests { run, markers }
-            }
-            (Self::RestoreManifests { run, .. }, Action::LookForCopies) => {
-                let mut markers = Vec::new();
-                for key in all_copies() {
-                    let marker = state.saved.copy(key).marker;
-                    if let Some(marker) = marker
-                        && state.saved.is_named(key)
-                        && is_looked_at(instance, run, marker.id)
-                    {
-                        markers.push((key, marker.id));
-                    }
-                }
-                Self::RestoreCopies { run, markers }
-            }
-            (Self::RestoreCopies { run, mut markers }, Action::RestoreCopy(key)) => {
-                markers.retain(|&(other, id)| {
-                    if other == key {
-                        state.saved.copy_mut(key).remove_marker(id);
-                    }
-                    other != key
-                });
-                Self::RestoreCopies { run, markers }
-            }
-            (Self::Wait { run } | Self::RestoreCopies { run, .. }, _) => {
-                // A run restores what killed runs deleted. Several runs at once are not killed.
+    /// Makes a step. If `is_lost`, the store executes the request, and the run repeats it.
+    #[must_use]
+    pub fn step(
+        self,
+        instance: &Instance,
+        state: &mut State,
+        action: Action,
+        is_lost: bool,
+    ) -> Self {
+        let before = is_lost.then(|| self.clone());
+        let after = match (self, action) {
+            (Self::Idle, _) => start(instance, state),
+            (Self::Running { .. }, Action::Kill) => Self::Idle,
+            (Self::Running { run, .. }, Action::End) => {
+                // A run also restores what killed runs deleted. Several runs at once are not killed.
                 state.unfinished_runs &= if instance.kills_pruner {
                     0
                 } else {
@@ -293,32 +200,137 @@ impl Pruner {
                 };
                 Self::Idle
             }
-            (pruner, action) => unreachable!("{action:?} in {pruner:?}"),
+            (Self::Running { run, stage }, action) => Self::Running {
+                run,
+                stage: stage.step(instance, state, action, run),
+            },
+        };
+        before.unwrap_or(after)
+    }
+}
+
+fn start(instance: &Instance, state: &mut State) -> Pruner {
+    let run = instance.runs - state.runs_left;
+    state.runs_left -= 1;
+    for index in 0..state.saved.versions.len() {
+        let version = &state.saved.versions[index];
+        let is_complete = version.document.exists() && state.saved.is_complete(version);
+        state.saved.versions[index].was_complete |= is_complete;
+    }
+    Pruner::Running {
+        run,
+        stage: Stage::Versions { half: None },
+    }
+}
+
+impl Stage {
+    fn step(self, instance: &Instance, state: &mut State, action: Action, run: u8) -> Self {
+        match (self, action) {
+            (Self::Versions { half }, Action::DeleteDocument(name)) => {
+                let version = state.saved.version(name);
+                // Its delete marker is never removed.
+                version.document = Versioned::default();
+                version.was_complete = false;
+                state.drops_left = state.drops_left.saturating_sub(1);
+                let has_manifest = version.manifest.exists();
+                Self::Versions {
+                    half: (half.is_none() && has_manifest).then_some(name),
+                }
+            }
+            (Self::Versions { half }, Action::DeleteManifest(name)) => {
+                let now = state.now;
+                let version = state.saved.version(name);
+                delete(instance, &mut version.manifest, run, now);
+                let has_document = version.document.exists();
+                state.unfinished_runs |= 1 << run;
+                Self::Versions {
+                    half: (half.is_none() && has_document).then_some(name),
+                }
+            }
+            (Self::Versions { .. }, action) => Self::Listed {
+                keys: deletable_copies(instance, state, action),
+            },
+            (Self::Listed { mut keys }, action) => {
+                let others = deletable_copies(instance, state, action);
+                keys.retain(|key| others.contains(key));
+                Self::copies(keys)
+            }
+            (Self::Copies { mut keys }, Action::DeleteCopy(key)) => {
+                let now = state.now;
+                delete(instance, state.saved.copy_mut(key), run, now);
+                state.unfinished_runs |= 1 << run;
+                keys.retain(|&other| other != key);
+                Self::copies(keys)
+            }
+            (Self::Copies { .. }, _) => Self::Wait,
+            (Self::Wait, _) => {
+                let mut markers = Vec::new();
+                for version in &state.saved.versions {
+                    if version.document.exists() && !instance.leaves_out(Rule::RestoredManifests) {
+                        for marker in removable_markers(instance, version.manifest, run) {
+                            markers.push((version.name, marker));
+                        }
+                    }
+                }
+                Self::RestoreManifests { markers }
+            }
+            (Self::RestoreManifests { mut markers }, Action::RestoreManifest(name, marker)) => {
+                state.saved.version(name).manifest.remove_markers(marker);
+                markers.retain(|&other| other != (name, marker));
+                Self::RestoreManifests { markers }
+            }
+            (Self::RestoreManifests { .. }, _) => {
+                let mut markers = Vec::new();
+                for key in all_copies().filter(|&key| state.saved.is_named(key)) {
+                    for marker in removable_markers(instance, state.saved.copy(key), run) {
+                        markers.push((key, marker));
+                    }
+                }
+                Self::RestoreCopies { markers }
+            }
+            (Self::RestoreCopies { mut markers }, Action::RestoreCopy(key, marker)) => {
+                state.saved.copy_mut(key).remove_markers(marker);
+                markers.retain(|&other| other != (key, marker));
+                Self::RestoreCopies { markers }
+            }
+            (stage, action) => unreachable!("{action:?} in {stage:?}"),
+        }
+    }
+
+    fn copies(keys: Vec<CopyKey>) -> Self {
+        if keys.is_empty() {
+            Self::Wait
+        } else {
+            Self::Copies { keys }
         }
     }
 }
 
 /// Keys of all copies.
-pub fn all_copies() -> impl Iterator<Item = CopyKey> {
-    (0..FILES).flat_map(|file| (0..CONTENTS).map(move |content| (file, content as u8)))
+fn all_copies() -> impl Iterator<Item = CopyKey> {
+    (0..FILES).flat_map(|file| (0..CONTENTS).map(move |content| (file, content)))
 }
 
-fn old_copies(instance: &Instance, state: &State) -> impl Iterator<Item = CopyKey> {
-    all_copies().filter(|&key| is_old(instance, state, state.saved.copy(key)))
-}
-
-fn unnamed_copies(instance: &Instance, state: &State) -> impl Iterator<Item = CopyKey> {
-    all_copies().filter(|&key| !state.saved.is_named(key) || instance.leaves_out(Rule::NamedCopies))
+/// Returns the copies that may be deleted, according to the listing of the copies or to the manifests.
+fn deletable_copies(instance: &Instance, state: &State, action: Action) -> Vec<CopyKey> {
+    let is_deletable = |key: &CopyKey| {
+        if action == Action::ListCopies {
+            is_old(instance, state, state.saved.copy(*key))
+        } else {
+            !state.saved.is_named(*key) || instance.leaves_out(Rule::NamedCopies)
+        }
+    };
+    all_copies().filter(is_deletable).collect()
 }
 
 /// Returns whether the object exists and is older than the day of grace.
-fn is_old(instance: &Instance, state: &State, object: &Versioned) -> bool {
+fn is_old(instance: &Instance, state: &State, object: Versioned) -> bool {
     object.current().is_some_and(|object| {
         state.now > object.written + GRACE || instance.leaves_out(Rule::Grace)
     })
 }
 
-fn delete(instance: &Instance, object: &mut Versioned, run: u8, now: u8) {
+fn delete(instance: &Instance, object: &mut Versioned, run: u8, now: Tick) {
     if instance.leaves_out(Rule::Versioning) {
         *object = Versioned::default();
     } else {
@@ -329,14 +341,28 @@ fn delete(instance: &Instance, object: &mut Versioned, run: u8, now: u8) {
 /// Returns whether every save that may have seen one of the deleted objects has ended.
 fn is_over(instance: &Instance, state: &State, run: u8) -> bool {
     let manifests = state.saved.versions.iter().map(|version| version.manifest);
-    let copies = all_copies().map(|key| *state.saved.copy(key));
-    let mut markers = manifests.chain(copies).filter_map(|object| object.marker);
+    let mut objects = manifests.chain(all_copies().map(|key| state.saved.copy(key)));
     instance.leaves_out(Rule::Wait)
-        || markers.all(|marker| {
-            !is_looked_at(instance, run, marker.id) || state.now > marker.written + LONGEST_SAVE
+        || objects.all(|object| {
+            object.markers & markers_looked_at(instance, run) == 0
+                || state.now > object.deleted + LONGEST_SAVE
         })
 }
 
-fn is_looked_at(instance: &Instance, run: u8, marker: u8) -> bool {
-    run == marker || !instance.leaves_out(Rule::MarkersOfOtherRuns)
+/// Returns the delete markers of `object` that the second look removes, if the object is needed.
+fn removable_markers(instance: &Instance, object: Versioned, run: u8) -> impl Iterator<Item = u8> {
+    let mut markers = object.markers & markers_looked_at(instance, run);
+    if instance.leaves_out(Rule::AllMarkers) && markers != 0 {
+        markers = 1 << markers.ilog2();
+    }
+    let bits = (0..u8::BITS).map(|bit| 1 << bit);
+    bits.filter(move |bit| markers & bit != 0)
+}
+
+fn markers_looked_at(instance: &Instance, run: u8) -> u8 {
+    if instance.leaves_out(Rule::MarkersOfOtherRuns) {
+        markers_of(run)
+    } else {
+        u8::MAX
+    }
 }

@@ -13,7 +13,7 @@
 pub const FILES: usize = 2;
 
 /// Number of different contents of the document and of each file. A content stands for the bytes and for the `ETag`.
-pub const CONTENTS: usize = 2;
+pub const CONTENTS: u8 = 2;
 
 /// Content of a copy whose parts come from different contents of the file.
 pub const MIXED: u8 = u8::MAX;
@@ -92,22 +92,16 @@ pub struct Name {
     pub files: [Option<u8>; FILES],
 }
 
-/// A delete marker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Marker {
-    /// Number of the run of prune that made it. A run deletes an object once, so that it stands for the version id.
-    pub id: u8,
-    /// `Last-Modified`.
-    pub written: Tick,
-}
-
 /// All versions of an object with one key, as far as they can become current again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Versioned {
     /// The newest version that is no delete marker.
     pub data: Option<Object>,
-    /// The delete marker above it.
-    pub marker: Option<Marker>,
+    /// The delete markers above it: two bits for each run of prune, in the order of the runs. A bit stands for the
+    /// version id: a run deletes an object once, or twice if an answer is lost.
+    pub markers: u8,
+    /// `Last-Modified` of the newest delete marker.
+    pub deleted: Tick,
 }
 
 impl Versioned {
@@ -115,31 +109,43 @@ impl Versioned {
     pub fn object(content: u8, written: Tick) -> Self {
         Self {
             data: Some(Object { content, written }),
-            marker: None,
+            ..Self::default()
         }
     }
 
     /// Returns the current version, or `None` if it is a delete marker.
-    pub fn current(&self) -> Option<Object> {
-        self.data.filter(|_| self.marker.is_none())
+    pub fn current(self) -> Option<Object> {
+        self.data.filter(|_| self.markers == 0)
     }
 
     /// Returns whether a request without a version id finds the object.
-    pub fn exists(&self) -> bool {
+    pub fn exists(self) -> bool {
         self.current().is_some()
     }
 
-    /// Deletes the object without a version id.
-    pub fn delete(&mut self, id: u8, written: Tick) {
-        if self.exists() {
-            self.marker = Some(Marker { id, written });
-        }
+    /// Deletes the object without a version id, which adds a delete marker even if there is one.
+    pub fn delete(&mut self, run: u8, now: Tick) {
+        let marker = 1 << (2 * run);
+        self.markers |= if self.markers & marker == 0 {
+            marker
+        } else {
+            marker << 1
+        };
+        self.deleted = now;
     }
 
-    /// Deletes the delete marker `id` by its version id. One that is not the current version changes nothing visible.
-    pub fn remove_marker(&mut self, id: u8) {
-        self.marker = self.marker.filter(|marker| marker.id != id);
+    /// Deletes delete markers by their version ids. Those that a newer version hides change nothing visible.
+    pub fn remove_markers(&mut self, markers: u8) {
+        self.markers &= !markers;
+        if self.markers == 0 {
+            self.deleted = 0;
+        }
     }
+}
+
+/// Returns the bits of the delete markers of a run of prune.
+pub fn markers_of(run: u8) -> u8 {
+    0b11 << (2 * run)
 }
 
 /// The objects of a version.
@@ -167,7 +173,7 @@ impl Version {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Saved {
     /// Copies, by file and by the content that their key names.
-    copies: [[Versioned; CONTENTS]; FILES],
+    copies: [[Versioned; CONTENTS as usize]; FILES],
     /// Versions, sorted by name.
     pub versions: Vec<Version>,
     /// The keys of copies name the path only, not the `ETag`.
@@ -194,12 +200,12 @@ impl Saved {
     }
 
     /// Returns the copy of a file with the given content.
-    pub fn copy(&self, (file, content): (usize, u8)) -> &Versioned {
+    pub fn copy(&self, (file, content): (usize, u8)) -> Versioned {
         let content = if self.keys_have_no_etag { 0 } else { content };
-        &self.copies[file][usize::from(content)]
+        self.copies[file][usize::from(content)]
     }
 
-    /// Returns the copy of a file with the given content.
+    /// Returns the copy of a file with the given content, to change it.
     pub fn copy_mut(&mut self, (file, content): (usize, u8)) -> &mut Versioned {
         let content = if self.keys_have_no_etag { 0 } else { content };
         &mut self.copies[file][usize::from(content)]

@@ -154,7 +154,7 @@ impl Saver {
         };
         members(missing).any(|file| {
             let key = files[file].map(|source| (file, source.content));
-            key.is_some_and(|key| state.saved.copy(key).marker.is_some())
+            key.is_some_and(|key| state.saved.copy(key).markers != 0)
         })
     }
 }
@@ -283,7 +283,7 @@ impl Run {
                     upload,
                 };
                 let before = copying;
-                copying.step(instance, state, &files, action);
+                copying.step(instance, state, files, action);
                 if is_lost {
                     copying = before;
                 }
@@ -528,7 +528,7 @@ impl Copying {
         &mut self,
         instance: &Instance,
         state: &mut State,
-        files: &[Option<Object>; FILES],
+        files: [Option<Object>; FILES],
         action: Action,
     ) {
         match action {
@@ -578,7 +578,7 @@ impl Copying {
         &mut self,
         instance: &Instance,
         state: &mut State,
-        files: &[Option<Object>; FILES],
+        files: [Option<Object>; FILES],
         file: usize,
         content: Option<u8>,
     ) {
@@ -608,7 +608,7 @@ impl Copying {
 /// Reads the source of a copy: the content of `file`, if it has the listed `ETag`.
 fn read_source(
     state: &State,
-    files: &[Option<Object>; FILES],
+    files: [Option<Object>; FILES],
     file: usize,
     is_conditional: bool,
 ) -> Option<u8> {
