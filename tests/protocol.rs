@@ -183,6 +183,7 @@ fn equal_listings_are_a_proof_up_to_a_number_of_edits() {
 }
 
 const MIXED: &str = "a version is a state that existed at one moment";
+const FAILED: &str = "a save of a folder that nobody edits ends with a version";
 const REPLACED: &str = "no object of a version is replaced";
 const INCOMPLETE: &str = "a version is complete unless a prune is unfinished";
 const LOST: &str = "prune started again can restore every version";
@@ -226,9 +227,10 @@ rules_that_are_needed! {
     condition_on_the_source: ConditionOnSource in SAVE => INCOMPLETE;
     condition_on_each_part: ConditionOnEachPart in SAVE => INCOMPLETE;
     condition_on_the_copy: ConditionOnCopy in Instance { edits: 0, ..SAVES } => REPLACED;
-    check_after_copies: CheckAfterCopies in SAVE => INCOMPLETE;
+    listing_after_a_refused_copy: ListingAfterRefusedCopy in SAVE => INCOMPLETE;
     document_last: DocumentLast in SAVE => INCOMPLETE;
     condition_on_the_manifest: ConditionOnManifest in Instance { edits: 0, ..SAVES } => REPLACED;
+    comparison_without_times: ComparisonWithoutTimes in Instance { edits: 2, contents: 1, ..SAVES } => FAILED;
     condition_on_the_document: ConditionOnDocument in Instance { edits: 0, ..SAVES } => REPLACED;
     deadline: Deadline in PRUNE => INCOMPLETE;
     versioning: Versioning in PRUNE => LOST;
@@ -244,17 +246,15 @@ rules_that_are_needed! {
     restored_manifests: RestoredManifests in PRUNE => INCOMPLETE;
 }
 
-/// Leaving one of these out violates no property: they are for stores that do not keep what S3 documents.
+/// The name of a version fixes the files in its manifest, so that the comparison only finds foreign objects.
 #[test]
 #[ignore = "takes minutes: tests/soak.sh protocol"]
-fn rules_without_a_counterexample() {
-    for rule in [Rule::ListingAfterCreatedCopies, Rule::ComparisonOfManifest] {
-        for instance in [SAVE, SAVES, PAGES, PRUNE, KILLED_PRUNE] {
-            let instance = Instance {
-                left_out: Some(rule),
-                ..instance
-            };
-            assert_right(&format!("without {rule:?}"), &instance, THREADS);
-        }
+fn the_comparison_of_manifests_has_no_counterexample() {
+    for instance in [SAVE, SAVES, PAGES, PRUNE, KILLED_PRUNE] {
+        let instance = Instance {
+            left_out: Some(Rule::ComparisonOfManifest),
+            ..instance
+        };
+        assert_right("without the comparison of manifests", &instance, THREADS);
     }
 }

@@ -50,14 +50,14 @@ pub enum Rule {
     ConditionOnEachPart,
     /// A copy is created with `If-None-Match: *`.
     ConditionOnCopy,
-    /// After copying, the folder and the copies are looked at again.
-    CheckAfterCopies,
-    /// They are looked at again even if this save created all missing copies.
-    ListingAfterCreatedCopies,
+    /// After a copy that was refused, and does not exist, the folder is listed again.
+    ListingAfterRefusedCopy,
     /// The manifest is created with `If-None-Match: *`.
     ConditionOnManifest,
     /// A manifest that exists is read and compared.
     ComparisonOfManifest,
+    /// The times of the files in both manifests are not compared.
+    ComparisonWithoutTimes,
     /// The document is written last.
     DocumentLast,
     /// The document is created with `If-None-Match: *`.
@@ -152,7 +152,7 @@ pub struct State {
     /// Runs of prune that have deleted manifests or copies and not restored them, one bit each.
     pub unfinished_runs: u8,
     /// An object of the saved bucket was replaced.
-    pub is_overwritten: bool,
+    pub is_replaced: bool,
     /// A version was created whose state did not exist at one moment of the save.
     pub is_mixed: bool,
 }
@@ -264,7 +264,7 @@ impl Model for Instance {
             savers: vec![Saver::Ready; self.savers],
             pruners: vec![Pruner::Idle; self.pruners],
             unfinished_runs: 0,
-            is_overwritten: false,
+            is_replaced: false,
             is_mixed: false,
         }]
     }
@@ -362,7 +362,7 @@ impl Model for Instance {
                 |_, state: &State| !state.is_mixed,
             ),
             Property::always("no object of a version is replaced", |_, state: &State| {
-                !state.is_overwritten
+                !state.is_replaced
             }),
             Property::always(
                 "a version is complete unless a prune is unfinished",
@@ -374,7 +374,7 @@ impl Model for Instance {
             ),
             Property::always(
                 "a save of a folder that nobody edits ends with a version",
-                |_, state: &State| !state.savers.contains(&Saver::GaveUp { alone: true }),
+                |_, state: &State| !state.savers.contains(&Saver::Failed { alone: true }),
             ),
             Property::always(
                 "a save that has not ended has a next step",

@@ -1,4 +1,4 @@
-//! A save with `SAVE_FILES=true`: `Saver::run` and `FileSaver::save`, one step for each request.
+//! A save with `SAVE_FILES=true`, one step for each request: `Saver::run_with`.
 
 use crate::s3::{FILES, Folder, KEYS, MIXED, Name, Object, Tick, Versioned};
 use crate::{Instance, Rule, State};
@@ -17,13 +17,13 @@ pub enum Saver {
     Saved,
     /// Found no document (`DraftNotFound`).
     NotFound,
-    /// Gave up because the folder changed all the time (`ServiceUnavailable`).
-    /// `alone` is true if no edit was made since it started.
-    GaveUp {
+    /// Gave up because the folder changed all the time (`ServiceUnavailable`), or the manifest is another one
+    /// (`SaveFailed`).
+    Failed {
         /// No edit was made since the saver started.
         alone: bool,
     },
-    /// Stopped at any step: by its deadline, or killed.
+    /// Stopped by its deadline. A saver that is killed makes no step until then.
     Stopped,
 }
 
@@ -41,64 +41,65 @@ pub struct Run {
     /// The document as it was read.
     document: Object,
     /// The files of the previous listing.
-    previous: Option<[Option<Object>; FILES]>,
+    previous: Option<Files>,
     /// Names of all states since the document was read. For the properties only.
     history: Vec<Name>,
     step: Step,
 }
+
+/// The files of a listing.
+type Files = [Option<Object>; FILES];
 
 /// The next request of a save.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Step {
     /// `Store::read`: GET of the document.
     Read,
-    /// `FileSaver::list_files`: the next page of the listing.
+    /// `FileSaver::list`: the next page of the listing.
     List {
         /// Objects on the pages so far.
         seen: Folder,
         /// First key of the next page.
         next: usize,
     },
-    /// `FileSaver::missing_copies`: the copies are listed or asked for one by one, in any order.
-    Look {
-        files: [Option<Object>; FILES],
-        is_consistent: bool,
-        unseen: Files,
-        missing: Files,
-    },
-    /// `FileSaver::copy`: the missing files are copied, many at a time.
+    /// `FileSaver::copy_files`: the copies are looked for and made, many at a time.
     Copy {
-        files: [Option<Object>; FILES],
-        is_consistent: bool,
-        missing: Files,
-        /// All copies so far were created by this save.
-        all_created: bool,
-        upload: Option<Upload>,
+        files: Files,
+        copies: [Copy; FILES],
+        /// A copy was refused, and does not exist.
+        is_refused: bool,
     },
-    /// `Saver::write`: the manifest is created.
+    /// `Saver::create_manifest`: PUT of the manifest.
     Manifest { version: Commit },
-    /// The manifest exists: it is read and compared.
+    /// `Store::is_equal`: the manifest exists, and is read and compared.
     Compare { version: Commit },
-    /// `Saver::write`: the document is created, which commits the version.
+    /// `Saver::write`: PUT of the document, which commits the version.
     Document { version: Commit },
 }
 
-/// A set of files.
-type Files = [bool; FILES];
-
-/// A multipart copy at work.
+/// The copy of a file: `FileSaver::copy_file`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Upload {
-    /// Content of the parts so far.
-    content: u8,
-    /// The second part is copied too.
-    is_whole: bool,
+enum Copy {
+    /// It is looked for: on a page of the listing in `FileSaver::find_copies`, or in `FileSaver::has_copy`.
+    Unknown,
+    /// It does not exist.
+    Missing,
+    /// The first part of a multipart upload is copied.
+    HasFirstPart { content: u8, started: Tick },
+    /// Both parts are copied.
+    HasParts { content: u8, started: Tick },
+    /// The store has refused to create it. It is looked for again.
+    Refused,
+    /// Nothing is left to do.
+    Done,
 }
 
 /// The version that is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Commit {
     name: Name,
+    /// Times of the files, which are in the manifest too.
+    times: u8,
     /// The state existed at one moment of this save.
     existed: bool,
 }
@@ -144,17 +145,18 @@ impl Saver {
         matches!(self, Self::Running(_))
     }
 
-    /// Returns whether a missing file of which prune has deleted the copy is being copied.
+    /// Returns whether a copy that prune has deleted is made again.
     pub fn copies_over_marker(&self, state: &State) -> bool {
         let Self::Running(run) = self else {
             return false;
         };
-        let Step::Copy { files, missing, .. } = &run.step else {
+        let Step::Copy { files, copies, .. } = &run.step else {
             return false;
         };
-        members(missing).any(|file| {
-            let key = files[file].map(|source| (file, source.content));
-            key.is_some_and(|key| state.saved.copy(key).markers != 0)
+        files.iter().enumerate().any(|(file, source)| {
+            let key = source.map(|source| (file, source.content));
+            let is_missing = copies[file] == Copy::Missing;
+            is_missing && key.is_some_and(|key| state.saved.copy(key).markers != 0)
         })
     }
 }
@@ -177,17 +179,9 @@ impl Run {
     /// Records a state of the folder.
     pub fn observe(&mut self, folder: &Folder) {
         self.alone = false;
-        let is_recorded = !matches!(
-            self.step,
-            Step::Read | Step::Manifest { .. } | Step::Compare { .. } | Step::Document { .. }
-        );
-        if let (true, Some(name)) = (is_recorded, folder.name()) {
-            self.record(name);
-        }
-    }
-
-    fn record(&mut self, name: Name) {
-        if let Err(index) = self.history.binary_search(&name) {
+        if let (Step::List { .. } | Step::Copy { .. }, Some(name)) = (&self.step, folder.name())
+            && let Err(index) = self.history.binary_search(&name)
+        {
             self.history.insert(index, name);
         }
     }
@@ -198,29 +192,22 @@ impl Run {
             Step::Read => add(Action::Read),
             Step::List { next, .. } => {
                 let left = (*next..KEYS).filter(|&key| state.draft.get(key).is_some());
-                let left = left.count();
-                for keys in 1..=left.clamp(1, instance.page_keys) {
+                for keys in 1..=left.count().clamp(1, instance.page_keys) {
                     add(Action::ListPage(keys));
                 }
             }
-            Step::Look { unseen, .. } => {
-                for file in members(unseen) {
-                    add(Action::Look(file));
-                }
-            }
-            Step::Copy {
-                missing, upload, ..
-            } => {
-                for file in members(missing) {
-                    add(if file != LARGE_FILE || !instance.has_large_file {
-                        Action::Copy(file)
-                    } else {
-                        match upload {
-                            None => Action::FirstPart,
-                            Some(upload) if !upload.is_whole => Action::SecondPart,
-                            Some(_) => Action::Complete,
+            Step::Copy { copies, .. } => {
+                for (file, copy) in copies.iter().enumerate() {
+                    match copy {
+                        Copy::Unknown | Copy::Refused => add(Action::Look(file)),
+                        Copy::Missing if file == LARGE_FILE && instance.has_large_file => {
+                            add(Action::FirstPart);
                         }
-                    });
+                        Copy::Missing => add(Action::Copy(file)),
+                        Copy::HasFirstPart { .. } => add(Action::SecondPart),
+                        Copy::HasParts { .. } => add(Action::Complete),
+                        Copy::Done => {}
+                    }
                 }
             }
             Step::Manifest { .. } => add(Action::Manifest),
@@ -239,84 +226,33 @@ impl Run {
     ) -> Saver {
         let step = std::mem::replace(&mut self.step, Step::Read);
         match (step, action) {
-            (_, Action::Read) => self.read(instance, state),
+            (Step::Read, _) => self.read(instance, state),
             (Step::List { seen, next }, Action::ListPage(keys)) => {
                 self.list_page(instance, state, seen, next, keys)
             }
             (
-                Step::Look {
-                    files,
-                    is_consistent,
-                    mut unseen,
-                    mut missing,
-                },
-                Action::Look(file),
-            ) => {
-                unseen[file] = false;
-                if let Some(source) = files[file] {
-                    missing[file] = !state.saved.copy((file, source.content)).exists();
-                }
-                if unseen.contains(&true) {
-                    self.step = Step::Look {
-                        files,
-                        is_consistent,
-                        unseen,
-                        missing,
-                    };
-                    return Saver::Running(self);
-                }
-                self.looked(instance, files, is_consistent, missing)
-            }
-            (
                 Step::Copy {
                     files,
-                    is_consistent,
-                    missing,
-                    all_created,
-                    upload,
+                    mut copies,
+                    mut is_refused,
                 },
-                _,
+                action,
             ) => {
-                let mut copying = Copying {
-                    missing,
-                    all_created,
-                    upload,
-                };
-                let before = copying;
-                copying.step(instance, state, files, action);
+                let before = copies;
+                copy_step(instance, state, files, &mut copies, &mut is_refused, action);
                 if is_lost {
-                    copying = before;
+                    copies = before;
                 }
-                if copying.missing.contains(&true) {
-                    self.step = Step::Copy {
-                        files,
-                        is_consistent,
-                        missing: copying.missing,
-                        all_created: copying.all_created,
-                        upload: copying.upload,
-                    };
-                    return Saver::Running(self);
-                }
-                self.copied(instance, files, is_consistent, copying.all_created)
+                self.copy(instance, files, copies, is_refused)
             }
             (Step::Manifest { version }, _) => self.put_manifest(instance, state, version, is_lost),
-            (Step::Compare { version }, _) => {
-                let exists = state.saved.version(version.name).manifest.exists();
-                self.step = if exists {
-                    Step::Document { version }
-                } else {
-                    Step::Manifest { version }
-                };
-                Saver::Running(self)
-            }
+            (Step::Compare { version }, _) => self.compare(instance, state, version),
             (Step::Document { version }, _) => self.put_document(instance, state, version, is_lost),
             (step, action) => unreachable!("{action:?} in {step:?}"),
         }
     }
 
     fn read(mut self: Box<Self>, instance: &Instance, state: &State) -> Saver {
-        self.history.clear();
-        self.previous = None;
         let Some(document) = state.draft.document else {
             return Saver::NotFound;
         };
@@ -324,13 +260,13 @@ impl Run {
         self.reads -= 1;
         self.listings = instance.listings;
         self.history.extend(state.draft.name());
-        self.list(instance)
+        self.list()
     }
 
     /// Begins a listing, or gives up.
-    fn list(mut self: Box<Self>, _: &Instance) -> Saver {
+    fn list(mut self: Box<Self>) -> Saver {
         if self.listings == 0 {
-            return Saver::GaveUp { alone: self.alone };
+            return Saver::Failed { alone: self.alone };
         }
         self.listings -= 1;
         self.step = Step::List {
@@ -367,74 +303,48 @@ impl Run {
             has_etag && has_time
         });
         if !has_document && !instance.leaves_out(Rule::ListedDocument) {
-            return if self.reads == 0 {
-                Saver::GaveUp { alone: self.alone }
-            } else {
-                self.previous = None;
-                self.history.clear();
-                self.step = Step::Read;
-                Saver::Running(self)
-            };
+            if self.reads == 0 {
+                return Saver::Failed { alone: self.alone };
+            }
+            self.previous = None;
+            self.history.clear();
+            self.step = Step::Read;
+            return Saver::Running(self);
         }
+        let files = seen.files;
         let is_one_page = first == 0;
-        let is_consistent = is_one_page
-            || self.previous == Some(seen.files)
-            || instance.leaves_out(Rule::SecondListing);
-        let present = seen.files.map(|file| file.is_some());
-        if !present.contains(&true) {
-            return self.looked(instance, seen.files, is_consistent, present);
+        let is_equal = self.previous == Some(files);
+        self.previous = Some(files);
+        if !is_one_page && !is_equal && !instance.leaves_out(Rule::SecondListing) {
+            return self.list();
         }
-        self.step = Step::Look {
-            files: seen.files,
-            is_consistent,
-            unseen: present,
-            missing: [false; FILES],
-        };
-        Saver::Running(self)
+        let copies = files.map(|file| file.map_or(Copy::Done, |_| Copy::Unknown));
+        self.copy(instance, files, copies, false)
     }
 
-    fn looked(
+    fn copy(
         mut self: Box<Self>,
         instance: &Instance,
-        files: [Option<Object>; FILES],
-        is_consistent: bool,
-        missing: Files,
+        files: Files,
+        copies: [Copy; FILES],
+        is_refused: bool,
     ) -> Saver {
-        if missing.contains(&true) {
+        if copies != [Copy::Done; FILES] {
             self.step = Step::Copy {
                 files,
-                is_consistent,
-                missing,
-                all_created: true,
-                upload: None,
+                copies,
+                is_refused,
             };
             Saver::Running(self)
-        } else if is_consistent {
-            self.commit(instance, files)
+        } else if is_refused && !instance.leaves_out(Rule::ListingAfterRefusedCopy) {
+            self.list()
         } else {
-            self.previous = Some(files);
-            self.list(instance)
+            self.commit(instance, files)
         }
-    }
-
-    fn copied(
-        mut self: Box<Self>,
-        instance: &Instance,
-        files: [Option<Object>; FILES],
-        is_consistent: bool,
-        all_created: bool,
-    ) -> Saver {
-        let is_trusted = instance.leaves_out(Rule::CheckAfterCopies)
-            || (instance.leaves_out(Rule::ListingAfterCreatedCopies) && all_created);
-        if is_consistent && is_trusted {
-            return self.commit(instance, files);
-        }
-        self.previous = Some(files);
-        self.list(instance)
     }
 
     /// Accepts a state, and begins to write its version.
-    fn commit(mut self: Box<Self>, instance: &Instance, files: [Option<Object>; FILES]) -> Saver {
+    fn commit(mut self: Box<Self>, instance: &Instance, files: Files) -> Saver {
         let folder = Folder {
             document: Some(self.document),
             files,
@@ -442,10 +352,13 @@ impl Run {
         let Some(name) = folder.name() else {
             unreachable!("a state without a document");
         };
+        let times = files.iter().flatten().map(|file| file.written);
         let version = Commit {
             name,
+            times: times.fold(0, |times, time| 16 * times + time),
             existed: self.history.contains(&name),
         };
+        // They are not read any more.
         self.history.clear();
         self.previous = None;
         self.listings = 0;
@@ -466,10 +379,13 @@ impl Run {
         version: Commit,
         is_lost: bool,
     ) -> Saver {
-        let now = state.now;
         let is_conditional = !instance.leaves_out(Rule::ConditionOnManifest);
+        let new = Object {
+            content: version.times,
+            written: state.now,
+        };
         let manifest = &mut state.saved.version(version.name).manifest;
-        let is_created = create(manifest, 0, now, is_conditional, &mut state.is_overwritten);
+        let is_created = create(manifest, new, is_conditional, &mut state.is_replaced);
         self.step = if is_lost {
             Step::Manifest { version }
         } else if instance.leaves_out(Rule::DocumentLast) {
@@ -482,6 +398,26 @@ impl Run {
         Saver::Running(self)
     }
 
+    fn compare(
+        mut self: Box<Self>,
+        instance: &Instance,
+        state: &mut State,
+        version: Commit,
+    ) -> Saver {
+        // The name fixes the files, but not their times.
+        self.step = match state.saved.version(version.name).manifest.current() {
+            None => Step::Manifest { version },
+            Some(manifest)
+                if manifest.content != version.times
+                    && instance.leaves_out(Rule::ComparisonWithoutTimes) =>
+            {
+                return Saver::Failed { alone: self.alone };
+            }
+            Some(_) => Step::Document { version },
+        };
+        Saver::Running(self)
+    }
+
     fn put_document(
         mut self: Box<Self>,
         instance: &Instance,
@@ -489,155 +425,99 @@ impl Run {
         version: Commit,
         is_lost: bool,
     ) -> Saver {
-        let now = state.now;
         let is_conditional = !instance.leaves_out(Rule::ConditionOnDocument);
-        let document = &mut state.saved.version(version.name).document;
-        let content = version.name.document;
-        create(
-            document,
-            content,
-            now,
-            is_conditional,
-            &mut state.is_overwritten,
-        );
-        state.is_mixed |= !version.existed;
-        if is_lost {
-            self.step = Step::Document { version };
-            Saver::Running(self)
-        } else if instance.leaves_out(Rule::DocumentLast)
-            && version.name.files.iter().any(Option::is_some)
-        {
-            self.step = Step::Manifest { version };
-            Saver::Running(self)
-        } else {
-            Saver::Saved
-        }
-    }
-}
-
-/// The copies of a save that are not made yet.
-#[derive(Clone, Copy)]
-struct Copying {
-    missing: Files,
-    all_created: bool,
-    upload: Option<Upload>,
-}
-
-impl Copying {
-    fn step(
-        &mut self,
-        instance: &Instance,
-        state: &mut State,
-        files: [Option<Object>; FILES],
-        action: Action,
-    ) {
-        match action {
-            Action::Copy(file) => {
-                let is_conditional = !instance.leaves_out(Rule::ConditionOnSource);
-                let content = read_source(state, files, file, is_conditional);
-                self.finish(instance, state, files, file, content);
-            }
-            Action::FirstPart => {
-                let is_conditional = !instance.leaves_out(Rule::ConditionOnSource);
-                match read_source(state, files, LARGE_FILE, is_conditional) {
-                    None => self.finish(instance, state, files, LARGE_FILE, None),
-                    Some(content) => {
-                        self.upload = Some(Upload {
-                            content,
-                            is_whole: false,
-                        });
-                    }
-                }
-            }
-            Action::SecondPart => {
-                let is_conditional = !instance.leaves_out(Rule::ConditionOnSource)
-                    && !instance.leaves_out(Rule::ConditionOnEachPart);
-                match (
-                    read_source(state, files, LARGE_FILE, is_conditional),
-                    self.upload,
-                ) {
-                    (Some(second), Some(Upload { content: first, .. })) => {
-                        let content = if first == second { first } else { MIXED };
-                        self.upload = Some(Upload {
-                            content,
-                            is_whole: true,
-                        });
-                    }
-                    _ => self.finish(instance, state, files, LARGE_FILE, None),
-                }
-            }
-            _ => {
-                let content = self.upload.map(|upload| upload.content);
-                self.finish(instance, state, files, LARGE_FILE, content);
-            }
-        }
-    }
-
-    /// Creates the copy of `file` with `content`, or aborts it.
-    fn finish(
-        &mut self,
-        instance: &Instance,
-        state: &mut State,
-        files: [Option<Object>; FILES],
-        file: usize,
-        content: Option<u8>,
-    ) {
-        self.missing[file] = false;
-        if file == LARGE_FILE {
-            self.upload = None;
-        }
-        let is_created = match (content, files[file]) {
-            (Some(content), Some(source)) => {
-                let now = state.now;
-                let is_conditional = !instance.leaves_out(Rule::ConditionOnCopy);
-                let copy = state.saved.copy_mut((file, source.content));
-                create(
-                    copy,
-                    content,
-                    now,
-                    is_conditional,
-                    &mut state.is_overwritten,
-                )
-            }
-            _ => false,
+        let new = Object {
+            content: version.name.document,
+            written: state.now,
         };
-        self.all_created &= is_created;
+        let document = &mut state.saved.version(version.name).document;
+        create(document, new, is_conditional, &mut state.is_replaced);
+        state.is_mixed |= !version.existed;
+        let has_files = version.name.files.iter().any(Option::is_some);
+        self.step = if is_lost {
+            Step::Document { version }
+        } else if has_files && instance.leaves_out(Rule::DocumentLast) {
+            Step::Manifest { version }
+        } else {
+            return Saver::Saved;
+        };
+        Saver::Running(self)
     }
 }
 
-/// Reads the source of a copy: the content of `file`, if it has the listed `ETag`.
-fn read_source(
-    state: &State,
-    files: [Option<Object>; FILES],
-    file: usize,
-    is_conditional: bool,
-) -> Option<u8> {
-    let content = state.draft.files[file]?.content;
-    let is_listed = files[file].is_some_and(|listed| listed.content == content);
-    (is_listed || !is_conditional).then_some(content)
+/// Looks for the copy of a file, or makes a request to create it.
+fn copy_step(
+    instance: &Instance,
+    state: &mut State,
+    files: Files,
+    copies: &mut [Copy; FILES],
+    is_refused: &mut bool,
+    action: Action,
+) {
+    let file = match action {
+        Action::Look(file) | Action::Copy(file) => file,
+        _ => LARGE_FILE,
+    };
+    let Some(listed) = files[file] else {
+        unreachable!("a copy of a file that is not listed");
+    };
+    let key = (file, listed.content);
+    let is_conditional = !instance.leaves_out(Rule::ConditionOnSource)
+        && (action != Action::SecondPart || !instance.leaves_out(Rule::ConditionOnEachPart));
+    let source = state.draft.files[file].map(|source| source.content);
+    let source = source.filter(|&content| content == listed.content || !is_conditional);
+    copies[file] = match (action, copies[file], source) {
+        (Action::Look(_), _, _) if state.saved.copy(key).exists() => Copy::Done,
+        (Action::Look(_), Copy::Refused, _) => {
+            *is_refused = true;
+            Copy::Done
+        }
+        (Action::Look(_), _, _) => Copy::Missing,
+        (Action::FirstPart, _, Some(content)) => Copy::HasFirstPart {
+            content,
+            started: state.now,
+        },
+        (Action::SecondPart, Copy::HasFirstPart { content, started }, Some(second)) => {
+            let content = if content == second { content } else { MIXED };
+            Copy::HasParts { content, started }
+        }
+        (Action::Complete, Copy::HasParts { content, started }, _) => {
+            // Its `Last-Modified` is the time at which the upload was created.
+            let written = started;
+            create_copy(instance, state, key, Object { content, written })
+        }
+        (Action::Copy(_), _, Some(content)) => {
+            let written = state.now;
+            create_copy(instance, state, key, Object { content, written })
+        }
+        // The upload is aborted.
+        _ => Copy::Refused,
+    };
+}
+
+fn create_copy(instance: &Instance, state: &mut State, key: (usize, u8), new: Object) -> Copy {
+    let is_conditional = !instance.leaves_out(Rule::ConditionOnCopy);
+    let copy = state.saved.copy_mut(key);
+    if create(copy, new, is_conditional, &mut state.is_replaced) {
+        Copy::Done
+    } else {
+        Copy::Refused
+    }
 }
 
 /// Creates an object with `If-None-Match: *`, or without if not `is_conditional`. Returns whether it was created.
 fn create(
     object: &mut Versioned,
-    content: u8,
-    now: Tick,
+    new: Object,
     is_conditional: bool,
-    is_overwritten: &mut bool,
+    is_replaced: &mut bool,
 ) -> bool {
     if object.exists() {
         if is_conditional {
             return false;
         }
-        *is_overwritten = true;
+        *is_replaced = true;
     }
-    *object = Versioned::object(content, now);
+    *object = Versioned::object(new.content, new.written);
     true
-}
-
-fn members(files: &Files) -> impl Iterator<Item = usize> {
-    files
-        .iter()
-        .enumerate()
-        .filter_map(|(file, &is_member)| is_member.then_some(file))
 }
