@@ -32,6 +32,14 @@ const SAVES: Instance = Instance {
     ..SAVE
 };
 
+/// Two saves at once that do not start again.
+const BRIEF_SAVES: Instance = Instance {
+    edits: 0,
+    reads: 1,
+    listings: 1,
+    ..SAVES
+};
+
 /// A listing takes at least two pages.
 const PAGES: Instance = Instance {
     edits: 3,
@@ -226,12 +234,12 @@ rules_that_are_needed! {
     etag_in_the_key_of_a_copy: EtagInKeyOfCopy in SAVE => INCOMPLETE;
     condition_on_the_source: ConditionOnSource in SAVE => INCOMPLETE;
     condition_on_each_part: ConditionOnEachPart in SAVE => INCOMPLETE;
-    condition_on_the_copy: ConditionOnCopy in Instance { edits: 0, ..SAVES } => REPLACED;
+    condition_on_the_copy: ConditionOnCopy in BRIEF_SAVES => REPLACED;
     listing_after_a_refused_copy: ListingAfterRefusedCopy in SAVE => INCOMPLETE;
     document_last: DocumentLast in SAVE => INCOMPLETE;
-    condition_on_the_manifest: ConditionOnManifest in Instance { edits: 0, ..SAVES } => REPLACED;
-    comparison_without_times: ComparisonWithoutTimes in Instance { edits: 2, contents: 1, ..SAVES } => FAILED;
-    condition_on_the_document: ConditionOnDocument in Instance { edits: 0, ..SAVES } => REPLACED;
+    condition_on_the_manifest: ConditionOnManifest in BRIEF_SAVES => REPLACED;
+    comparison_without_times: ComparisonWithoutTimes in Instance { edits: 2, contents: 1, ..BRIEF_SAVES } => FAILED;
+    condition_on_the_document: ConditionOnDocument in BRIEF_SAVES => REPLACED;
     deadline: Deadline in PRUNE => INCOMPLETE;
     versioning: Versioning in PRUNE => LOST;
     document_before_manifest: DocumentBeforeManifest in PRUNE => INTERRUPTED;
@@ -242,7 +250,7 @@ rules_that_are_needed! {
     wait: Wait in PRUNE => INCOMPLETE;
     markers_of_other_runs: MarkersOfOtherRuns in Instance { drops: 0, ..KILLED_PRUNE } => INCOMPLETE;
     single_deletion: SingleDeletion in Instance { drops: 0, lost_answers: 1, ..PRUNE } => INTERRUPTED;
-    all_markers: AllMarkers in Instance { drops: 0, ticks: 2, ..TWO_PRUNERS } => INCOMPLETE;
+    all_markers: AllMarkers in Instance { drops: 0, ticks: 2, reads: 1, ..TWO_PRUNERS } => INCOMPLETE;
     restored_manifests: RestoredManifests in PRUNE => INCOMPLETE;
 }
 
