@@ -36,7 +36,7 @@ const SAVES: Instance = Instance {
 const BRIEF_SAVES: Instance = Instance {
     edits: 0,
     reads: 1,
-    listings: 1,
+    listings: 2,
     ..SAVES
 };
 
@@ -238,7 +238,7 @@ rules_that_are_needed! {
     listing_after_a_refused_copy: ListingAfterRefusedCopy in SAVE => INCOMPLETE;
     document_last: DocumentLast in SAVE => INCOMPLETE;
     condition_on_the_manifest: ConditionOnManifest in BRIEF_SAVES => REPLACED;
-    comparison_without_times: ComparisonWithoutTimes in Instance { edits: 2, contents: 1, ..BRIEF_SAVES } => FAILED;
+    comparison_without_times: ComparisonWithoutTimes in Instance { files: [true, false], edits: 2, contents: 1, ..BRIEF_SAVES } => FAILED;
     condition_on_the_document: ConditionOnDocument in BRIEF_SAVES => REPLACED;
     deadline: Deadline in PRUNE => INCOMPLETE;
     versioning: Versioning in PRUNE => LOST;
