@@ -18,6 +18,7 @@ mod limits;
 mod model;
 mod process;
 mod properties;
+mod protocol;
 mod races;
 #[cfg(target_os = "linux")]
 mod resources;
