@@ -1,0 +1,20 @@
+//! `drafts verify`.
+
+use super::Context;
+use crate::args;
+use crate::error::{Error, Outcome, Result};
+use save_draft::draft::DraftId;
+
+/// Check that versions are complete and unchanged
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  drafts verify 2025092811473036584258")]
+pub struct Args {
+    /// Id or URL of the draft
+    #[arg(value_parser = args::draft_id)]
+    id: DraftId,
+}
+
+/// Runs the command.
+pub async fn run(_context: &Context, args: Args) -> Result<Outcome> {
+    Err(Error::new(format!("not done yet: {}", args.id)))
+}

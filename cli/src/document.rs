@@ -1,0 +1,1 @@
+//! The parts of a draft's document that people ask for.

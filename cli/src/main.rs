@@ -1,0 +1,24 @@
+//! The command `drafts`: lists, compares, downloads, restores and verifies the versions that save-draft saved.
+
+mod args;
+mod commands;
+mod document;
+mod error;
+mod hash;
+mod history;
+mod manifest;
+mod output;
+mod store;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use self::args::Cli;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = commands::run(cli).await;
+    result.map_or_else(|error| error.report(), |outcome| outcome.exit_code())
+}
