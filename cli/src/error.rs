@@ -37,6 +37,7 @@ pub struct Error {
     text: String,
     advice: Option<String>,
     is_closed_pipe: bool,
+    is_problem: bool,
 }
 
 impl Error {
@@ -46,6 +47,15 @@ impl Error {
             text: text.into(),
             advice: None,
             is_closed_pipe: false,
+            is_problem: false,
+        }
+    }
+
+    /// Creates the error for a version that is damaged or incomplete. Its exit status is that of a found problem.
+    pub fn problem(text: impl Into<String>) -> Self {
+        Self {
+            is_problem: true,
+            ..Self::new(text)
         }
     }
 
@@ -63,7 +73,7 @@ impl Error {
         }
     }
 
-    /// Prints the error and returns the exit status 2. A reader of the output that stops reading, like `head`, is
+    /// Prints the error and returns the exit status: 1 for a found problem, else 2. A reader of the output that stops reading, like `head`, is
     /// no error.
     pub fn report(&self) -> ExitCode {
         if self.is_closed_pipe {
@@ -76,7 +86,7 @@ impl Error {
         if let Some(advice) = &self.advice {
             let _ = writeln!(stderr, "  {advice}");
         }
-        ExitCode::from(2)
+        ExitCode::from(if self.is_problem { 1 } else { 2 })
     }
 }
 
