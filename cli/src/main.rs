@@ -1,13 +1,20 @@
 //! The command `drafts`: lists, compares, downloads, restores and verifies the versions that save-draft saved.
 
+mod archive;
 mod args;
 mod commands;
+mod concurrent;
+mod contents;
 mod document;
 mod error;
 mod hash;
 mod history;
 mod manifest;
 mod output;
+mod paths;
+mod relink;
+mod retention;
+mod staging;
 mod store;
 
 use std::process::ExitCode;
