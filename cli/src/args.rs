@@ -1,8 +1,11 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
-use save_draft::draft::DraftId;
-use save_draft::draft::keys::DraftPrefix;
+use clap_complete::Shell;
+use save_draft::draft::keys::{DraftPrefix, InvalidDraftPrefix};
+use save_draft::draft::{DraftId, InvalidDraftId};
 
 use crate::commands::{diff, download, link, prune, restore, show, verify, versions};
 
@@ -57,13 +60,17 @@ pub enum Command {
     Verify(verify::Args),
     Prune(prune::Args),
     /// Print the completions for a shell
+    ///
+    /// For bash: drafts completions bash > ~/.local/share/bash-completion/completions/drafts
     #[command(hide = true)]
     Completions {
-        shell: clap_complete::Shell,
+        shell: Shell,
     },
-    /// Print the man page
+    /// Write the man pages to a folder
     #[command(hide = true)]
-    Man,
+    Man {
+        folder: PathBuf,
+    },
 }
 
 /// Parses the id of a draft, or the URL that has it.
@@ -72,12 +79,12 @@ pub fn draft_id(text: &str) -> Result<DraftId, String> {
         DraftId::from_url(text, &[]).map_err(|error| error.to_string())
     } else {
         text.parse()
-            .map_err(|error: save_draft::draft::InvalidDraftId| error.to_string())
+            .map_err(|error: InvalidDraftId| error.to_string())
     }
 }
 
 /// Parses the prefix of all drafts.
 pub fn draft_prefix(text: &str) -> Result<DraftPrefix, String> {
     text.parse()
-        .map_err(|error: save_draft::draft::keys::InvalidDraftPrefix| error.to_string())
+        .map_err(|error: InvalidDraftPrefix| error.to_string())
 }

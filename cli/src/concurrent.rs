@@ -19,7 +19,12 @@ where
     let mut tasks = JoinSet::new();
     for item in items {
         if tasks.len() >= limit {
-            tasks.join_next().await.transpose().map_err(panicked)?.transpose()?;
+            tasks
+                .join_next()
+                .await
+                .transpose()
+                .map_err(panicked)?
+                .transpose()?;
         }
         tasks.spawn(work(item));
     }

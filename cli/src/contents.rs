@@ -140,7 +140,8 @@ fn missing(store: &Store, key: &str) -> Error {
 
 /// Reads a manifest of the draft `id`. Returns the problem if it is not one.
 pub fn parse(bytes: &[u8], id: &DraftId) -> std::result::Result<Vec<VersionFile>, String> {
-    let manifest: Manifest<'_> = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let manifest: Manifest<'_> =
+        serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if manifest.draft_id != id.as_str() {
         return Err(format!("it is of the draft {:?}", manifest.draft_id));
     }
@@ -156,7 +157,10 @@ pub fn parse(bytes: &[u8], id: &DraftId) -> std::result::Result<Vec<VersionFile>
         };
         // A key elsewhere would bring in a file of another draft.
         if file.key != parsed.key(id) {
-            return Err(format!("{:?} is not the copy of {:?}", file.key, parsed.path));
+            return Err(format!(
+                "{:?} is not the copy of {:?}",
+                file.key, parsed.path
+            ));
         }
         files.push(parsed);
     }
@@ -221,7 +225,10 @@ mod tests {
         let json = format!(
             r#"["{document}",[["assets/你 \"a\".mp4","900150983cd24fb0d6963f7d28e17f72"]]]"#
         );
-        assert_eq!(state_digest(&document, &files), Sha256Digest::of(json.as_bytes()));
+        assert_eq!(
+            state_digest(&document, &files),
+            Sha256Digest::of(json.as_bytes())
+        );
     }
 
     #[test]

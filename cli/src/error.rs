@@ -59,6 +59,11 @@ impl Error {
         }
     }
 
+    /// Returns whether the error is a found problem.
+    pub fn is_problem(&self) -> bool {
+        self.is_problem
+    }
+
     /// Adds what to do.
     pub fn advise(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());

@@ -1,14 +1,15 @@
 //! The versions of a draft.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use save_draft::draft::keys::{self, DocumentName};
 use save_draft::draft::{DraftId, Version};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Result};
-use crate::manifest::Manifest;
 use crate::output;
 use crate::store::{Bucket, CONCURRENCY, Object, Store};
 
@@ -47,20 +48,6 @@ impl SavedVersion {
         let time = self.name.time().map(|time| time.unix_timestamp());
         let time = time.ok().and_then(|time| Timestamp::from_second(time).ok());
         time.unwrap_or_default()
-    }
-
-    /// Reads the manifest, or returns `None` if the version has no other files.
-    pub async fn read_manifest(&self, store: &Store) -> Result<Option<Manifest>> {
-        let Some(manifest) = &self.manifest else {
-            return Ok(None);
-        };
-        let url = store.url(Bucket::Saved, &manifest.key);
-        let read = store.read_all(Bucket::Saved, &manifest.key).await?;
-        let (_, bytes) = read.ok_or_else(|| Error::new(format!("{url} is missing")))?;
-        let manifest = serde_json::from_slice(&bytes);
-        let manifest =
-            manifest.map_err(|error| Error::new(format!("{url} is not a manifest: {error}")))?;
-        Ok(Some(manifest))
     }
 }
 
@@ -153,19 +140,68 @@ impl History {
         }
     }
 
-    /// Returns a beginning of the version's name that only this version has.
+    /// Returns a beginning of each name that no other version has, by name.
+    pub fn short_names(&self) -> HashMap<&str, &str> {
+        let mut names: Vec<_> = self.versions.iter().collect();
+        names.sort_unstable_by_key(|version| &version.name);
+        let lengths = names.iter().enumerate().map(|(index, version)| {
+            let neighbours = [index.checked_sub(1), Some(index + 1)];
+            let neighbours = neighbours.into_iter().flatten();
+            let neighbours = neighbours.filter_map(|index| names.get(index));
+            short_length(version, neighbours.copied())
+        });
+        let pairs = names.iter().zip(lengths);
+        let pairs = pairs.map(|(version, length)| {
+            let name = version.name.as_str();
+            (name, &name[..length])
+        });
+        pairs.collect()
+    }
+
+    /// Returns a beginning of the version's name that no other version has.
     pub fn short_name<'a>(&self, version: &'a SavedVersion) -> &'a str {
-        let name = version.name.as_str();
-        let common = |other: &SavedVersion| {
-            let pairs = name.bytes().zip(other.name.as_str().bytes());
-            pairs.take_while(|(a, b)| a == b).count()
-        };
-        // Names with a common beginning were written in the same second.
         let others = self.versions.iter();
         let others = others.filter(|other| other.name != version.name);
-        let longest = others.map(common).max().unwrap_or_default();
-        let shortest = name.len() - version.name.digest().len() + SHORT_DIGITS;
-        &name[..shortest.max(longest + 1).min(name.len())]
+        &version.name.as_str()[..short_length(version, others)]
+    }
+}
+
+/// Returns the length of a beginning of the version's name that none of the others has.
+fn short_length<'a>(
+    version: &SavedVersion,
+    others: impl Iterator<Item = &'a SavedVersion>,
+) -> usize {
+    let name = version.name.as_str();
+    let common = |other: &SavedVersion| {
+        let pairs = name.bytes().zip(other.name.as_str().bytes());
+        pairs.take_while(|(a, b)| a == b).count()
+    };
+    let longest = others.map(common).max().unwrap_or_default();
+    let shortest = name.len() - version.name.digest().len() + SHORT_DIGITS;
+    shortest.max(longest + 1).min(name.len())
+}
+
+/// Memory for the manifests that are read at the same time. A large draft has one of some 10 MB.
+#[derive(Clone, Debug)]
+pub struct MemoryBudget(Arc<Semaphore>);
+
+impl Default for MemoryBudget {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(Self::KIB as usize)))
+    }
+}
+
+impl MemoryBudget {
+    /// In KiB of manifests; the parsed files take about as much again.
+    const KIB: u32 = 16 << 10;
+
+    /// Waits until there is room for the manifest of `version`. A larger one gets all of it.
+    pub async fn reserve(&self, version: &SavedVersion) -> Option<OwnedSemaphorePermit> {
+        let bytes = version.manifest.as_ref()?.size;
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let permits = Arc::clone(&self.0).acquire_many_owned(kib.clamp(1, Self::KIB));
+        // It is never closed.
+        permits.await.ok()
     }
 }
 

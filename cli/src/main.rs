@@ -9,7 +9,6 @@ mod document;
 mod error;
 mod hash;
 mod history;
-mod manifest;
 mod output;
 mod paths;
 mod relink;

@@ -163,6 +163,17 @@ pub fn count(count: u64, noun: &str) -> String {
     format!("{} {noun}{plural}", indicatif::HumanCount(count))
 }
 
+/// Returns a time in a video, like `1:02:03.500`.
+pub fn video_time(microseconds: u64) -> String {
+    let milliseconds = microseconds / 1000;
+    let (seconds, milliseconds) = (milliseconds / 1000, milliseconds % 1000);
+    let (minutes, seconds) = (seconds / 60, seconds % 60);
+    match (minutes / 60, minutes % 60) {
+        (0, minutes) => format!("{minutes}:{seconds:02}.{milliseconds:03}"),
+        (hours, minutes) => format!("{hours}:{minutes:02}:{seconds:02}.{milliseconds:03}"),
+    }
+}
+
 /// Returns `text` without characters that a terminal would act on: a file name may contain any.
 pub fn printable(text: &str) -> std::borrow::Cow<'_, str> {
     if text.contains(char::is_control) {

@@ -110,8 +110,20 @@ mod tests {
     #[test]
     fn refuses_paths_that_could_lead_out_of_the_target() {
         for path in [
-            "", "/", "/etc/passwd", "//a", "a//b", "a/", "..", "../a", "a/../../b", "a/..", ".",
-            "./a", "a/./b", "a\0b",
+            "",
+            "/",
+            "/etc/passwd",
+            "//a",
+            "a//b",
+            "a/",
+            "..",
+            "../a",
+            "a/../../b",
+            "a/..",
+            ".",
+            "./a",
+            "a/./b",
+            "a\0b",
         ] {
             for place in [Place::Folder, Place::Archive] {
                 for is_windows in [false, true] {
@@ -119,7 +131,15 @@ mod tests {
                 }
             }
         }
-        for path in ["..\\a", "a\\..\\..\\b", "\\a", "C:", "C:/a", "c:a", "\\\\server\\a"] {
+        for path in [
+            "..\\a",
+            "a\\..\\..\\b",
+            "\\a",
+            "C:",
+            "C:/a",
+            "c:a",
+            "\\\\server\\a",
+        ] {
             assert!(check_for(path, Place::Archive, false).is_err(), "{path}");
             assert!(check_for(path, Place::Folder, true).is_err(), "{path}");
         }

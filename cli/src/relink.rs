@@ -18,6 +18,13 @@ impl<'a> KnownPaths<'a> {
         }
     }
 
+    /// Returns whether an end of `text` that follows a separator, or all of it, is a path in the version.
+    pub fn has_end_of(&self, text: &str) -> bool {
+        let text = text.replace('\\', "/");
+        let mut ends = text.match_indices('/').map(|(at, _)| &text[at + 1..]);
+        self.0.contains(&*text) || ends.any(|end| self.0.contains(end))
+    }
+
     /// Returns the part of `text` that is a path in the version, if `text` is an absolute path on any
     /// system: what follows the name of the draft's folder, `id`, or else the longest end that has a
     /// folder in it.
@@ -30,12 +37,14 @@ impl<'a> KnownPaths<'a> {
         if !text.starts_with('/') && !has_drive {
             return None;
         }
-        let ends = || text.match_indices('/').map(|(at, _)| (&text[..at], &text[at + 1..]));
-        let after_id = ends().find(|(folder, end)| {
-            folder.rsplit('/').next() == Some(id) && self.0.contains(end)
-        });
-        let found = after_id
-            .or_else(|| ends().find(|(_, end)| end.contains('/') && self.0.contains(end)));
+        let ends = || {
+            text.match_indices('/')
+                .map(|(at, _)| (&text[..at], &text[at + 1..]))
+        };
+        let after_id = ends()
+            .find(|(folder, end)| folder.rsplit('/').next() == Some(id) && self.0.contains(end));
+        let found =
+            after_id.or_else(|| ends().find(|(_, end)| end.contains('/') && self.0.contains(end)));
         found.map(|(_, end)| end.to_owned())
     }
 }
@@ -122,7 +131,7 @@ mod tests {
             r#"{ "a" : "\ud800", "b":"assets/x.mp4" , "c" :1e5,"d":"\u0041" }"#,
             // Not in the version.
             r#"["/app/output/draft/2025092811473036584258/assets/y.mp4"]"#,
-            r#"["/usr/share/x.mp4","C:x.mp4","http://host/assets/x.mp4","_placeholder_/assets/x.mp4"]"#,
+            r####"["/usr/share/x.mp4","C:x.mp4","http://host/assets/x.mp4","_placeholder_/assets/x.mp4"]"####,
             r#"["/app/2025092811473036584258/../assets"]"#,
             r#"["/app/2025092811473036584258","/","","\"/assets/x.mp4\""]"#,
             // The right one already.
@@ -142,7 +151,8 @@ mod tests {
     #[test]
     fn adapts_folders_too_and_a_file_beside_the_document_after_the_id() {
         let document = r#"{"a":"/o/2025092811473036584258/matting/1","b":"/o/2025092811473036584258/cover.png","c":"/o/cover.png"}"#;
-        let expected = r#"{"a":"/home/我/draft/matting/1","b":"/home/我/draft/cover.png","c":"/o/cover.png"}"#;
+        let expected =
+            r#"{"a":"/home/我/draft/matting/1","b":"/home/我/draft/cover.png","c":"/o/cover.png"}"#;
         let files = ["matting/1/0001.png", "cover.png"];
         assert_eq!(run(document, &files), (expected.to_owned(), 2));
     }

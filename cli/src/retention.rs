@@ -136,7 +136,10 @@ type Period = fn(&ZonedDateTime, usize) -> (i16, i16);
 fn hour(time: &ZonedDateTime, _: usize) -> (i16, i16) {
     // At the end of daylight saving time the clock shows two different hours the same. `restic`
     // counts them as one too.
-    (time.year(), time.day_of_year() * 24 + i16::from(time.hour()))
+    (
+        time.year(),
+        time.day_of_year() * 24 + i16::from(time.hour()),
+    )
 }
 
 fn day(time: &ZonedDateTime, _: usize) -> (i16, i16) {
@@ -236,7 +239,9 @@ mod tests {
 
     fn zoned(times: &[&str], zone: &TimeZone) -> Vec<ZonedDateTime> {
         let times = times.iter().map(|text| timestamp(text));
-        times.map(|time| time.to_zoned_datetime(zone.clone())).collect()
+        times
+            .map(|time| time.to_zoned_datetime(zone.clone()))
+            .collect()
     }
 
     fn apply(policy: Policy, times: &[&str]) -> Vec<Vec<String>> {
@@ -365,21 +370,9 @@ mod tests {
     #[test]
     fn spans_are_subtracted_by_the_calendar() {
         for (span, time, expected) in [
-            (
-                "1y2m3d4h",
-                "2025-05-10T12:00Z",
-                "2024-03-07T08:00Z",
-            ),
-            (
-                "5m",
-                "2025-05-10T12:00Z",
-                "2024-12-10T12:00Z",
-            ),
-            (
-                "1m",
-                "2025-10-31T00:00Z",
-                "2025-10-01T00:00Z",
-            ),
+            ("1y2m3d4h", "2025-05-10T12:00Z", "2024-03-07T08:00Z"),
+            ("5m", "2025-05-10T12:00Z", "2024-12-10T12:00Z"),
+            ("1m", "2025-10-31T00:00Z", "2025-10-01T00:00Z"),
         ] {
             let parsed: Span = span.parse().expect("a valid span");
             let time = timestamp(time).to_zoned_datetime(TimeZone::UTC);

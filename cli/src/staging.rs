@@ -107,8 +107,9 @@ impl Staging {
 
     /// Makes the complete file the target.
     pub fn publish_file(self) -> Result<()> {
-        let failed =
-            |error: &io::Error| Error::io(format!("cannot create {}", self.target.display()), error);
+        let failed = |error: &io::Error| {
+            Error::io(format!("cannot create {}", self.target.display()), error)
+        };
         let path = TempPath::try_from_path(self.path()).map_err(|error| failed(&error))?;
         path.persist_noclobber(&self.target)
             .map_err(|error| failed(&error.error))?;
@@ -144,8 +145,7 @@ fn check_absent(target: &Path, may_be_folder: bool) -> Result<()> {
 
 /// Lets the names of all files in `folder` survive a crash of the machine. Their contents do already.
 fn sync_folders(folder: &Path) -> Result<()> {
-    let failed =
-        |error: io::Error| Error::io(format!("cannot read {}", folder.display()), &error);
+    let failed = |error: io::Error| Error::io(format!("cannot read {}", folder.display()), &error);
     for entry in fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         if entry.file_type().map_err(failed)?.is_dir() {
@@ -196,7 +196,8 @@ impl NewFile {
     pub async fn finish(mut self, modified: Timestamp) -> Result<()> {
         // Some systems cannot express all times.
         let modified = SystemTime::try_from(modified);
-        self.flush(Some(modified.unwrap_or(SystemTime::UNIX_EPOCH))).await
+        self.flush(Some(modified.unwrap_or(SystemTime::UNIX_EPOCH)))
+            .await
     }
 
     async fn flush(&mut self, end: Option<SystemTime>) -> Result<()> {
@@ -255,7 +256,9 @@ mod tests {
     fn names(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder).expect("a folder");
         let names = entries.map(|entry| entry.expect("an entry").file_name());
-        let mut names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+        let mut names: Vec<_> = names
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect();
         names.sort();
         names
     }
@@ -319,9 +322,13 @@ mod tests {
         let parent = tempfile::tempdir().expect("a folder");
         let staging = Staging::create(&parent.path().join("draft"), true).expect("a folder");
         write(&staging, "a/b", b"a").await.expect("a file");
-        let error = write(&staging, "a/b", b"a").await.expect_err("the file exists");
+        let error = write(&staging, "a/b", b"a")
+            .await
+            .expect_err("the file exists");
         assert!(error.to_string().contains("are the same file"), "{error}");
-        write(&staging, "a/b/c", b"a").await.expect_err("a file is no folder");
+        write(&staging, "a/b/c", b"a")
+            .await
+            .expect_err("a file is no folder");
         staging.discard().await;
         assert_eq!(names(parent.path()), [""; 0]);
     }

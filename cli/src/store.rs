@@ -9,11 +9,13 @@ use std::time::Duration;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials as _, SharedCredentialsProvider};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId as _;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{
     BucketVersioningStatus, Delete, EncodingType, ObjectIdentifier, ServerSideEncryption,
@@ -57,6 +59,7 @@ pub struct Store {
     draft_bucket: String,
     saved_bucket: String,
     endpoint: Option<String>,
+    credentials: Option<SharedCredentialsProvider>,
 }
 
 /// An object, as in a listing.
@@ -139,6 +142,7 @@ impl Store {
             draft_bucket,
             saved_bucket,
             endpoint,
+            credentials: sdk.credentials_provider(),
         })
     }
 
@@ -315,6 +319,31 @@ impl Store {
             }
             Err(error) => Err(self.failed(&request, &error)),
         }
+    }
+
+    /// Returns a link from which anyone can read an object. Makes no request.
+    pub async fn presigned(
+        &self,
+        bucket: Bucket,
+        key: &str,
+        config: PresigningConfig,
+    ) -> Result<String> {
+        let request = self.get_request(bucket, key);
+        let get = self.client.get_object().bucket(request.bucket).key(key);
+        let presigned = get.presigned(config).await;
+        let presigned = presigned.map_err(|error| self.failed(&request, &error))?;
+        Ok(presigned.uri().to_owned())
+    }
+
+    /// Returns the time at which the credentials expire, if they do.
+    pub async fn credentials_expiry(&self) -> Result<Option<Timestamp>> {
+        let Some(credentials) = &self.credentials else {
+            return Ok(None);
+        };
+        let credentials = credentials.provide_credentials().await;
+        let credentials = credentials.map_err(|error| no_credentials(&error))?;
+        let expiry = credentials.expiry().map(Timestamp::try_from);
+        Ok(expiry.transpose().unwrap_or_default())
     }
 
     /// Creates or replaces an object.
@@ -693,7 +722,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     ///
-    /// Returns an error also if the bytes do not have the checksum that S3 stores, which [`is_corrupt`] tells.
+    /// Returns an error, which counts as a found problem, if the bytes do not have the checksum that S3 stores.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
             let problem = match self.body.next().await {
@@ -703,6 +732,13 @@ impl Reader<'_> {
                 }
                 None if self.position == self.head.object.size => return Ok(None),
                 None => "the body ended early".to_owned(),
+                Some(Err(error)) if is_checksum_mismatch(&error) => {
+                    let url = self.store.url(self.bucket, &self.head.object.key);
+                    return Err(Error::problem(format!(
+                        "{url} is corrupt: {}",
+                        chain(&error)
+                    )));
+                }
                 Some(Err(error)) => chain(&error),
             };
             let Object { key, etag, .. } = &self.head.object;
@@ -721,6 +757,18 @@ impl Reader<'_> {
             self.attempt += 1;
         }
     }
+}
+
+/// Returns whether the body of a response does not have its checksum.
+fn is_checksum_mismatch(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if cause.is::<aws_smithy_checksums::body::validate::Error>() {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 /// Creates the HTTP client: TLS with the roots of the system, and the proxy of the environment.
@@ -761,6 +809,11 @@ fn incomplete(request: &Request<'_>) -> Error {
     Error::new(format!(
         "the response to {operation} of {url} lacks a field that S3 always sends"
     ))
+}
+
+fn no_credentials(cause: &(dyn StdError + 'static)) -> Error {
+    Error::new(format!("there are no AWS credentials: {}", chain(cause)))
+        .advise("Set AWS_PROFILE, sign in with `aws sso login`, or run `aws configure`.")
 }
 
 fn denied(request: &Request<'_>, message: Option<&str>) -> Error {

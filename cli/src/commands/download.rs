@@ -142,12 +142,7 @@ fn print(context: &Context, report: &Report) -> Result<()> {
 }
 
 /// Downloads the version into `staging`.
-async fn fetch(
-    context: &Context,
-    args: &Args,
-    staging: &Staging,
-    place: Place,
-) -> Result<Report> {
+async fn fetch(context: &Context, args: &Args, staging: &Staging, place: Place) -> Result<Report> {
     let store = &context.store;
     let history = History::read(store, &args.id).await?;
     let version = history.find(&args.version)?;
@@ -203,7 +198,9 @@ fn check_paths(contents: &Contents, place: Place) -> Result<()> {
         };
         checked.map_err(|problem| {
             let path = output::printable(&file.path).into_owned();
-            Error::problem(format!("the version has a file with the path {path:?}: {problem}"))
+            Error::problem(format!(
+                "the version has a file with the path {path:?}: {problem}"
+            ))
         })?;
     }
     Ok(())
@@ -241,10 +238,14 @@ async fn write_documents(
     file.write(&document).await?;
     file.finish(modified).await?;
     for other in DocumentName::ALL {
-        let listed = contents.files.iter().find(|file| file.path == other.as_str());
+        let listed = contents
+            .files
+            .iter()
+            .find(|file| file.path == other.as_str());
         let Some(listed) = listed else { continue };
         let path = writer.root().join(other.as_str());
-        let failed = |error: io::Error| Error::io(format!("cannot read {}", path.display()), &error);
+        let failed =
+            |error: io::Error| Error::io(format!("cannot read {}", path.display()), &error);
         let document = fs::read(&path).map_err(failed)?;
         if !is_plain(&document) {
             continue;
@@ -282,7 +283,10 @@ impl Download {
     /// their turn.
     async fn write_zip(&self, staging: &Staging, contents: &Contents) -> Result<()> {
         let failed = |error: io::Error| {
-            Error::io(format!("cannot write {}", staging.target().display()), &error)
+            Error::io(
+                format!("cannot write {}", staging.target().display()),
+                &error,
+            )
         };
         let mut archive = Archive::create(&staging.path()).map_err(failed)?;
         let mut files = stream::iter(&contents.files)
@@ -335,7 +339,10 @@ impl<'a> CheckedFile<'a> {
         let key = file.key(&download.id);
         let reader = download.store.read(Bucket::Saved, &key).await?;
         let reader = reader.ok_or_else(|| {
-            let (path, url) = (output::printable(&file.path), download.store.url(Bucket::Saved, &key));
+            let (path, url) = (
+                output::printable(&file.path),
+                download.store.url(Bucket::Saved, &key),
+            );
             Error::problem(format!("{path} is missing: there is no {url}"))
         })?;
         let size = reader.head.object.size;

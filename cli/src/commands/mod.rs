@@ -10,8 +10,10 @@ pub mod verify;
 pub mod versions;
 
 use std::io::{self, Write as _};
+use std::path::Path;
 
 use clap::CommandFactory as _;
+use clap_complete::Shell;
 use save_draft::draft::keys::DraftPrefix;
 
 use crate::args::{Cli, Command, GlobalArgs, draft_prefix};
@@ -32,11 +34,8 @@ pub struct Context {
 /// Runs the command of `cli`.
 pub async fn run(cli: Cli) -> Result<Outcome> {
     match cli.command {
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "drafts", &mut io::stdout());
-            return Ok(Outcome::Success);
-        }
-        Command::Man => return print_man_page(),
+        Command::Completions { shell } => return print_completions(shell),
+        Command::Man { folder } => return write_man_pages(&folder),
         _ => {}
     }
     let context = Context::new(cli.global).await?;
@@ -49,16 +48,22 @@ pub async fn run(cli: Cli) -> Result<Outcome> {
         Command::Link(args) => link::run(&context, args).await,
         Command::Verify(args) => verify::run(&context, args).await,
         Command::Prune(args) => prune::run(&context, args).await,
-        Command::Completions { .. } | Command::Man => Ok(Outcome::Success),
+        Command::Completions { .. } | Command::Man { .. } => Ok(Outcome::Success),
     }
 }
 
-fn print_man_page() -> Result<Outcome> {
-    let failed = |error: io::Error| Error::io("cannot write the man page", &error);
-    let mut page = Vec::new();
-    let man = clap_mangen::Man::new(Cli::command());
-    man.render(&mut page).map_err(failed)?;
-    io::stdout().write_all(&page).map_err(failed)?;
+fn print_completions(shell: Shell) -> Result<Outcome> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "drafts", &mut script);
+    let written = io::stdout().write_all(&script);
+    written.map_err(|error| Error::io("cannot write the completions", &error))?;
+    Ok(Outcome::Success)
+}
+
+fn write_man_pages(folder: &Path) -> Result<Outcome> {
+    let written = clap_mangen::generate_to(Cli::command(), folder);
+    let name = folder.display();
+    written.map_err(|error| Error::io(format!("cannot write man pages to {name}"), &error))?;
     Ok(Outcome::Success)
 }
 
