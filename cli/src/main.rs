@@ -2,16 +2,20 @@
 
 mod archive;
 mod args;
+mod clock;
 mod commands;
 mod concurrent;
 mod contents;
+mod copy;
 mod document;
 mod error;
 mod hash;
 mod history;
 mod output;
 mod paths;
+mod present;
 mod relink;
+mod restore_plan;
 mod retention;
 mod staging;
 mod store;

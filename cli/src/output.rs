@@ -6,7 +6,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
-use jiff::Timestamp;
+use jiff::{Timestamp, ZonedDateTime};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
@@ -116,6 +116,11 @@ impl Output {
     pub fn time(&self, time: Timestamp) -> String {
         let time = time.to_zoned_datetime(self.zone.clone());
         time.strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
+    }
+
+    /// Returns `time` with the zone of the output.
+    pub fn zoned(&self, time: Timestamp) -> ZonedDateTime {
+        time.to_zoned_datetime(self.zone.clone())
     }
 
     /// Returns a progress bar for the transfer of `bytes` bytes, with rate and time left.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use jiff::{SignedDuration, Timestamp, ToSpan as _, ZonedDateTime};
+use jiff::{SignedDuration, Timestamp, ZonedDateTime};
 
 /// Maximum number of versions that a rule keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,8 +105,9 @@ impl Span {
         let months = i32::from(self.years) * 12 + i32::from(self.months);
         let days = i32::from(time.day()) - 1 - i32::from(self.days);
         let date = time.date().first_of_month();
-        let date = date.checked_sub(months.months()).ok()?;
-        let date = date.checked_add(days.days()).ok()?;
+        let months = jiff::Span::new().try_months(months).ok()?;
+        let days = jiff::Span::new().try_days(days).ok()?;
+        let date = date.checked_sub(months).ok()?.checked_add(days).ok()?;
         let time = time.with().date(date).build().ok()?;
         let hours = SignedDuration::from_hours(self.hours.into());
         time.checked_sub(hours).ok()
