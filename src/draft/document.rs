@@ -1,6 +1,7 @@
 //! Validation of a draft's document: one complete JSON object, as Python's `json` module reads it, or
 //! an encrypted document.
 
+use std::borrow::Cow;
 use std::io::{self, BufReader, Read};
 
 use base64::Engine as _;
@@ -64,6 +65,17 @@ pub fn validate(bytes: &[u8]) -> Result<DocumentKind, BoxError> {
             redact_json_error(&error)
         )
         .into()),
+    }
+}
+
+/// Returns the JSON of a plain document: without a byte order mark, and with `[]` in place of the
+/// constants that only Python reads.
+pub fn to_json(document: &[u8]) -> Cow<'_, [u8]> {
+    let bytes = document.strip_prefix(BYTE_ORDER_MARK).unwrap_or(document);
+    if serde_json::from_slice::<IgnoredAny>(bytes).is_ok() {
+        Cow::Borrowed(bytes)
+    } else {
+        PythonConstants::new(bytes).collect()
     }
 }
 
@@ -203,6 +215,9 @@ mod tests {
         ] {
             let kind = validate(text.as_bytes()).ok();
             assert_eq!(kind, Some(DocumentKind::Plain), "{text}");
+            let json = to_json(text.as_bytes());
+            let parsed = serde_json::from_slice::<IgnoredAny>(&json);
+            assert!(parsed.is_ok(), "{text}: {parsed:?}");
         }
     }
 

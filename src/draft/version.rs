@@ -1,11 +1,13 @@
 //! Names of versions, and the digests in them.
 
 use std::fmt;
+use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
+use thiserror::Error;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
-use time::{OffsetDateTime, UtcOffset};
+use time::{OffsetDateTime, PrimitiveDateTime, UtcOffset};
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +54,10 @@ const VERSION_TIME_FORMAT: &[BorrowedFormatItem<'_>] =
 
 impl Version {
     /// Length of a name, in bytes.
-    pub const BYTES: usize = "YYYYMMDDTHHMMSSZ-".len() + Sha256Digest::HEX_DIGITS;
+    pub const BYTES: usize = Self::TIME_BYTES + "-".len() + Sha256Digest::HEX_DIGITS;
+
+    /// Length of the time in a name, in bytes.
+    const TIME_BYTES: usize = "YYYYMMDDTHHMMSSZ".len();
 
     /// Creates the name for a state written at `last_modified` (to the second, the precision of
     /// `Last-Modified`) with the digest `sha256`.
@@ -74,6 +79,42 @@ impl Version {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Returns the time in the name: that of the state, to the second.
+    ///
+    /// # Errors
+    ///
+    /// None: every name has a valid time.
+    pub fn time(&self) -> Result<OffsetDateTime, time::error::Parse> {
+        let time = PrimitiveDateTime::parse(&self.0[..Self::TIME_BYTES], VERSION_TIME_FORMAT)?;
+        Ok(time.assume_utc())
+    }
+
+    /// Returns the digest in the name: 64 lower-case hexadecimal digits.
+    pub fn digest(&self) -> &str {
+        &self.0[Self::BYTES - Sha256Digest::HEX_DIGITS..]
+    }
+}
+
+/// The error for a string that is not the name of a version.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("the name of a version is YYYYMMDDTHHMMSSZ- and 64 lower-case hexadecimal digits")]
+pub struct InvalidVersion;
+
+impl FromStr for Version {
+    type Err = InvalidVersion;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (time, digest) = text.split_once('-').ok_or(InvalidVersion)?;
+        let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        let is_valid = time.len() == Self::TIME_BYTES
+            && PrimitiveDateTime::parse(time, VERSION_TIME_FORMAT).is_ok()
+            && digest.len() == Sha256Digest::HEX_DIGITS
+            && digest.bytes().all(is_hex);
+        is_valid
+            .then(|| Self(text.to_owned()))
+            .ok_or(InvalidVersion)
+    }
 }
 
 impl fmt::Display for Version {
@@ -94,5 +135,27 @@ mod tests {
             "20250928T114730Z-44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
         assert_eq!(version.as_str(), expected);
         assert_eq!(expected.len(), Version::BYTES);
+        assert_eq!(expected.parse(), Ok(version.clone()));
+        assert_eq!(version.time(), Ok(time));
+        assert_eq!(version.digest(), Sha256Digest::of(b"{}").to_string());
+    }
+
+    #[test]
+    fn refuses_strings_that_are_not_the_name_of_a_version() {
+        let digest = Sha256Digest::of(b"{}").to_string();
+        for name in [
+            "",
+            "20250928T114730Z",
+            &format!("20250928T114730Z-{}", &digest[1..]),
+            &format!("20250928T114730Z-{}", digest.to_uppercase()),
+            &format!("20251328T114730Z-{digest}"),
+            &format!("20250928T114760Z-{digest}"),
+            &format!("+2025928T114730Z-{digest}"),
+            &format!("20250928T114730-{digest}"),
+            &format!("20250928T114730Z-{digest}/"),
+            &format!("20250928T114730Z-{digest}0"),
+        ] {
+            assert_eq!(name.parse::<Version>(), Err(InvalidVersion), "{name:?}");
+        }
     }
 }

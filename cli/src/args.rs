@@ -1,0 +1,90 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+use save_draft::draft::keys::{DraftPrefix, InvalidDraftPrefix};
+use save_draft::draft::{DraftId, InvalidDraftId};
+
+use crate::commands::{diff, download, link, prune, restore, show, verify, versions};
+
+/// Gets back the versions that save-draft saved
+#[derive(Debug, Parser)]
+#[command(
+    name = "drafts",
+    version,
+    disable_help_subcommand = true,
+    infer_subcommands = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options of every command")]
+pub struct GlobalArgs {
+    /// Bucket of the drafts
+    #[arg(long, global = true, env = "DRAFT_BUCKET", value_name = "NAME")]
+    pub bucket: Option<String>,
+    /// Bucket of the versions, if it is another
+    #[arg(long, global = true, env = "SAVED_BUCKET", value_name = "NAME")]
+    pub saved_bucket: Option<String>,
+    /// Prefix of all drafts [default: drafts/]
+    #[arg(long, global = true, env = "DRAFT_PREFIX", value_name = "PREFIX")]
+    pub prefix: Option<String>,
+    /// Endpoint of an S3-compatible store
+    #[arg(long, global = true, value_name = "URL")]
+    pub endpoint_url: Option<String>,
+    /// Print one JSON value
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print times in UTC instead of the local zone
+    #[arg(long, global = true)]
+    pub utc: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Versions(versions::Args),
+    Show(show::Args),
+    Diff(diff::Args),
+    Download(download::Args),
+    Restore(restore::Args),
+    Link(link::Args),
+    Verify(verify::Args),
+    Prune(prune::Args),
+    /// Print the completions for a shell
+    ///
+    /// For bash: drafts completions bash > ~/.local/share/bash-completion/completions/drafts
+    #[command(hide = true)]
+    Completions {
+        shell: Shell,
+    },
+    /// Write the man pages to a folder
+    #[command(hide = true)]
+    Man {
+        folder: PathBuf,
+    },
+}
+
+/// Parses the id of a draft, or the URL that has it.
+pub fn draft_id(text: &str) -> Result<DraftId, String> {
+    if text.contains("://") {
+        DraftId::from_url(text, &[]).map_err(|error| error.to_string())
+    } else {
+        text.parse()
+            .map_err(|error: InvalidDraftId| error.to_string())
+    }
+}
+
+/// Parses the prefix of all drafts.
+pub fn draft_prefix(text: &str) -> Result<DraftPrefix, String> {
+    text.parse()
+        .map_err(|error: InvalidDraftPrefix| error.to_string())
+}

@@ -1,0 +1,642 @@
+//! `drafts prune`: deletes old versions by a policy, and the copies of files that no version has.
+//!
+//! Saves run at the same time: one may use an old copy, or an old manifest, at the moment at which it is deleted. So
+//! nothing is deleted for good: deletes leave markers, which a second look removes from whatever a version needs,
+//! after the longest time that a save may take. The order of the steps matters; `tests/model.rs` checks it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Write as _;
+use std::hash::{BuildHasher as _, RandomState};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use save_draft::draft::keys::{self, DocumentName, MANIFEST};
+use save_draft::draft::DraftId;
+use serde::Serialize;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use super::Context;
+use crate::args;
+use crate::clock::Clock;
+use crate::concurrent::{for_each, interrupted, panicked};
+use crate::contents::parse;
+use crate::error::{Error, Outcome, Result};
+use crate::history::{History, SavedVersion};
+use crate::output::{self, Align};
+use crate::retention::{Count, Policy, Span};
+use crate::store::{Bucket, CONCURRENCY, Object, Store};
+
+/// Maximum number of rounds in which the second look finds something new.
+const MAX_LOOKS: u32 = 10;
+
+/// Delete versions by a policy, and the files that no version has
+///
+/// Keeps the versions that one of the rules keeps, as `restic forget` does, and deletes the others. Then deletes
+/// copies of files that no version has and that are older than a day, waits for the saves that may be in progress
+/// (20 minutes), and recovers what a new version needs. Needs a bucket with versioning, whose lifecycle deletes the
+/// data for good.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  drafts prune 2025092811473036584258 --keep-last 10 --dry-run
+  drafts prune --all --keep-within 7d --keep-daily 30 --keep-monthly 12")]
+pub struct Args {
+    /// Ids or URLs of the drafts
+    #[arg(value_parser = args::draft_id, required_unless_present = "all", value_name = "ID")]
+    ids: Vec<DraftId>,
+    /// All drafts that have versions
+    #[arg(long, conflicts_with = "ids")]
+    all: bool,
+    /// Keep the newest N versions of a draft, or unlimited
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
+    keep_last: Count,
+    /// Keep the newest version of each of the last N hours that have one
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
+    keep_hourly: Count,
+    /// Keep the newest version of each of the last N days that have one
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
+    keep_daily: Count,
+    /// Keep the newest version of each of the last N weeks that have one
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
+    keep_weekly: Count,
+    /// Keep the newest version of each of the last N months that have one
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
+    keep_monthly: Count,
+    /// Keep all versions of a time before the newest, such as 1y6m7d12h
+    #[arg(long, value_name = "TIME")]
+    keep_within: Option<Span>,
+    /// Print what would be deleted, and delete nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask before deleting
+    #[arg(long)]
+    yes: bool,
+    /// Age from which on a copy may be deleted, in seconds
+    #[arg(long, hide = true, value_name = "SECONDS", default_value_t = 24 * 60 * 60)]
+    min_age: u32,
+    /// Longest time that a save may take, in seconds
+    #[arg(long, hide = true, value_name = "SECONDS", default_value_t = 20 * 60)]
+    max_save: u32,
+}
+
+impl Args {
+    fn policy(&self) -> Policy {
+        Policy {
+            last: self.keep_last,
+            hourly: self.keep_hourly,
+            daily: self.keep_daily,
+            weekly: self.keep_weekly,
+            monthly: self.keep_monthly,
+            within: self.keep_within,
+        }
+    }
+}
+
+/// What is deleted of a draft.
+struct DraftPlan {
+    id: DraftId,
+    /// With the reasons to keep each, from the newest to the oldest.
+    kept: Vec<(SavedVersion, Vec<String>)>,
+    removed: Vec<SavedVersion>,
+    /// Keys of the documents, which are deleted first.
+    documents: Vec<String>,
+    /// Keys of the manifests: those of the versions, and old ones without a version.
+    manifests: Vec<String>,
+    /// Copies that no manifest names.
+    copies: Vec<Object>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    dry_run: bool,
+    drafts: Vec<DraftReport>,
+    /// Number of copies and manifests that the second look recovered.
+    recovered: u64,
+    /// Keys of copies that a version needs and that are gone.
+    missing: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct DraftReport {
+    draft_id: String,
+    keep: Vec<KeptReport>,
+    remove: Vec<String>,
+    /// Manifests without a version.
+    unused_manifests: usize,
+    unused_files: usize,
+    unused_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct KeptReport {
+    version: String,
+    reasons: Vec<String>,
+}
+
+/// Runs the command.
+pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
+    if args.policy().is_empty() {
+        return Err(Error::new("no rule keeps a version")
+            .advise("Pass at least one of --keep-last, --keep-hourly, --keep-daily, --keep-weekly, --keep-monthly and --keep-within."));
+    }
+    if !args.yes && !args.dry_run && !io::stdin().is_terminal() {
+        return Err(Error::new("prune asks before it deletes, and there is no terminal")
+            .advise("Pass --yes to delete without a question, or --dry-run."));
+    }
+    let store = &context.store;
+    if !store.has_versioning(Bucket::Saved).await? {
+        let bucket = store.name(Bucket::Saved);
+        return Err(Error::new(format!("the bucket {bucket} has no versioning"))
+            .advise("Enable it: without versioning, a file that a save is about to use would be lost."));
+    }
+    let prune = Prune {
+        store: store.clone(),
+        clock: Clock::read(store).await?,
+        min_age: SignedDuration::from_secs(args.min_age.into()),
+        max_save: SignedDuration::from_secs(args.max_save.into()),
+        hasher: RandomState::new(),
+    };
+    let ids = if args.all { prune.all_drafts().await? } else { args.ids.clone() };
+    let bar = context.output.count_bar("reading", ids.len() as u64);
+    let mut plans = Vec::new();
+    for id in &ids {
+        plans.push(prune.plan(context, id, &args.policy()).await?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let mut report = report(&args, &plans);
+    if !context.output.is_json() {
+        print_plan(context, &plans)?;
+    }
+    if !args.dry_run {
+        let is_empty = plans.iter().all(DraftPlan::is_empty);
+        if !is_empty && !args.yes && !confirm(&report).await? {
+            return Err(Error::new("nothing was deleted"));
+        }
+        (report.recovered, report.missing) = tokio::select! {
+            result = prune.run(context, &ids, plans) => result?,
+            () = interrupted() => return Err(stopped()),
+        };
+    }
+    print_result(context, &report)?;
+    Ok(if report.missing.is_empty() { Outcome::Success } else { Outcome::ProblemsFound })
+}
+
+fn stopped() -> Error {
+    Error::new("stopped before the last look").advise(
+        "Run the same command again soon: a version of the meantime may lack files until then.",
+    )
+}
+
+/// Asks the user.
+async fn confirm(report: &Report) -> Result<bool> {
+    let question = format!("Delete {}? [y/N] ", summary(report));
+    let answer = spawn_blocking(move || {
+        let mut answer = String::new();
+        io::stderr().write_all(question.as_bytes())?;
+        io::stdin().read_line(&mut answer)?;
+        Ok(answer)
+    });
+    let answer: io::Result<String> = answer.await.map_err(panicked)?;
+    let answer = answer.map_err(|error| Error::io("cannot ask", &error))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn report(args: &Args, plans: &[DraftPlan]) -> Report {
+    let drafts = plans.iter().map(|plan| DraftReport {
+        draft_id: plan.id.to_string(),
+        keep: plan
+            .kept
+            .iter()
+            .map(|(version, reasons)| KeptReport {
+                version: version.name.to_string(),
+                reasons: reasons.clone(),
+            })
+            .collect(),
+        remove: plan.removed.iter().map(|version| version.name.to_string()).collect(),
+        unused_manifests: plan.manifests.len()
+            - plan.removed.iter().filter(|version| version.manifest.is_some()).count(),
+        unused_files: plan.copies.len(),
+        unused_bytes: plan.copies.iter().map(|copy| copy.size).sum(),
+    });
+    Report {
+        dry_run: args.dry_run,
+        drafts: drafts.collect(),
+        recovered: 0,
+        missing: Vec::new(),
+    }
+}
+
+fn summary(report: &Report) -> String {
+    let sum = |count: fn(&DraftReport) -> usize| {
+        report.drafts.iter().map(count).sum::<usize>() as u64
+    };
+    let bytes = report.drafts.iter().map(|draft| draft.unused_bytes).sum();
+    let manifests = sum(|draft| draft.unused_manifests);
+    let mut text = format!(
+        "{} and {} ({}) that no other version has",
+        output::count(sum(|draft| draft.remove.len()), "version"),
+        output::count(sum(|draft| draft.unused_files), "file"),
+        output::size(bytes),
+    );
+    if manifests > 0 {
+        let _ = write!(text, ", and {} of interrupted saves", output::count(manifests, "manifest"));
+    }
+    text
+}
+
+fn print_plan(context: &Context, plans: &[DraftPlan]) -> Result<()> {
+    let output = &context.output;
+    for plan in plans {
+        let mut versions: Vec<_> = plan.kept.iter().map(|(version, reasons)| (version, &**reasons)).collect();
+        versions.extend(plan.removed.iter().map(|version| (version, &[][..])));
+        versions.sort_by_key(|(version, _)| std::cmp::Reverse((version.state_time(), version.saved_at)));
+        if versions.is_empty() && plan.is_empty() {
+            continue;
+        }
+        let rows = versions.into_iter().map(|(version, reasons)| {
+            let action = if reasons.is_empty() { "delete" } else { "keep" };
+            vec![
+                action.to_owned(),
+                version.name.as_str().to_owned(),
+                output.time(version.state_time()),
+                reasons.join(", "),
+            ]
+        });
+        let columns = [
+            ("action", Align::Left),
+            ("version", Align::Left),
+            ("time of the state", Align::Left),
+            ("kept as", Align::Left),
+        ];
+        let bytes = plan.copies.iter().map(|copy| copy.size).sum();
+        output.print(&format!(
+            "draft {}\n{}{} to delete that no other version has ({})\n\n",
+            plan.id,
+            output.table(&columns, rows),
+            output::count(plan.copies.len() as u64, "file"),
+            output::size(bytes),
+        ))?;
+    }
+    Ok(())
+}
+
+fn print_result(context: &Context, report: &Report) -> Result<()> {
+    let output = &context.output;
+    if output.is_json() {
+        output.json(report)?;
+    } else {
+        let verb = if report.dry_run { "would delete" } else { "deleted" };
+        let mut text = format!("{verb} {}\n", summary(report));
+        if report.recovered > 0 {
+            let count = output::count(report.recovered, "object");
+            let _ = writeln!(text, "recovered {count} that a new version needs");
+        }
+        output.print(&text)?;
+    }
+    for key in &report.missing {
+        let url = context.store.url(Bucket::Saved, key);
+        output.warn(&format!("a version needs {url}, which is gone"));
+    }
+    Ok(())
+}
+
+impl DraftPlan {
+    fn is_empty(&self) -> bool {
+        self.documents.is_empty() && self.manifests.is_empty() && self.copies.is_empty()
+    }
+}
+
+/// The work on the saved bucket.
+struct Prune {
+    store: Store,
+    clock: Clock,
+    /// Age from which on a copy, or a manifest without a document, may be deleted.
+    min_age: SignedDuration,
+    /// Longest time that a save may take.
+    max_save: SignedDuration,
+    /// Keys are compared by their hashes, which take less memory. Two keys with one hash keep both objects.
+    hasher: RandomState,
+}
+
+impl Prune {
+    /// Returns the ids of all drafts that have versions or copies.
+    async fn all_drafts(&self) -> Result<Vec<DraftId>> {
+        let mut folders = self.store.folders(Bucket::Saved, keys::VERSIONS).await?;
+        folders.extend(self.store.folders(Bucket::Saved, keys::COPIES).await?);
+        folders.sort_unstable();
+        folders.dedup();
+        Ok(folders.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    fn is_old(&self, time: Timestamp) -> bool {
+        self.clock.now().duration_since(time) >= self.min_age
+    }
+
+    async fn plan(&self, context: &Context, id: &DraftId, policy: &Policy) -> Result<DraftPlan> {
+        let history = History::read(&self.store, id).await?;
+        let versions: Vec<_> = history.versions.into_iter().rev().collect();
+        let times: Vec<_> = versions
+            .iter()
+            .map(|version| context.output.zoned(version.state_time()))
+            .collect();
+        let reasons = policy.apply(&times, self.clock.now());
+        let (mut kept, mut removed) = (Vec::new(), Vec::new());
+        for (version, reasons) in versions.into_iter().zip(reasons) {
+            if reasons.is_empty() {
+                removed.push(version);
+            } else {
+                kept.push((version, reasons));
+            }
+        }
+        let mut documents: Vec<_> =
+            removed.iter().map(|version| version.document.key.clone()).collect();
+        let mut manifests: Vec<_> = removed
+            .iter()
+            .filter_map(|version| version.manifest.as_ref())
+            .map(|manifest| manifest.key.clone())
+            .collect();
+        let prefix = keys::versions(id);
+        let removed_names: HashSet<_> =
+            removed.iter().map(|version| version.name.as_str()).collect();
+        for object in history.other {
+            let path = object.key.strip_prefix(&prefix).unwrap_or_default();
+            let Some((version, name)) = path.split_once('/') else { continue };
+            let is_document = DocumentName::ALL.iter().any(|it| it.as_str() == name);
+            if is_document && removed_names.contains(version) {
+                documents.push(object.key);
+            } else if name == MANIFEST && self.is_old(object.last_modified) {
+                manifests.push(object.key);
+            }
+        }
+        let gone = manifests.iter().map(String::as_str).collect();
+        let copies = self.unnamed_copies(id, &gone).await?;
+        Ok(DraftPlan {
+            id: id.clone(),
+            kept,
+            removed,
+            documents,
+            manifests,
+            copies,
+        })
+    }
+
+    /// Returns the copies that are old enough and that no manifest names, but those in `without`.
+    ///
+    /// Reads the copies before the manifests: the other way round, a program that was suspended in between would
+    /// take a copy for old that a save of the meantime names.
+    async fn unnamed_copies(&self, id: &DraftId, without: &HashSet<&str>) -> Result<Vec<Object>> {
+        let mut copies = Vec::new();
+        let mut pages = self.store.pages(Bucket::Saved, &keys::copies(id));
+        while let Some(page) = pages.next().await? {
+            copies.extend(page.into_iter().filter(|copy| self.is_old(copy.last_modified)));
+        }
+        if !copies.is_empty() {
+            let named = self.named_copies(id, without).await?;
+            copies.retain(|copy| !named.contains(&self.hash(&copy.key)));
+        }
+        Ok(copies)
+    }
+
+    fn hash(&self, key: &str) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    /// Returns the hashes of the keys of all copies that the manifests of a draft name, but those in `without`.
+    async fn named_copies(&self, id: &DraftId, without: &HashSet<&str>) -> Result<HashSet<u64>> {
+        let named = Arc::new(Mutex::new(HashSet::new()));
+        let hasher = self.hasher.clone();
+        let add = {
+            let named = Arc::clone(&named);
+            move |keys: &[String]| {
+                let mut named = named.lock().unwrap_or_else(PoisonError::into_inner);
+                named.extend(keys.iter().map(|key| hasher.hash_one(key.as_str())));
+            }
+        };
+        self.for_each_manifest(id, without, add).await?;
+        let mut named = named.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(std::mem::take(&mut *named))
+    }
+
+    /// Calls `visit` with the keys that each manifest of a draft names, those without a document included.
+    async fn for_each_manifest(
+        &self,
+        id: &DraftId,
+        without: &HashSet<&str>,
+        visit: impl Fn(&[String]) + Clone + Send + 'static,
+    ) -> Result<()> {
+        let mut manifests = Vec::new();
+        let mut pages = self.store.pages(Bucket::Saved, &keys::versions(id));
+        while let Some(page) = pages.next().await? {
+            let keys = page.into_iter().map(|object| object.key);
+            manifests.extend(keys.filter(|key| is_manifest(key) && !without.contains(&**key)));
+        }
+        for_each(manifests, CONCURRENCY, |key| {
+            let (store, id, visit) = (self.store.clone(), id.clone(), visit.clone());
+            async move {
+                let url = store.url(Bucket::Saved, &key);
+                // Without this manifest, its files would look as if no version had them.
+                let read = store.read_all(Bucket::Saved, &key).await?;
+                let (_, bytes) = read.ok_or_else(|| {
+                    Error::new(format!("{url} was deleted meanwhile")).advise("Run the command again.")
+                })?;
+                let files = parse(&bytes, &id).map_err(|problem| {
+                    Error::problem(format!("{url} is not a manifest: {problem}"))
+                        .advise("No file is deleted while it is there.")
+                })?;
+                let keys: Vec<_> = files.iter().map(|file| file.key(&id)).collect();
+                visit(&keys);
+                Ok(())
+            }
+        })
+        .await
+    }
+
+    /// Deletes what the plans name, and takes the second look. Returns the number of recovered objects, and the keys
+    /// of those that are gone.
+    async fn run(
+        &self,
+        context: &Context,
+        ids: &[DraftId],
+        plans: Vec<DraftPlan>,
+    ) -> Result<(u64, Vec<String>)> {
+        let bar = context.output.count_bar("deleting", plans.len() as u64);
+        for plan in plans {
+            // A version without its document is none. Without its manifest, it would be incomplete.
+            self.store.delete(Bucket::Saved, &plan.documents).await?;
+            self.store.delete(Bucket::Saved, &plan.manifests).await?;
+            // Once more: time has passed since the plan was made.
+            let copies = self.unnamed_copies(&plan.id, &HashSet::new()).await?;
+            let copies: Vec<_> = copies.into_iter().map(|copy| copy.key).collect();
+            self.store.delete(Bucket::Saved, &copies).await?;
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        let marked = self.wait(context, ids).await?;
+        let bar = context.output.count_bar("looking again", marked.len() as u64);
+        let (mut recovered, mut missing) = (0, Vec::new());
+        for id in marked {
+            recovered += self.recover(&id, &mut missing).await?;
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok((recovered, missing))
+    }
+
+    /// Waits until all saves have ended that may have used something before it was deleted: by this run, or by
+    /// another one that was stopped. Returns the drafts with such objects.
+    async fn wait(&self, context: &Context, ids: &[DraftId]) -> Result<Vec<DraftId>> {
+        let mut marked = Vec::new();
+        let mut youngest: Option<Timestamp> = None;
+        for id in ids {
+            let manifests = self.markers(&keys::versions(id)).await?;
+            let manifests = manifests.into_values().filter(|marker| is_manifest(&marker.key));
+            let copies = self.markers(&keys::copies(id)).await?.into_values();
+            let times = manifests.chain(copies).map(|marker| marker.time);
+            if let Some(time) = times.max() {
+                marked.push(id.clone());
+                youngest = youngest.max(Some(time));
+            }
+        }
+        let Some(end) = youngest.and_then(|time| time.checked_add(self.max_save).ok()) else {
+            return Ok(marked);
+        };
+        let left = end.duration_since(self.clock.now());
+        // The time of an object has no fractions of a second.
+        let left = Duration::try_from(left).unwrap_or_default() + Duration::from_secs(1);
+        if end >= self.clock.now() {
+            context.output.note(&format!(
+                "waiting until {} for saves that may be in progress; a run that is stopped now has to be repeated",
+                context.output.time(end)
+            ));
+            sleep(left).await;
+        }
+        Ok(marked)
+    }
+
+    /// Returns the delete markers that are the newest versions of their objects, by key.
+    async fn markers(&self, prefix: &str) -> Result<BTreeMap<String, Marker>> {
+        let versions = self.store.object_versions(Bucket::Saved, prefix).await?;
+        let markers = versions.into_iter().filter(|it| it.is_latest && it.is_delete_marker);
+        let markers = markers.map(|version| {
+            let marker = Marker {
+                key: version.object.key.clone(),
+                version_id: version.version_id,
+                time: version.object.last_modified,
+            };
+            (version.object.key, marker)
+        });
+        Ok(markers.collect())
+    }
+
+    /// Recovers the manifests and copies of a draft that versions need. Adds the keys of copies that are gone to
+    /// `missing`.
+    async fn recover(&self, id: &DraftId, missing: &mut Vec<String>) -> Result<u64> {
+        let mut recovered = 0;
+        // Several runs may have added a marker each.
+        for _ in 0..MAX_LOOKS {
+            let manifests = self.lost_manifests(id).await?;
+            self.remove(&manifests).await?;
+            recovered += manifests.len() as u64;
+            if manifests.is_empty() {
+                break;
+            }
+        }
+        for _ in 0..MAX_LOOKS {
+            let markers = self.markers(&keys::copies(id)).await?;
+            if markers.is_empty() {
+                break;
+            }
+            let lost = self.named(id, markers).await?;
+            self.remove(&lost).await?;
+            recovered += lost.len() as u64;
+            if lost.is_empty() {
+                break;
+            }
+        }
+        missing.extend(self.missing_copies(id).await?);
+        Ok(recovered)
+    }
+
+    /// Returns the markers of manifests of versions that exist.
+    async fn lost_manifests(&self, id: &DraftId) -> Result<Vec<Marker>> {
+        let prefix = keys::versions(id);
+        let versions = self.store.object_versions(Bucket::Saved, &prefix).await?;
+        let folder = |key: &str| Some(key.rsplit_once('/')?.0.to_owned());
+        let documents: HashSet<_> = versions
+            .iter()
+            .filter(|it| it.is_latest && !it.is_delete_marker && !is_manifest(&it.object.key))
+            .filter_map(|it| folder(&it.object.key))
+            .collect();
+        let markers = self.markers(&prefix).await?.into_values();
+        let markers = markers.filter(|marker| is_manifest(&marker.key));
+        Ok(markers
+            .filter(|marker| folder(&marker.key).is_some_and(|it| documents.contains(&it)))
+            .collect())
+    }
+
+    /// Returns those of the markers whose copies a manifest names.
+    async fn named(
+        &self,
+        id: &DraftId,
+        markers: BTreeMap<String, Marker>,
+    ) -> Result<Vec<Marker>> {
+        let markers = Arc::new(Mutex::new((markers, Vec::new())));
+        let find = {
+            let markers = Arc::clone(&markers);
+            move |keys: &[String]| {
+                let mut markers = markers.lock().unwrap_or_else(PoisonError::into_inner);
+                let (markers, found) = &mut *markers;
+                found.extend(keys.iter().filter_map(|key| markers.remove(key)));
+            }
+        };
+        self.for_each_manifest(id, &HashSet::new(), find).await?;
+        let mut markers = markers.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(std::mem::take(&mut markers.1))
+    }
+
+    /// Removes markers, so that the versions below them are the newest ones again. A marker that is gone, or no
+    /// longer the newest version, does no harm.
+    async fn remove(&self, markers: &[Marker]) -> Result<()> {
+        let versions = markers.iter().map(|marker| (marker.key.clone(), marker.version_id.clone()));
+        self.store.delete_versions(Bucket::Saved, &versions.collect::<Vec<_>>()).await
+    }
+
+    /// Returns the keys of the copies that manifests name and that do not exist.
+    async fn missing_copies(&self, id: &DraftId) -> Result<Vec<String>> {
+        let mut existing = HashSet::new();
+        let mut pages = self.store.pages(Bucket::Saved, &keys::copies(id));
+        while let Some(page) = pages.next().await? {
+            existing.extend(page.iter().map(|copy| self.hash(&copy.key)));
+        }
+        let missing: Arc<Mutex<HashMap<String, ()>>> = Arc::default();
+        let find = {
+            let (missing, hasher) = (Arc::clone(&missing), self.hasher.clone());
+            let existing = Arc::new(existing);
+            move |keys: &[String]| {
+                let keys = keys.iter().filter(|key| !existing.contains(&hasher.hash_one(key.as_str())));
+                let mut missing = missing.lock().unwrap_or_else(PoisonError::into_inner);
+                missing.extend(keys.map(|key| (key.clone(), ())));
+            }
+        };
+        self.for_each_manifest(id, &HashSet::new(), find).await?;
+        let mut missing = missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys: Vec<_> = missing.drain().map(|(key, ())| key).collect();
+        keys.sort_unstable();
+        Ok(keys)
+    }
+}
+
+/// A delete marker that is the newest version of its object.
+struct Marker {
+    key: String,
+    version_id: String,
+    time: Timestamp,
+}
+
+fn is_manifest(key: &str) -> bool {
+    key.rsplit('/').next() == Some(MANIFEST)
+}

@@ -1,0 +1,120 @@
+//! Results of a command: success, problems that it found, and errors that say what to do.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+
+/// The result of whatever can fail in a command.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// The end of a command that did its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Outcome {
+    /// Exit status 0.
+    Success,
+    /// Exit status 1: the command found problems, and has printed them.
+    ProblemsFound,
+}
+
+impl Outcome {
+    /// Returns the exit status.
+    pub fn exit_code(self) -> ExitCode {
+        match self {
+            Self::Success => ExitCode::SUCCESS,
+            Self::ProblemsFound => ExitCode::from(1),
+        }
+    }
+}
+
+/// The reason why a command could not do its work. Its text says what is wrong and where, and its advice what to
+/// do.
+#[derive(Debug)]
+pub struct Error {
+    text: String,
+    advice: Option<String>,
+    is_closed_pipe: bool,
+    is_problem: bool,
+}
+
+impl Error {
+    /// Creates an error with this text: no capital, no full stop.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            advice: None,
+            is_closed_pipe: false,
+            is_problem: false,
+        }
+    }
+
+    /// Creates the error for a version that is damaged or incomplete. Its exit status is that of a found problem.
+    pub fn problem(text: impl Into<String>) -> Self {
+        Self {
+            is_problem: true,
+            ..Self::new(text)
+        }
+    }
+
+    /// Returns whether the error is a found problem.
+    pub fn is_problem(&self) -> bool {
+        self.is_problem
+    }
+
+    /// Adds what to do.
+    pub fn advise(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into());
+        self
+    }
+
+    /// Creates the error of an operation on a file or on the terminal; `action` is like `cannot write x.json`.
+    pub fn io(action: impl fmt::Display, error: &io::Error) -> Self {
+        Self {
+            is_closed_pipe: error.kind() == io::ErrorKind::BrokenPipe,
+            ..Self::new(format!("{action}: {}", chain(error)))
+        }
+    }
+
+    /// Prints the error and returns the exit status: 1 for a found problem, else 2. A reader of the output that stops reading, like `head`, is
+    /// no error.
+    pub fn report(&self) -> ExitCode {
+        if self.is_closed_pipe {
+            return ExitCode::SUCCESS;
+        }
+        let red = Style::new().fg_color(Some(AnsiColor::Red.into())).bold();
+        let mut stderr = anstream::stderr().lock();
+        // Nobody reads an error of standard error.
+        let _ = writeln!(stderr, "{red}error:{red:#} {}", self.text);
+        if let Some(advice) = &self.advice {
+            let _ = writeln!(stderr, "  {advice}");
+        }
+        ExitCode::from(if self.is_problem { 1 } else { 2 })
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl StdError for Error {}
+
+/// Returns the texts of `error` and its sources in one line.
+pub fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        // Many errors repeat their source in their own text.
+        if !line.ends_with(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        next = cause.source();
+    }
+    line
+}

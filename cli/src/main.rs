@@ -1,0 +1,34 @@
+//! The command `drafts`: lists, compares, downloads, restores and verifies the versions that save-draft saved.
+
+mod archive;
+mod args;
+mod clock;
+mod commands;
+mod concurrent;
+mod contents;
+mod copy;
+mod document;
+mod error;
+mod hash;
+mod history;
+mod output;
+mod paths;
+mod present;
+mod relink;
+mod restore_plan;
+mod retention;
+mod staging;
+mod store;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use self::args::Cli;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = commands::run(cli).await;
+    result.map_or_else(|error| error.report(), |outcome| outcome.exit_code())
+}

@@ -1,0 +1,149 @@
+//! Drafts, saves and runs of `drafts`.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant, SystemTime};
+
+use local::s3::S3;
+use save_draft::config::Config;
+use save_draft::s3::Store;
+use save_draft::save::Saver;
+use serde_json::Value;
+use test_support::fixtures::BUCKET;
+use tokio::process::Command;
+
+/// Path of the executable.
+pub const DRAFTS: &str = env!("CARGO_BIN_EXE_drafts");
+
+/// The id of a draft.
+pub const ID: &str = "2025092811473036584258";
+
+/// A run of `drafts` that has ended.
+#[derive(Debug)]
+pub struct Run {
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Run {
+    /// Returns the JSON value on standard output.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Checks the exit status.
+    #[track_caller]
+    pub fn expect_status(self, status: i32) -> Self {
+        assert_eq!(self.status, status, "{}{}", self.stdout, self.stderr);
+        self
+    }
+}
+
+/// Returns the command `drafts` for this S3, with no other variables than those for it.
+pub fn command(s3: &S3) -> Command {
+    let mut command = bare_command();
+    command
+        .env("DRAFT_BUCKET", BUCKET)
+        .env("AWS_ENDPOINT_URL", s3.endpoint())
+        .env("AWS_ACCESS_KEY_ID", &s3.options().access_key)
+        .env("AWS_SECRET_ACCESS_KEY", &s3.options().secret_key);
+    command
+}
+
+/// Returns the command `drafts` in an empty environment.
+pub fn bare_command() -> Command {
+    let mut command = Command::new(DRAFTS);
+    command
+        .env_clear()
+        .env("TZ", "Asia/Shanghai")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("AWS_CONFIG_FILE", "/dev/null")
+        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// Runs a command to its end.
+pub async fn run(command: &mut Command) -> Run {
+    let output = command.output().await.expect("drafts starts");
+    let text = |bytes| String::from_utf8(bytes).expect("the output is UTF-8");
+    Run {
+        status: output.status.code().expect("an exit status"),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
+}
+
+/// Runs `drafts` with these arguments.
+pub async fn drafts(s3: &S3, args: &[&str]) -> Run {
+    run(command(s3).args(args)).await
+}
+
+/// Runs `drafts` with these arguments and `--json`, and returns the value.
+pub async fn drafts_json(s3: &S3, args: &[&str]) -> Value {
+    let run = run(command(s3).args(args).arg("--json")).await;
+    run.expect_status(0).json()
+}
+
+/// Starts an S3 server.
+pub async fn start() -> S3 {
+    S3::start_empty().await.expect("the S3 server starts")
+}
+
+/// Returns a time after the beginning of a day.
+pub fn at(seconds: u64) -> SystemTime {
+    // 2025-09-28T11:47:30Z
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_759_060_050 + seconds)
+}
+
+/// Puts a file of the draft.
+pub fn put(s3: &S3, path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
+    let path = path.as_ref().display();
+    s3.put(BUCKET, &format!("drafts/{ID}/{path}"), bytes);
+}
+
+/// Saves the draft with its files, as the function does; returns the name of the version.
+pub async fn save(s3: &S3) -> String {
+    save_with(s3, "true").await
+}
+
+/// Saves only the document of the draft; returns the name of the version.
+pub async fn save_document(s3: &S3) -> String {
+    save_with(s3, "false").await
+}
+
+async fn save_with(s3: &S3, save_files: &str) -> String {
+    let config = Config::from_lookup(|name| match name {
+        "DRAFT_BUCKET" => Some(BUCKET.into()),
+        "SAVE_FILES" => Some(save_files.into()),
+        _ => None,
+    });
+    let config = config.expect("a valid configuration");
+    let saver = Saver::new(Store::new(&s3.sdk_config(), config.storage), config.saves);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let report = saver.save(ID.parse().expect("a valid id"), deadline).await;
+    report
+        .result
+        .expect("the draft is saved")
+        .version
+        .to_string()
+}
+
+/// Returns the key of an object of a version.
+pub fn version_key(version: &str, name: &str) -> String {
+    format!("saved/{ID}/{version}/{name}")
+}
+
+/// Returns the key of the only copy of the file `path`.
+#[track_caller]
+pub fn copy_key(s3: &S3, path: &str) -> String {
+    let keys = s3.keys(BUCKET, &format!("saved-files/{ID}/"));
+    let end = format!("/{path}");
+    let mut copies = keys.into_iter().filter(|key| key.ends_with(&end));
+    let copy = copies.next().expect("a copy");
+    assert_eq!(copies.next(), None, "there is one copy of {path}");
+    copy
+}
