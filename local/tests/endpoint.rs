@@ -161,6 +161,22 @@ async fn prints_one_line_for_each_request() {
 }
 
 #[tokio::test]
+async fn keeps_an_edited_sample_draft() {
+    let folder = tempfile::tempdir().expect("a folder is created");
+    let document = folder
+        .path()
+        .join(format!("drafts/drafts/{DRAFT_ID}/draft_content.json"));
+    for edited in ["{\"edited\": 1}", "{\"edited\": 2}"] {
+        let mut local = Local::start(command(folder.path())).await;
+        fs::write(&document, edited).expect("the sample draft exists");
+        local.process.kill().await.expect("it runs");
+        Local::start(command(folder.path())).await;
+        let kept = fs::read_to_string(&document).expect("the document exists");
+        assert_eq!(kept, edited);
+    }
+}
+
+#[tokio::test]
 async fn escapes_control_and_invisible_characters_in_the_path() {
     let folder = tempfile::tempdir().expect("a folder is created");
     let mut local = Local::start(command(folder.path())).await;
@@ -274,7 +290,7 @@ async fn prints_the_variables_for_other_clients() {
     );
     assert_eq!(line.trim(), expected);
     let line = local.line_with("export ").await;
-    assert_eq!(line.trim(), "export DRAFTS_BUCKET=drafts");
+    assert_eq!(line.trim(), "export DRAFT_BUCKET=drafts");
 }
 
 #[tokio::test]
