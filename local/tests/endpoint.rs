@@ -37,7 +37,7 @@ pub(crate) struct Local {
     /// The address of the function.
     pub(crate) address: String,
     /// The address of the S3 server.
-    s3: String,
+    pub(crate) s3: String,
 }
 
 impl Local {
@@ -90,7 +90,7 @@ impl Local {
         exchange(address, &request).await
     }
 
-    async fn save(&self, id: &str) -> String {
+    pub(crate) async fn save(&self, id: &str) -> String {
         let url = format!("https://example.com/get_draft?draft_id={id}");
         self.post("", &format!(r#"{{"draft_url": "{url}"}}"#)).await
     }
