@@ -177,18 +177,6 @@ async fn a_multipart_upload_creates_one_object() {
 
     // All other ways to write below the prefix.
     assert_eq!(error(env.put("saved/2").send().await), "403 AccessDenied");
-    let list = env.client.list_objects_v2().bucket(BUCKET);
-    let mut pages = list.delimiter("/").max_keys(1).into_paginator().send();
-    let mut names = Vec::new();
-    while let Some(page) = pages.next().await {
-        let page = page.expect("the page is listed");
-        let keys = page.contents().iter().filter_map(|object| object.key());
-        names.extend(keys.map(str::to_owned));
-        let folders = page.common_prefixes().iter();
-        names.extend(folders.filter_map(|it| it.prefix().map(str::to_owned)));
-    }
-    assert_eq!(names, ["a", "b/", "c d+e", "z"]);
-
     let replaced = env.put("saved/1").if_match(ONE).send().await;
     assert_eq!(error(replaced), "403 AccessDenied");
     let copied = env.copy("media.mp4", "saved/2").send().await;
@@ -372,6 +360,18 @@ async fn older_clients_list_and_copy() {
         .start_after("b/1");
     let page = list.max_keys(1).send().await.expect("the bucket is listed");
     assert_eq!(page.contents()[0].key(), Some("b/2"));
+
+    let list = env.client.list_objects_v2().bucket(BUCKET);
+    let mut pages = list.delimiter("/").max_keys(1).into_paginator().send();
+    let mut names = Vec::new();
+    while let Some(page) = pages.next().await {
+        let page = page.expect("the page is listed");
+        let keys = page.contents().iter().filter_map(|object| object.key());
+        names.extend(keys.map(str::to_owned));
+        let folders = page.common_prefixes().iter();
+        names.extend(folders.filter_map(|it| it.prefix().map(str::to_owned)));
+    }
+    assert_eq!(names, ["a", "b/", "c d+e", "z"]);
 
     let replaced = env.copy("c+d%2Be", "copy").content_type("text/plain");
     let replaced = replaced
