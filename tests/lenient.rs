@@ -220,9 +220,9 @@ async fn any_text_in_a_field_that_is_read_gets_a_documented_result() {
             let strings = InputStrings::of(variant.as_bytes());
             check::result(&strings, &answer);
             let requests = s3.requests();
-            requests
-                .iter()
-                .for_each(|request| check::s3_request(&strings, request));
+            for request in &requests {
+                check::s3_request(&strings, request);
+            }
             s3.clear_requests();
         }
     }

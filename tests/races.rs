@@ -379,7 +379,7 @@ async fn start_process(s3: &S3, concurrency: usize, save_files: bool) -> Arc<Boo
         ("AWS_LAMBDA_MAX_CONCURRENCY", concurrency.as_str()),
         SAVE_FILES,
     ];
-    let variables = &variables[..1 + usize::from(save_files)];
+    let variables = &variables[..=usize::from(save_files)];
     Arc::new(common::start_function(s3, variables).await)
 }
 

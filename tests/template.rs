@@ -2,10 +2,10 @@
 //! `tests/deployed` checks how the deployed stack behaves.
 
 use std::collections::BTreeSet;
-use std::fs;
 
 use save_draft::error::Error;
 use serde_json::{Value, json};
+use test_support::fixtures::read_yaml;
 
 use crate::common;
 use crate::telemetry::{DIMENSION, METRICS, NAMESPACE};
@@ -13,14 +13,8 @@ use crate::telemetry::{DIMENSION, METRICS, NAMESPACE};
 /// Path of the documented URL.
 const PATH: &str = "/openapi/capcut-mate/v1/save_draft";
 
-/// Reads a YAML file of the repository without its tags: `!Ref X` is `"X"`, `!If [C, A, B]` is a list.
-fn yaml(path: &str) -> Value {
-    let text = fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
-    serde_saphyr::from_str(&text).unwrap()
-}
-
 fn template() -> Value {
-    yaml("template.yaml")
+    read_yaml("template.yaml")
 }
 
 /// Returns the properties of a resource, which must exist.
@@ -64,7 +58,7 @@ fn the_function_gets_the_variables_that_it_reads() {
     assert_eq!(given, read);
 
     // SAM CLI ignores variables that the template does not define.
-    let local = yaml("events/env.json");
+    let local = read_yaml("events/env.json");
     assert!(keys(&local["SaveDraft"]).is_subset(&given));
 
     let maximum = &template["Parameters"]["MaxDraftBytes"]["Default"];
@@ -96,7 +90,7 @@ fn policies_and_rules_have_the_functions_keys() {
 #[test]
 fn the_api_has_the_documented_path_and_texts() {
     let template = template();
-    let document = yaml("docs/openapi.yaml");
+    let document = read_yaml("docs/openapi.yaml");
     assert_eq!(keys(&document["paths"]), BTreeSet::from([PATH]));
     let documented = &document["paths"][PATH]["post"]["responses"];
     let content = |status: &str| &documented[status]["content"]["application/json"];

@@ -267,7 +267,7 @@ fn add_faults(s3: &S3, percent: f64) {
 /// Writes the sample draft, unless it exists.
 fn write_sample(drafts: &Path) -> io::Result<()> {
     let folder = drafts.join("drafts").join(SAMPLE_ID);
-    if folder.join("../sample/draft_content.json").exists() {
+    if folder.join("draft_content.json").exists() {
         return Ok(());
     }
     std::fs::create_dir_all(folder.join("assets"))?;
@@ -296,7 +296,7 @@ fn print_instructions(address: SocketAddr, s3: &S3, drafts: &Path, folders: &[&s
    and repeat step 1 with the id of this folder.
 4. Use this S3 with the command `drafts` or the AWS CLI:
    export AWS_ENDPOINT_URL_S3={endpoint} AWS_ACCESS_KEY_ID={access_key} AWS_SECRET_ACCESS_KEY={secret_key} AWS_REGION={REGION}
-   export DRAFTS_BUCKET={BUCKET}
+   export DRAFT_BUCKET={BUCKET}
 
 Press Ctrl-C to stop.",
         created.collect::<String>(),

@@ -52,3 +52,53 @@ fn without_port(authority: &str) -> &str {
         _ => authority,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::check_local;
+    use hyper::HeaderMap;
+    use hyper::header::{HeaderName, HeaderValue};
+
+    #[test]
+    fn requests_of_web_pages_are_refused() {
+        let hosts = ["container.example".to_owned()];
+        for (headers, is_allowed) in [
+            ("host: localhost", true),
+            ("host: 127.0.0.1:9000", true),
+            ("host: LOCALHOST:1|origin: http://localhost:3000", true),
+            ("host: localhost|sec-fetch-site: same-site", true),
+            ("host: container.example:9000", true),
+            ("host: container.example|origin: http://localhost", true),
+            (
+                "host: localhost|origin: https://page.example|sec-fetch-site: cross-site",
+                true,
+            ),
+            ("origin: http://localhost", false),
+            ("host: attacker.example", false),
+            ("host: localhost.attacker.example:9000", false),
+            ("host: localhost|host: attacker.example", false),
+            ("host: localhost|origin: https://attacker.example", false),
+            ("host: localhost|origin: null", false),
+            (
+                "host: localhost|origin: http://localhost.attacker.example",
+                false,
+            ),
+            ("host: localhost|origin: http://container.example", false),
+            (
+                "host: container.example|origin: http://container.example",
+                false,
+            ),
+            // A link or an image, which a presigned URL would open.
+            ("host: localhost|sec-fetch-site: cross-site", false),
+        ] {
+            let mut map = HeaderMap::new();
+            for header in headers.split('|') {
+                let (name, value) = header.split_once(": ").expect("a header");
+                let name: HeaderName = name.parse().expect("a name");
+                map.append(name, HeaderValue::from_static(value));
+            }
+            let result = check_local(&map, &hosts, Some("https://page.example"));
+            assert_eq!(result.is_ok(), is_allowed, "{headers}");
+        }
+    }
+}

@@ -37,7 +37,7 @@ pub(crate) struct Local {
     /// The address of the function.
     pub(crate) address: String,
     /// The address of the S3 server.
-    s3: String,
+    pub(crate) s3: String,
 }
 
 impl Local {
@@ -90,7 +90,7 @@ impl Local {
         exchange(address, &request).await
     }
 
-    async fn save(&self, id: &str) -> String {
+    pub(crate) async fn save(&self, id: &str) -> String {
         let url = format!("https://example.com/get_draft?draft_id={id}");
         self.post("", &format!(r#"{{"draft_url": "{url}"}}"#)).await
     }
@@ -158,6 +158,22 @@ async fn prints_one_line_for_each_request() {
     let response = local.save(DRAFT_ID).await;
     assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
     assert!(folder.path().join("drafts/saved").join(DRAFT_ID).is_dir());
+}
+
+#[tokio::test]
+async fn keeps_an_edited_sample_draft() {
+    let folder = tempfile::tempdir().expect("a folder is created");
+    let document = folder
+        .path()
+        .join(format!("drafts/drafts/{DRAFT_ID}/draft_content.json"));
+    for edited in ["{\"edited\": 1}", "{\"edited\": 2}"] {
+        let mut local = Local::start(command(folder.path())).await;
+        fs::write(&document, edited).expect("the sample draft exists");
+        local.process.kill().await.expect("it runs");
+        Local::start(command(folder.path())).await;
+        let kept = fs::read_to_string(&document).expect("the document exists");
+        assert_eq!(kept, edited);
+    }
 }
 
 #[tokio::test]
@@ -274,7 +290,7 @@ async fn prints_the_variables_for_other_clients() {
     );
     assert_eq!(line.trim(), expected);
     let line = local.line_with("export ").await;
-    assert_eq!(line.trim(), "export DRAFTS_BUCKET=drafts");
+    assert_eq!(line.trim(), "export DRAFT_BUCKET=drafts");
 }
 
 #[tokio::test]

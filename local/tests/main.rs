@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, reason = "a test fails by a panic")]
 
+mod documentation;
 mod endpoint;
 mod load;
 mod s3;

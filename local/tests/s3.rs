@@ -1,4 +1,4 @@
-//! The guarantees of the S3 server on which other tests rely, with the AWS SDK as client.
+//! The S3 server with the AWS SDK as client: what the contract suite of the function, `tests/store.rs`, does not use.
 
 use std::ffi::OsStr;
 use std::fmt::Debug;
@@ -6,7 +6,6 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::Client;
@@ -19,20 +18,17 @@ use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{
-    BucketVersioningStatus, ChecksumAlgorithm, ChecksumMode, CompletedMultipartUpload,
-    CompletedPart, Delete, MetadataDirective, ObjectIdentifier, VersioningConfiguration,
+    BucketVersioningStatus, CompletedMultipartUpload, CompletedPart, Delete, MetadataDirective,
+    ObjectIdentifier, VersioningConfiguration,
 };
-use local::s3::{Fault, Op, RawResponse, S3, S3Options, When, sdk_config};
+use local::s3::{S3, S3Options, sdk_config};
 use test_support::runtime::with_timeout;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::Barrier;
 
 const BUCKET: &str = "drafts";
 /// The `ETag` of `one`.
 const ONE: &str = "\"f97c5d29941bfb1b2fdab0874906ab82\"";
-/// The SHA-256 of `one`.
-const ONE_SHA256: &str = "dpLDrTVAu4A8Ags67mbNiIcSMjTqDG5xQ8Ct1z/0Me0=";
 
 /// A server and a client of it that does not retry.
 struct Env {
@@ -103,96 +99,15 @@ fn error<T: Debug, E: ProvideErrorMetadata>(result: Result<T, SdkError<E>>) -> S
 
 const PRECONDITION_FAILED: &str = "412 PreconditionFailed";
 
-/// Two servers with one folder share no lock, as two processes.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn one_of_many_writers_creates_an_object_also_in_several_processes() {
-    let one = Env::start().await;
-    let options = S3Options::new(&one.s3.options().data_dir);
-    let other = S3::start(options).await.expect("the server starts");
-    let other = Env::new(other, "local", "local-secret");
-    for round in 0..25 {
-        let key = format!("saved/{round}");
-        let barrier = Arc::new(Barrier::new(16));
-        let writers = (0..16_u8).map(|writer| {
-            let env = if writer % 2 == 0 { &one } else { &other };
-            let put = env.put(&key).if_none_match("*");
-            let put = put.metadata("by", writer.to_string());
-            let put = put.body(vec![writer; 10_000 + usize::from(writer)].into());
-            let barrier = Arc::clone(&barrier);
-            tokio::spawn(async move {
-                barrier.wait().await;
-                (writer, put.send().await)
-            })
-        });
-        let mut winners = Vec::new();
-        for writer in writers.collect::<Vec<_>>() {
-            match writer.await.expect("no writer panics") {
-                (writer, Ok(_)) => winners.push(writer),
-                (_, lost) => assert_eq!(error(lost), PRECONDITION_FAILED),
-            }
-        }
-        assert_eq!(winners.len(), 1, "{winners:?} created {key}");
-        let winner = winners[0];
-        let stored = other.get(&key).send().await.expect("the object exists");
-        let by = stored.metadata().expect("it has metadata")["by"].clone();
-        assert_eq!(by, winner.to_string());
-        let bytes = other.read(&key).await;
-        assert_eq!(bytes, vec![winner; 10_000 + usize::from(winner)]);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_reader_gets_one_state_with_its_metadata() {
-    let env = Arc::new(Env::start().await);
-    let state = |number: usize| format!("{number:04}").repeat(1 + (number * 7919) % 20_000);
-    let write = |number: usize| {
-        let put = env.put("draft").metadata("number", number.to_string());
-        put.body(state(number).into_bytes().into()).send()
-    };
-    write(0).await.expect("the object is written");
-    let read = async |env: Arc<Env>| {
-        let mut last = (0, 0);
-        while last.0 < 100 {
-            let object = env.get("draft").send().await.expect("the object exists");
-            let number = &object.metadata().expect("it has metadata")["number"];
-            let number: usize = number.parse().expect("it is a number");
-            let time = object.last_modified().expect("it has a time").secs();
-            let body = object.body.collect().await.expect("the body is complete");
-            assert!(body.to_vec() == state(number).as_bytes(), "state {number}");
-            assert!((number, time) >= last, "{number} after {last:?}");
-            last = (number, time);
-        }
-    };
-    let writer = async {
-        for number in 1..=100 {
-            write(number).await.expect("the object is written");
-        }
-    };
-    let reader = || read(Arc::clone(&env));
-    tokio::join!(writer, reader(), reader(), reader());
-    let folder = env.s3.options().data_dir.join(".s3");
-    let files = |name: &str| fs::read_dir(folder.join(name)).expect("the folder exists");
-    let left = (files("tmp").count(), files("metadata").count());
-    assert_eq!(left, (0, 1), "files of other states are left");
-}
-
 #[tokio::test]
-async fn reads_and_writes_have_preconditions() {
+async fn a_write_replaces_only_the_state_that_it_names() {
     let env = Env::start().await;
     let missing = env.put("a").if_match(ONE).send().await;
     assert_eq!(error(missing), "404 NoSuchKey");
-    let created = env.put("a").if_none_match("*").send().await;
-    created.expect("the object does not exist yet");
-
-    let head = |env: &Env| env.client.head_object().bucket(BUCKET).key("a");
-    head(&env).if_match(ONE).send().await.expect("it is this");
-    env.get("a").if_match(ONE).send().await.expect("it is this");
+    env.put("a").send().await.expect("the object is written");
     let other = env.get("a").if_match("\"other\"").send().await;
     assert_eq!(error(other), PRECONDITION_FAILED);
-
     let two = || env.put("a").body(ByteStream::from_static(b"two"));
-    let exists = two().if_none_match("*").send().await;
-    assert_eq!(error(exists), PRECONDITION_FAILED);
     let other = two().if_match("\"other\"").send().await;
     assert_eq!(error(other), PRECONDITION_FAILED);
     let unknown = two().if_none_match(ONE).send().await;
@@ -200,136 +115,6 @@ async fn reads_and_writes_have_preconditions() {
     assert_eq!(env.read("a").await, b"one");
     two().if_match(ONE).send().await.expect("it is this");
     assert_eq!(env.read("a").await, b"two");
-}
-
-#[tokio::test]
-async fn a_copy_has_preconditions_and_keeps_the_metadata() {
-    let env = Env::start().await;
-    let put = env.put("von/ü b+c").content_type("application/json");
-    let put = put.metadata("n", "1").checksum_sha256(ONE_SHA256);
-    put.send().await.expect("the object is written");
-    let source = "von/%C3%BC%20b%2Bc";
-    let copy = || env.copy(source, "copy");
-
-    let other = copy().copy_source_if_match("\"other\"").send().await;
-    assert_eq!(error(other), PRECONDITION_FAILED);
-    assert_eq!(env.s3.keys(BUCKET, "copy").len(), 0);
-    let missing = env.copy("none", "copy").send().await;
-    assert_eq!(error(missing), "404 NoSuchKey");
-
-    let created = copy().copy_source_if_match(ONE).if_none_match("*");
-    let created = created.send().await.expect("both conditions hold");
-    let etag = created.copy_object_result().and_then(|it| it.e_tag());
-    assert_eq!(etag, Some(ONE));
-    let exists = copy().copy_source_if_match(ONE).if_none_match("*");
-    assert_eq!(error(exists.send().await), PRECONDITION_FAILED);
-
-    let head = env.client.head_object().bucket(BUCKET).key("copy");
-    let head = head.checksum_mode(ChecksumMode::Enabled).send().await;
-    let head = head.expect("the object exists");
-    assert_eq!(head.content_type(), Some("application/json"));
-    assert_eq!(head.metadata().expect("it has metadata")["n"], "1");
-    assert_eq!(head.checksum_sha256(), Some(ONE_SHA256));
-    assert_eq!(env.read("copy").await, b"one");
-}
-
-#[tokio::test]
-async fn a_body_with_a_wrong_checksum_is_not_stored() {
-    let env = Env::start().await;
-    for wrong in [
-        env.put("a").checksum_crc32("AAAAAA=="),
-        env.put("a").checksum_crc32_c("AAAAAA=="),
-        env.put("a").checksum_crc64_nvme("AAAAAAAAAAA="),
-        env.put("a").checksum_sha1("AAAAAAAAAAAAAAAAAAAAAAAAAAA="),
-        env.put("a").checksum_sha256("AAAA"),
-        env.put("a").content_md5("AAAAAAAAAAAAAAAAAAAAAA=="),
-    ] {
-        assert_eq!(error(wrong.send().await), "400 BadDigest");
-    }
-    let corrupt = When::op(Op::PutObject).once();
-    env.s3.fault(corrupt, Fault::CorruptRequest);
-    let corrupted = env.put("a").checksum_sha256(ONE_SHA256).send().await;
-    assert_eq!(error(corrupted), "400 XAmzContentSHA256Mismatch");
-
-    // A body from a file is sent in chunks that are signed, with the checksum in a trailer.
-    let path = env.s3.options().data_dir.join("body");
-    fs::write(&path, "0123456789".repeat(20_000)).expect("the file is written");
-    let put = async || {
-        let body = ByteStream::from_path(&path).await;
-        let put = env.put("a").body(body.expect("the file exists"));
-        put.send().await
-    };
-    let corrupt = When::op(Op::PutObject).once();
-    env.s3.fault(corrupt, Fault::CorruptRequest);
-    assert_eq!(error(put().await), "403 SignatureDoesNotMatch");
-    assert!(env.s3.keys(BUCKET, "").is_empty(), "an object was stored");
-    put().await.expect("the object is written");
-    let stored = env.s3.metadata(BUCKET, "a").expect("the object exists");
-    assert!(stored.headers.contains_key("x-amz-checksum-crc32"));
-    assert_eq!(stored.headers.get("content-encoding"), None);
-}
-
-/// The SDK compares the body with the checksum of the response.
-#[tokio::test]
-async fn checksums_are_returned_with_the_object() {
-    let env = Env::start().await;
-    for algorithm in ["CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"] {
-        let name = format!("x-amz-checksum-{}", algorithm.to_ascii_lowercase());
-        let algorithm = ChecksumAlgorithm::from(algorithm);
-        let put = env.put("a").checksum_algorithm(algorithm).send().await;
-        put.expect("the object is written");
-        let stored = env.s3.metadata(BUCKET, "a").expect("the object exists");
-        assert!(stored.headers.contains_key(&name), "there is no {name}");
-        assert_eq!(env.read("a").await, b"one", "{name}");
-    }
-}
-
-#[tokio::test]
-async fn listings_come_in_pages() {
-    let env = Env::start().await;
-    for key in ["a", "b/1", "b/2", "b/c/3", "b-", "b.", "ü +", "z"] {
-        env.s3.put(BUCKET, key, key);
-    }
-    let list = async |prefix: &str, delimiter: Option<&str>, size: i32| {
-        let list = env.client.list_objects_v2().bucket(BUCKET).prefix(prefix);
-        let list = list.set_delimiter(delimiter.map(str::to_owned));
-        let mut pages = list.max_keys(size).into_paginator().send();
-        let mut names = Vec::new();
-        while let Some(page) = pages.next().await {
-            let page = page.expect("the page is listed");
-            assert!(page.key_count().is_some_and(|count| count <= size));
-            let keys = page.contents().iter().filter_map(|object| object.key());
-            names.extend(keys.map(str::to_owned));
-            let folders = page.common_prefixes().iter();
-            names.extend(folders.filter_map(|it| it.prefix().map(|it| format!("[{it}]"))));
-        }
-        names.sort_unstable();
-        names.join(" ")
-    };
-    for size in [1, 2, 3, 1000] {
-        let all = list("", None, size).await;
-        assert_eq!(all, "a b- b. b/1 b/2 b/c/3 z ü +", "{size} a page");
-        assert_eq!(list("b/", None, size).await, "b/1 b/2 b/c/3");
-        assert_eq!(list("", Some("/"), size).await, "[b/] a b- b. z ü +");
-        assert_eq!(list("b/", Some("/"), size).await, "[b/c/] b/1 b/2");
-        assert_eq!(list("none", None, size).await, "");
-    }
-    let list = env.client.list_objects_v2().bucket(BUCKET);
-    let page = list.prefix("b/c").send().await;
-    let page = page.expect("the bucket is listed");
-    let first = &page.contents()[0];
-    assert_eq!((first.key(), first.size()), (Some("b/c/3"), Some(5)));
-    let etag = env.s3.put(BUCKET, "b/c/3", "b/c/3");
-    assert_eq!(first.e_tag(), Some(&*format!("\"{etag}\"")));
-    let modified = first.last_modified().expect("it has a time").secs();
-    assert!(modified > 1_700_000_000);
-
-    let object = ObjectIdentifier::builder().key("z").build();
-    let delete = Delete::builder().objects(object.expect("it has a key"));
-    let delete = delete.build().expect("it has an object");
-    let deleted = env.client.delete_objects().bucket(BUCKET).delete(delete);
-    deleted.send().await.expect("the object is deleted");
-    assert_eq!(env.s3.keys(BUCKET, "z").len(), 0);
 }
 
 #[tokio::test]
@@ -576,6 +361,18 @@ async fn older_clients_list_and_copy() {
     let page = list.max_keys(1).send().await.expect("the bucket is listed");
     assert_eq!(page.contents()[0].key(), Some("b/2"));
 
+    let list = env.client.list_objects_v2().bucket(BUCKET);
+    let mut pages = list.delimiter("/").max_keys(1).into_paginator().send();
+    let mut names = Vec::new();
+    while let Some(page) = pages.next().await {
+        let page = page.expect("the page is listed");
+        let keys = page.contents().iter().filter_map(|object| object.key());
+        names.extend(keys.map(str::to_owned));
+        let folders = page.common_prefixes().iter();
+        names.extend(folders.filter_map(|it| it.prefix().map(str::to_owned)));
+    }
+    assert_eq!(names, ["a", "b/", "c d+e", "z"]);
+
     let replaced = env.copy("c+d%2Be", "copy").content_type("text/plain");
     let replaced = replaced
         .metadata("n", "2")
@@ -585,6 +382,22 @@ async fn older_clients_list_and_copy() {
     assert_eq!(copy.content_type(), Some("text/plain"));
     assert_eq!(copy.metadata().expect("it has metadata")["n"], "2");
     assert_eq!(env.read("copy").await, b"c d+e");
+
+    let object = ObjectIdentifier::builder().key("z").build();
+    let delete = Delete::builder().objects(object.expect("it has a key"));
+    let delete = delete.build().expect("it has an object");
+    let deleted = env.client.delete_objects().bucket(BUCKET).delete(delete);
+    deleted.send().await.expect("the object is deleted");
+    assert_eq!(env.s3.keys(BUCKET, "z").len(), 0);
+
+    let create = || env.client.create_bucket().bucket("new").send();
+    create().await.expect("the bucket is created");
+    assert_eq!(error(create().await), "409 BucketAlreadyOwnedByYou");
+    let location = env.client.get_bucket_location().bucket("new");
+    location.send().await.expect("the bucket exists");
+    let buckets = env.client.list_buckets().send().await.expect("a list");
+    let names = buckets.buckets().iter().filter_map(|bucket| bucket.name());
+    assert_eq!(names.collect::<Vec<_>>(), ["drafts", "new"]);
 }
 
 #[tokio::test]
@@ -629,33 +442,6 @@ async fn a_file_that_cannot_be_an_object_is_an_error_of_its_listings() {
         assert_eq!(list("drafts/2/").await.expect("it is valid"), Some(1));
         fs::remove_file(&path).expect("it is removed");
     }
-}
-
-#[tokio::test]
-async fn buckets_and_keys_are_missing_or_exist() {
-    let env = Env::start().await;
-    let client = &env.client;
-    assert_eq!(error(env.get("none").send().await), "404 NoSuchKey");
-    let head = client.head_object().bucket(BUCKET).key("none").send().await;
-    assert_eq!(error(head), "404 NotFound");
-    let delete = client.delete_object().bucket(BUCKET).key("none").send();
-    delete.await.expect("a missing object counts as deleted");
-
-    let no_bucket = "404 NoSuchBucket";
-    assert_eq!(error(env.get("a").bucket("new").send().await), no_bucket);
-    assert_eq!(error(env.put("a").bucket("new").send().await), no_bucket);
-    let list = client.list_objects_v2().bucket("new").send().await;
-    assert_eq!(error(list), no_bucket);
-    let head = client.head_bucket().bucket("new").send().await;
-    assert_eq!(error(head), "404 NotFound");
-    let create = || client.create_bucket().bucket("new").send();
-    create().await.expect("the bucket is created");
-    assert_eq!(error(create().await), "409 BucketAlreadyOwnedByYou");
-    let location = client.get_bucket_location().bucket("new").send().await;
-    location.expect("the bucket exists");
-    let buckets = client.list_buckets().send().await.expect("they are listed");
-    let names = buckets.buckets().iter().filter_map(|bucket| bucket.name());
-    assert_eq!(names.collect::<Vec<_>>(), ["drafts", "new"]);
 }
 
 #[tokio::test]
@@ -755,20 +541,6 @@ async fn a_file_of_the_user_is_an_object() {
 async fn requests_are_authenticated_before_the_body_is_read() {
     let env = Env::start().await;
     env.put("a").send().await.expect("the object is written");
-    let other = Env::new(
-        S3::start_empty().await.expect("it starts"),
-        "local",
-        "wrong",
-    );
-    let wrong_secret = other.get("a").send().await;
-    assert_eq!(error(wrong_secret), "403 SignatureDoesNotMatch");
-    let other = Env::new(
-        S3::start_empty().await.expect("it starts"),
-        "other",
-        "local-secret",
-    );
-    assert!(error(other.get("a").send().await).starts_with("403"));
-
     let upload = "PUT /drafts/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000000\r\n";
     let form = format!(
         "POST /drafts HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000000\r\n{}",
@@ -783,45 +555,11 @@ async fn requests_are_authenticated_before_the_body_is_read() {
 }
 
 #[tokio::test]
-async fn requests_of_web_pages_are_refused() {
-    let env = Env::start().await;
-    let status = async |headers: &str| {
-        let request = format!("GET /drafts/a HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
-        let response = env.raw(&request).await;
-        let refused = response.contains("<Message>AccessDenied</Message>");
-        (response[9..12].to_owned(), refused)
-    };
-    let same_site = status("Host: localhost\r\nSec-Fetch-Site: same-site\r\n").await;
-    // The authentication refuses these requests too, without this message.
-    let passes = ("403".to_owned(), false);
-    let refused = ("403".to_owned(), true);
-    assert_eq!(same_site, passes);
-    for host in ["localhost", "127.0.0.1:9000", "LOCALHOST:1"] {
-        assert_eq!(status(&format!("Host: {host}\r\n")).await, passes, "{host}");
-        let origin = format!("Host: {host}\r\nOrigin: http://localhost:3000\r\n");
-        assert_eq!(status(&origin).await, passes, "{host}");
-    }
-    for headers in [
-        "",
-        "Host: attacker.example\r\n",
-        "Host: localhost.attacker.example:9000\r\n",
-        "Host: localhost\r\nHost: attacker.example\r\n",
-        "Host: localhost\r\nOrigin: https://attacker.example\r\n",
-        "Host: localhost\r\nOrigin: null\r\n",
-        "Host: localhost\r\nOrigin: http://localhost.attacker.example\r\n",
-        // A link or an image, which a presigned URL would open.
-        "Host: localhost\r\nSec-Fetch-Site: cross-site\r\n",
-    ] {
-        assert_eq!(status(headers).await, refused, "{headers:?}");
-    }
-}
-
-#[tokio::test]
 async fn a_browser_does_not_run_an_object() {
     let env = Env::start().await;
     let put = env.put("page").content_type("text/html").send().await;
     put.expect("the object is written");
-    let expires = PresigningConfig::expires_in(Duration::from_secs(60));
+    let expires = PresigningConfig::expires_in(Duration::from_mins(1));
     let presigned = env
         .get("page")
         .presigned(expires.expect("it is valid"))
@@ -853,241 +591,4 @@ async fn a_browser_does_not_run_an_object() {
     );
     let foreign = get("Sec-Fetch-Site: cross-site\r\n").await;
     assert!(foreign.starts_with("HTTP/1.1 403 "), "{foreign}");
-}
-
-#[tokio::test]
-async fn an_allowed_host_is_accepted_in_host_but_not_in_origin() {
-    let folder = tempfile::tempdir().expect("a folder is created");
-    let s3 = S3::start(S3Options {
-        allowed_hosts: vec!["container.example".to_owned()],
-        ..S3Options::new(folder.path())
-    });
-    let env = Env::new(
-        s3.await.expect("the server starts"),
-        "local",
-        "local-secret",
-    );
-    for (headers, refused) in [
-        ("Host: container.example:9000\r\n", false),
-        (
-            "Host: container.example\r\nOrigin: http://localhost\r\n",
-            false,
-        ),
-        ("Host: other.example\r\n", true),
-        (
-            "Host: localhost\r\nOrigin: http://container.example\r\n",
-            true,
-        ),
-        (
-            "Host: container.example\r\nOrigin: http://container.example\r\n",
-            true,
-        ),
-    ] {
-        let request = format!("GET /drafts/a HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
-        let response = env.raw(&request).await;
-        // The authentication refuses the other requests, without this message.
-        let is_refused = response.contains("<Message>AccessDenied</Message>");
-        assert_eq!(is_refused, refused, "{headers:?}: {response}");
-    }
-}
-
-#[tokio::test]
-async fn a_fault_applies_to_the_chosen_requests() {
-    let env = Env::start().await;
-    for (fault, response) in [
-        (Fault::INTERNAL_ERROR, "500 InternalError"),
-        (Fault::SLOW_DOWN, "503 SlowDown"),
-        (Fault::ACCESS_DENIED, "403 AccessDenied"),
-        (Fault::CONFLICT, "409 ConditionalRequestConflict"),
-        (Fault::Error(418, "Teapot"), "418 Teapot"),
-        (Fault::Cut, "0"),
-        (Fault::Reset, "0"),
-    ] {
-        let when = When::op(Op::PutObject).key_starts_with("saved/");
-        let fault = env.s3.fault(when.after(1).times(2), fault);
-        env.put("a").send().await.expect("another prefix");
-        env.put("saved/1").send().await.expect("the first");
-        env.s3.delete(BUCKET, "saved/1");
-        for _ in 0..2 {
-            assert_eq!(error(env.put("saved/1").send().await), response);
-        }
-        assert_eq!((fault.hits(), env.s3.get(BUCKET, "saved/1")), (2, None));
-        env.put("saved/1").send().await.expect("after the second");
-    }
-    let choose = async |seed: u64| {
-        let fault = env
-            .s3
-            .fault(When::op(Op::GetObject).rate(0.25, seed), Fault::SLOW_DOWN);
-        let mut chosen = Vec::new();
-        for _ in 0..200 {
-            chosen.push(env.get("a").send().await.is_err());
-        }
-        fault.clear();
-        chosen
-    };
-    let first = choose(1).await;
-    assert_eq!(first, choose(1).await);
-    assert_ne!(first, choose(2).await);
-    let hits = first.iter().filter(|chosen| **chosen).count();
-    assert!((25..=75).contains(&hits), "{hits} of 200");
-}
-
-#[tokio::test]
-async fn a_lost_response_is_of_a_request_that_was_served() {
-    let env = Env::start().await;
-    env.s3.fault(When::any().once(), Fault::LoseResponse);
-    assert_eq!(error(env.put("a").send().await), "0");
-    let again = env.put("a").if_none_match("*").send().await;
-    assert_eq!(error(again), PRECONDITION_FAILED);
-    let requests = env.s3.requests();
-    let seen = requests.iter().map(|it| (it.op, it.status, it.faulted));
-    let expected = [
-        (Op::PutObject, None, true),
-        (Op::PutObject, Some(412), false),
-    ];
-    assert_eq!(seen.collect::<Vec<_>>(), expected);
-    assert_eq!((&*requests[0].bucket, &*requests[0].key), (BUCKET, "a"));
-    env.s3.clear_requests();
-    assert_eq!(env.s3.count(Op::PutObject), 0);
-}
-
-#[tokio::test]
-async fn a_raw_response_is_sent_as_it_is() {
-    let env = Env::start().await;
-    let respond = |response| {
-        env.s3.fault(When::any().once(), Fault::Respond(response));
-    };
-    let latin1 = RawResponse::new(200).header("x-amz-meta-name", b"\xe4\xf6\xfc");
-    respond(latin1.body("<html>"));
-    let mut stream = env.connect().await.expect("the server listens");
-    let request = b"GET /drafts/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    stream.write_all(request).await.expect("it is sent");
-    let mut response = Vec::new();
-    let received = stream.read_to_end(&mut response).await;
-    received.expect("the response is received");
-    let expected = b"HTTP/1.1 200 Status\r\nConnection: close\r\nx-amz-meta-name: \xe4\xf6\xfc\r\nContent-Length: 6\r\n\r\n<html>";
-    assert_eq!(response, expected);
-
-    let endless = RawResponse::new(200).header("Content-Length", "3");
-    let endless = endless.header("Transfer-Encoding", "chunked");
-    respond(endless.then_endless("3\r\nxxx\r\n"));
-    stream = env.connect().await.expect("the server listens");
-    stream.write_all(request).await.expect("it is sent");
-    let mut received = vec![0; 1_000_000];
-    let read = stream.read_exact(&mut received).await;
-    read.expect("the response does not end");
-
-    env.s3.put(BUCKET, "a", b"one");
-    env.s3.fault(
-        When::op(Op::CopyObject).once(),
-        Fault::error_in_ok("InternalError"),
-    );
-    let copied = env.copy("a", "b").send().await;
-    assert!(!copied.is_ok_and(|it| it.copy_object_result.is_some_and(|it| it.e_tag.is_some())));
-    assert_eq!(env.s3.keys(BUCKET, "b").len(), 0);
-}
-
-#[tokio::test]
-async fn a_body_breaks_where_the_fault_says() {
-    let env = Env::start().await;
-    let bytes = b"0123456789".repeat(100_000);
-    env.s3.put(BUCKET, "a", &bytes);
-    let faulty = async |fault| {
-        env.s3.fault(When::op(Op::GetObject).once(), fault);
-        let get = env.get("a").checksum_mode(ChecksumMode::Enabled);
-        get.send().await
-    };
-    for (fault, most) in [
-        (Fault::CutBody(1000), 1000),
-        (Fault::ShortBody(1000), 1000),
-        (Fault::ShortBody(0), 0),
-    ] {
-        // A reset may overtake the head.
-        let Ok(mut object) = faulty(fault).await else {
-            continue;
-        };
-        assert_eq!(object.content_length(), Some(1_000_000));
-        let mut read = Vec::new();
-        let failed = loop {
-            match object.body.next().await {
-                Some(Ok(chunk)) => read.extend_from_slice(&chunk),
-                end => break end.is_some(),
-            }
-        };
-        assert!(failed, "a short body was taken for a complete one");
-        assert!(read.len() <= most && bytes.starts_with(&read));
-    }
-    for fault in [Fault::CorruptBody, Fault::WrongChecksum] {
-        let object = faulty(fault).await.expect("the head is valid");
-        let error = object.body.collect().await.expect_err("it is corrupt");
-        assert!(
-            format!("{error:?}").contains("ChecksumMismatch"),
-            "{error:?}"
-        );
-    }
-    assert_eq!(env.read("a").await, bytes);
-}
-
-#[tokio::test]
-async fn a_stall_ends_when_it_is_cleared() {
-    let env = Arc::new(Env::start().await);
-    for (fault, expected) in [
-        (Fault::Stall, &b"other"[..]),
-        (Fault::StallResponse, b"0123456789"),
-        (Fault::StallBody(5), b"0123456789"),
-    ] {
-        env.s3.put(BUCKET, "a", b"0123456789");
-        let stall = env.s3.fault(When::op(Op::GetObject).once(), fault);
-        let reader = Arc::clone(&env);
-        let reader = tokio::spawn(async move { reader.read("a").await });
-        stall.wait_for_hits(1).await;
-        if expected == b"other" {
-            env.s3.put(BUCKET, "a", b"other");
-        }
-        tokio::task::yield_now().await;
-        assert!(!reader.is_finished(), "it does not wait");
-        stall.clear();
-        assert_eq!(reader.await.expect("no reader panics"), expected);
-    }
-    let folder = env.s3.options().data_dir.join(BUCKET);
-    let run = Fault::Run(Arc::new(move |request| {
-        fs::write(folder.join(&request.key), "before the request").expect("the file is written");
-    }));
-    env.s3.fault(When::op(Op::GetObject).once(), run);
-    assert_eq!(env.read("a").await, b"before the request");
-}
-
-#[tokio::test]
-async fn a_port_refuses_connections_and_opens_again() {
-    let env = Env::start().await;
-    env.put("a").send().await.expect("the object is written");
-    env.s3.refuse().await;
-    assert_eq!(
-        env.connect().await.err(),
-        Some(ErrorKind::ConnectionRefused)
-    );
-    assert_eq!(error(env.get("a").send().await), "0");
-    env.s3.reopen().await;
-    assert_eq!(env.read("a").await, b"one");
-    // By a fault. A stall that is never cleared ends too.
-    let stall = env.s3.fault(When::op(Op::HeadObject), Fault::Stall);
-    let head = env.client.head_object().bucket(BUCKET).key("a").send();
-    let head = tokio::spawn(head);
-    stall.wait_for_hits(1).await;
-    env.s3.fault(When::op(Op::GetObject).once(), Fault::Refuse);
-    assert_eq!(error(env.get("a").send().await), "0");
-    assert_eq!(error(head.await.expect("no client panics")), "0");
-    assert_eq!(
-        env.connect().await.err(),
-        Some(ErrorKind::ConnectionRefused)
-    );
-    env.s3.reopen().await;
-    assert_eq!(env.read("a").await, b"one");
-
-    let options = S3Options {
-        addr: env.s3.options().addr,
-        ..S3Options::new(&env.s3.options().data_dir)
-    };
-    let taken = S3::start(options).await.err().map(|error| error.kind());
-    assert_eq!(taken, Some(ErrorKind::AddrInUse));
 }

@@ -24,6 +24,13 @@ pub fn in_repository(path: impl AsRef<Path>) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(path)
 }
 
+/// Reads a YAML file of the repository without its tags: `!Ref X` is `"X"`, `!If [C, A, B]` is a list.
+pub fn read_yaml(path: &str) -> Value {
+    let text = fs::read_to_string(in_repository(path));
+    let text = text.unwrap_or_else(|error| panic!("{path}: {error}"));
+    serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
 /// The document of the example draft.
 pub fn sample_draft() -> Vec<u8> {
     fs::read(in_repository("local/sample/draft_content.json")).expect("the sample is there")
