@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use lambda_http::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONTENT_TYPE,
-    RETRY_AFTER,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ALLOW,
+    CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER,
 };
 use lambda_http::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use lambda_http::{Body, Request, Response};
@@ -55,12 +55,12 @@ impl HttpHandler {
         request: &Request,
         saver: &Saver,
         deadline: Instant,
-        log: InvocationLog<'_>,
+        log: &InvocationLog<'_>,
     ) -> Response<Body> {
         let mut response = if !request.uri().path().ends_with(PATH) {
             json_response(StatusCode::NOT_FOUND, &json!({"detail": "Not Found"}))
         } else if request.method() == Method::OPTIONS && self.cors_origin.is_some() {
-            preflight()
+            preflight(request.headers())
         } else if request.method() == Method::POST {
             self.save(request.body(), saver, deadline, log).await
         } else {
@@ -85,7 +85,7 @@ impl HttpHandler {
         body: &[u8],
         saver: &Saver,
         deadline: Instant,
-        log: InvocationLog<'_>,
+        log: &InvocationLog<'_>,
     ) -> Response<Body> {
         let (draft_url, id) = match self.read_body(body) {
             Ok(draft) => draft,
@@ -152,18 +152,29 @@ impl HttpHandler {
 }
 
 /// Returns the response to a CORS preflight request, for triggers that do not answer it themselves.
-fn preflight() -> Response<Body> {
+fn preflight(request: &HeaderMap) -> Response<Body> {
+    // Clients send headers of their own, for example those that trace a request. Only the configured
+    // origin may send them.
+    let requested = request
+        .get(ACCESS_CONTROL_REQUEST_HEADERS)
+        .filter(|names| are_header_names(names.as_bytes()));
+    let default = HeaderValue::from_static(
+        "Authorization, Content-Type, X-Amz-Date, X-Amz-Security-Token, X-Api-Key",
+    );
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     insert(headers, ACCESS_CONTROL_ALLOW_METHODS, "POST");
-    insert(
-        headers,
-        ACCESS_CONTROL_ALLOW_HEADERS,
-        "Authorization, Content-Type, X-Amz-Date, X-Amz-Security-Token, X-Api-Key",
-    );
+    let allowed = requested.cloned().unwrap_or(default);
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed);
     insert(headers, ACCESS_CONTROL_MAX_AGE, "3600");
     response
+}
+
+/// Returns whether `list` is a list of names, separated by commas.
+fn are_header_names(list: &[u8]) -> bool {
+    list.split(|byte| *byte == b',')
+        .all(|name| HeaderName::from_bytes(name.trim_ascii()).is_ok())
 }
 
 fn error_response(error: &Error) -> Response<Body> {
