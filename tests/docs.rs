@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::{env, fs, io, thread};
 
 use save_draft::draft::Sha256Digest;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tempfile::TempDir;
 use test_support::fixtures::{DRAFT_ID, post, post_id, post_url};
 use test_support::skip_or_fail;
@@ -192,25 +192,69 @@ fn operations_lists_every_variable() {
     );
 }
 
-/// Returns the status and the detail of each error in the OpenAPI document.
-fn documented_errors() -> BTreeSet<(String, String)> {
-    let document: Value = serde_saphyr::from_str(&read("docs/openapi.yaml")).unwrap();
-    let paths = document["paths"].as_object().unwrap();
-    let responses = paths.values().next().unwrap()["post"]["responses"].as_object();
-    let mut errors = BTreeSet::new();
-    for (status, response) in responses.unwrap() {
-        let content = &response["content"]["application/json"];
-        let examples = content["examples"].as_object();
-        let examples = examples
-            .into_iter()
-            .flat_map(|examples| examples.values().map(|example| &example["value"]));
-        for example in examples.chain([&content["example"]]) {
-            if let Some(detail) = example["detail"].as_str() {
-                errors.insert((status.clone(), detail.to_owned()));
+const OPENAPI: &str = "docs/openapi.yaml";
+const OPENAPI_CODE: &str = "docs/openapi-code.yaml";
+
+/// Returns an OpenAPI document with its references resolved.
+fn openapi(path: &str) -> Value {
+    fn resolve(value: &mut Value, document: &Value) {
+        while let Some(reference) = value["$ref"].as_str() {
+            let target = document.pointer(reference.trim_start_matches('#'));
+            *value = target.expect(reference).clone();
+        }
+        if let Some(fields) = value.as_object_mut() {
+            for field in fields.values_mut() {
+                resolve(field, document);
             }
         }
     }
+    let document: Value = serde_saphyr::from_str(&read(path)).unwrap();
+    let mut resolved = document.clone();
+    resolve(&mut resolved, &document);
+    resolved
+}
+
+/// Returns the only operation of an OpenAPI document.
+fn operation(document: &Value) -> &Value {
+    let paths = document["paths"].as_object().unwrap();
+    assert_eq!(paths.len(), 1);
+    &paths.values().next().unwrap()["post"]
+}
+
+/// Returns the example bodies of a response.
+fn examples(response: &Value) -> Vec<&Value> {
+    let content = &response["content"]["application/json"];
+    let examples = content["examples"].as_object().into_iter().flatten();
+    let examples = examples.map(|(_, example)| &example["value"]);
+    examples.chain(content.get("example")).collect()
+}
+
+/// Returns the status and the detail of each error in the OpenAPI document.
+fn documented_errors() -> BTreeSet<(String, String)> {
+    let document = openapi(OPENAPI);
+    let responses = operation(&document)["responses"].as_object().unwrap();
+    let errors = responses.iter().flat_map(|(status, response)| {
+        let details = examples(response).into_iter();
+        let details = details.filter_map(|example| example["detail"].as_str());
+        details
+            .map(|detail| (status.clone(), detail.to_owned()))
+            .collect::<Vec<_>>()
+    });
+    errors.collect()
+}
+
+/// Returns the code and the message of each error in the OpenAPI document of the format `code`.
+fn documented_codes() -> BTreeSet<(String, String)> {
+    let document = openapi(OPENAPI_CODE);
+    let errors = examples(&operation(&document)["responses"]["200"]).into_iter();
+    let errors = errors.filter(|example| example["code"] != 0);
     errors
+        .map(|example| (example["code"].to_string(), text(&example["message"])))
+        .collect()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().expect("a text").to_owned()
 }
 
 #[test]
@@ -228,20 +272,24 @@ fn the_reference_lists_every_documented_error() {
     );
 }
 
-#[tokio::test]
-async fn the_function_returns_the_documented_errors() {
-    let test_env = TestEnv::start().await;
+/// Returns the responses of a function with these variables to a request for each documented error.
+async fn responses_of_errors(env: &[(&str, &str)]) -> Vec<Value> {
+    let test_env = TestEnv::with(env).await;
     test_env.put_draft("damaged", "{");
     let mut get = post_id(DRAFT_ID);
     get["requestContext"]["http"]["method"] = "GET".into();
     let mut other_path = post_id(DRAFT_ID);
     other_path["rawPath"] = "/capcut-mate/v1/create_draft".into();
-    let in_maintenance = TestEnv::with(&[("MAINTENANCE", "true")]).await;
+    let maintenance = [env, &[("MAINTENANCE", "true")]].concat();
+    let in_maintenance = TestEnv::with(&maintenance).await;
 
-    let mut errors = BTreeSet::new();
+    let mut responses = Vec::new();
     for (test_env, event) in [
         (&test_env, post("")),
+        (&test_env, post("{}")),
+        (&test_env, post_url("")),
         (&test_env, post("[]")),
+        (&test_env, post_url(5)),
         (&test_env, post_url("https://example.com/")),
         (&test_env, post_id("missing")),
         (&test_env, other_path),
@@ -249,18 +297,83 @@ async fn the_function_returns_the_documented_errors() {
         (&test_env, post_id("damaged")),
         (&in_maintenance, post_id(DRAFT_ID)),
     ] {
-        let response = test_env.function.invoke(&event).await.response();
-        let body: Value = serde_json::from_str(response["body"].as_str().unwrap()).unwrap();
-        let detail = body["detail"].as_str().unwrap().to_owned();
-        errors.insert((response["statusCode"].to_string(), detail));
+        let mut response = test_env.function.invoke(&event).await.response();
+        response["body"] = serde_json::from_str(response["body"].as_str().unwrap()).unwrap();
+        responses.push(response);
     }
+    responses
+}
+
+#[tokio::test]
+async fn the_function_returns_the_documented_errors() {
+    let responses = responses_of_errors(&[]).await.into_iter();
+    let errors = responses
+        .map(|response| {
+            (
+                response["statusCode"].to_string(),
+                text(&response["body"]["detail"]),
+            )
+        })
+        .collect();
     let mut documented = documented_errors();
     // Errors of the gateway.
     documented.retain(|(status, _)| !["403", "413", "429"].contains(&status.as_str()));
-    assert_same(
-        &errors,
-        &documented,
-        "The errors of the function, and docs/openapi.yaml",
+    let name = format!("The errors of the function, and {OPENAPI}");
+    assert_same(&errors, &documented, &name);
+
+    let mut errors = BTreeSet::new();
+    for response in responses_of_errors(&[("RESPONSE_FORMAT", "code")]).await {
+        let body = &response["body"];
+        assert_eq!(response["statusCode"], 200, "{body}");
+        assert_eq!(body.as_object().map(Map::len), Some(2), "{body}");
+        errors.insert((body["code"].to_string(), text(&body["message"])));
+    }
+    let name = format!("The errors of the function in the format code, and {OPENAPI_CODE}");
+    assert_same(&errors, &documented_codes(), &name);
+
+    let section = section(API, "The format `code`");
+    let listed = section.table().into_iter().skip(1).map(|row| {
+        let body: Value = serde_json::from_str(code(row[2])).unwrap();
+        (body["code"].to_string(), text(&body["message"]))
+    });
+    let name = format!("\"The format `code`\" in {API}, and {OPENAPI_CODE}");
+    assert_same(&listed.collect(), &documented_codes(), &name);
+}
+
+/// Coze Studio checks a document with `Openapi3T.Validate` in `backend/crossdomain/plugin/model/openapi.go`.
+#[test]
+fn coze_studio_accepts_the_document_of_the_format_code() {
+    let document = openapi(OPENAPI_CODE);
+    for field in ["title", "description"] {
+        assert!(!text(&document["info"][field]).is_empty(), "info.{field}");
+    }
+    let servers = document["servers"].as_array().expect("servers");
+    assert_eq!(servers.len(), 1, "one server");
+    let server = text(&servers[0]["url"]);
+    assert!(server.starts_with("https://") && server.len() <= 512);
+
+    let operation = operation(&document);
+    for field in ["operationId", "summary"] {
+        assert!(!text(&operation[field]).is_empty(), "{field}");
+    }
+    assert!(operation.get("parameters").is_none());
+    let responses = operation["responses"].as_object().expect("responses");
+    assert_eq!(responses.keys().collect::<Vec<_>>(), ["200", "default"]);
+    for content in [
+        &operation["requestBody"]["content"],
+        &responses["200"]["content"],
+    ] {
+        let types = content.as_object().expect("media types");
+        assert_eq!(types.keys().collect::<Vec<_>>(), ["application/json"]);
+        assert_eq!(types["application/json"]["schema"]["type"], "object");
+    }
+
+    // Both formats have the same requests.
+    let other = openapi(OPENAPI);
+    let schema = "/requestBody/content/application~1json/schema";
+    assert_eq!(
+        operation.pointer(schema),
+        self::operation(&other).pointer(schema)
     );
 }
 

@@ -298,6 +298,41 @@ async fn returns_400_when_the_body_is_not_a_json_object() {
     assert_eq!(test_env.gets_and_puts(), (0, 0), "the store is not used");
 }
 
+#[tokio::test]
+async fn the_format_code_has_the_version_in_the_body() {
+    let env = [
+        ("RESPONSE_FORMAT", "code"),
+        ("CORS_ORIGIN", "https://editor.example"),
+    ];
+    let test_env = TestEnv::with(&env).await;
+    let version = test_env.put_dated(DRAFT_ID, &sample_draft());
+    for saved in ["created", "unchanged"] {
+        let response = test_env.send(&post_url(DRAFT_URL)).await;
+        assert_eq!(response.status, 200);
+        let body = json!({"code": 0, "message": "success", "draft_url": DRAFT_URL,
+            "version": version, "saved": saved});
+        assert_eq!(response.body, body.to_string());
+        assert_eq!(response.headers["draft-version"], version);
+        assert_eq!(response.headers["draft-saved"], saved);
+    }
+    let slow = test_env.s3.fault(When::any(), Fault::SLOW_DOWN);
+    let response = test_env.send(&post_url(DRAFT_URL)).await;
+    assert_eq!(response.status, 200);
+    let body = json!({"code": 9998, "message": "Service unavailable"});
+    assert_eq!(response.body, body.to_string());
+    assert_eq!(response.headers["retry-after"], "1");
+    assert_eq!(
+        response.headers["access-control-allow-origin"],
+        "https://editor.example"
+    );
+    slow.clear();
+
+    // Results of events do not depend on the format.
+    let result = test_env.function.invoke(&event("direct-id")).await;
+    let expected = json!({"draft_id": DRAFT_ID, "version": version, "saved": "unchanged"});
+    assert_eq!(result.response(), expected);
+}
+
 /// Returns a URL of `chars` characters.
 fn long_url(chars: usize, filler: char) -> String {
     let url = format!("https://example.com/get_draft?draft_id={DRAFT_ID}&x=");
@@ -313,7 +348,7 @@ async fn returns_400_when_the_draft_url_is_not_valid() {
         json!([DRAFT_URL]),
         json!({"draft_url": DRAFT_URL}),
         json!(DRAFT_ID),
-        json!(format!(" {DRAFT_URL}")),
+        json!(format!("{DRAFT_URL} x")),
         json!("https://example.com/?id=1"),
         json!("https://example.com/?draft_id=a&draft_id=b"),
         json!("https://example.com/?draft_id=a.b"),
@@ -361,6 +396,9 @@ async fn the_draft_url_is_returned_unchanged() {
         "https://example.com/?x=😀\"<>\\^`{|}'&draft_id=2025092811473036584258",
         &long_url(2048, 'x'),
         &long_url(2048, '长'),
+        &format!("\r\n {DRAFT_URL}\t\u{3000}"),
+        &format!("{DRAFT_URL}&x=1&draft_id={DRAFT_ID}"),
+        "HTTP://my_host.example:80/?draft_id=2025092811473036584258",
     ] {
         let response = test_env.send(&post_url(url)).await;
         assert_eq!(response.status, 200, "{url}: {}", response.body);
