@@ -17,6 +17,10 @@ with ApiClient() as client:
         assert headers["draft-saved"] == saved, headers
         print(saved, headers["draft-version"])
 
+    # The pattern of the document, which the client checks, accepts what the function accepts.
+    other = "HTTPS://my_host.example/get_draft?draft_id=2025092811473036584258"
+    assert api.save_draft(SaveDraftRequest(draft_url=other)).draft_url == other
+
     try:
         api.save_draft(SaveDraftRequest(draft_url=URL + "missing"))
     except NotFoundException as error:

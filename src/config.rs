@@ -75,6 +75,18 @@ pub struct RequestConfig {
     pub draft_url_hosts: Vec<String>,
     /// Value of `Access-Control-Allow-Origin`.
     pub cors_origin: Option<String>,
+    /// Form of the responses over HTTP.
+    pub response_format: ResponseFormat,
+}
+
+/// The form of the responses over HTTP (`docs/api.md`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ResponseFormat {
+    /// A status, and errors as `detail`.
+    #[default]
+    Detail,
+    /// Status 200, and the result as `code` and `message`.
+    Code,
 }
 
 /// The error for a missing or invalid environment variable.
@@ -121,6 +133,7 @@ impl Config {
         let draft_url_hosts = env.parse("DRAFT_URL_HOSTS", parse_hosts)?;
         let maintenance = env.parse("MAINTENANCE", parse_bool)?;
         let cors_origin = env.parse("CORS_ORIGIN", parse_origin)?;
+        let response_format = env.parse("RESPONSE_FORMAT", parse_response_format)?;
         let memory_mib = env.parse(FUNCTION_MEMORY, parse_memory)?;
 
         let saved_bucket = saved_bucket.unwrap_or_else(|| draft_bucket.clone());
@@ -148,6 +161,7 @@ impl Config {
                 draft_prefix: draft_prefix.clone(),
                 draft_url_hosts: draft_url_hosts.unwrap_or_default(),
                 cors_origin,
+                response_format: response_format.unwrap_or_default(),
             },
             storage: StorageConfig {
                 draft_bucket,
@@ -272,6 +286,14 @@ fn parse_origin(value: &str) -> Result<String, String> {
     Err("must be an origin like https://example.com, or *".to_owned())
 }
 
+fn parse_response_format(value: &str) -> Result<ResponseFormat, String> {
+    match value {
+        "detail" => Ok(ResponseFormat::Detail),
+        "code" => Ok(ResponseFormat::Code),
+        _ => Err("must be detail or code".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,6 +324,7 @@ mod tests {
         assert!(!config.saves.maintenance);
         assert!(config.requests.draft_url_hosts.is_empty());
         assert_eq!(config.requests.cors_origin, None);
+        assert_eq!(config.requests.response_format, ResponseFormat::Detail);
     }
 
     #[test]
@@ -315,6 +338,7 @@ mod tests {
             ("MAINTENANCE", "true"),
             ("SAVE_FILES", "true"),
             ("CORS_ORIGIN", "https://example.com:8443"),
+            ("RESPONSE_FORMAT", "code"),
             ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),
         ])
         .expect("a valid configuration");
@@ -335,6 +359,7 @@ mod tests {
         assert_eq!(requests.draft_url_hosts, hosts);
         let origin = requests.cors_origin.as_deref();
         assert_eq!(origin, Some("https://example.com:8443"));
+        assert_eq!(requests.response_format, ResponseFormat::Code);
     }
 
     #[test]
@@ -410,6 +435,11 @@ mod tests {
                 r#"must be host names without scheme and port, separated by commas, got "*.example""#,
             ),
             ("MAINTENANCE", "yes", r#"must be true or false, got "yes""#),
+            (
+                "RESPONSE_FORMAT",
+                "Code",
+                r#"must be detail or code, got "Code""#,
+            ),
             (
                 "CORS_ORIGIN",
                 "nonsense",

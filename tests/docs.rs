@@ -1,14 +1,10 @@
 //! Checks that the documentation names what the code has. The commands that it shows are run by `local/tests`.
 
-use std::collections::BTreeSet;
 use std::fs;
 
-use serde_json::Value;
-use test_support::fixtures::{
-    DRAFT_ID, event_names, in_repository, post, post_id, post_url, read_yaml,
-};
+use test_support::fixtures::{event_names, in_repository, read_yaml};
 
-use crate::common::{self, TestEnv};
+use crate::common;
 
 fn read(path: &str) -> String {
     let text = fs::read_to_string(in_repository(path));
@@ -84,53 +80,4 @@ fn pages_name_existing_tests() {
             is_table_of_tests |= line.ends_with("| tests |");
         }
     }
-}
-
-#[tokio::test]
-async fn the_function_returns_the_documented_errors() {
-    let test_env = TestEnv::start().await;
-    test_env.put_draft("damaged", "{");
-    let mut get = post_id(DRAFT_ID);
-    get["requestContext"]["http"]["method"] = "GET".into();
-    let mut other_path = post_id(DRAFT_ID);
-    other_path["rawPath"] = "/capcut-mate/v1/create_draft".into();
-    let in_maintenance = TestEnv::with(&[("MAINTENANCE", "true")]).await;
-
-    let mut errors = BTreeSet::new();
-    for (test_env, event) in [
-        (&test_env, post("")),
-        (&test_env, post("[]")),
-        (&test_env, post_url("https://example.com/")),
-        (&test_env, post_id("missing")),
-        (&test_env, other_path),
-        (&test_env, get),
-        (&test_env, post_id("damaged")),
-        (&in_maintenance, post_id(DRAFT_ID)),
-    ] {
-        let response = test_env.function.invoke(&event).await.response();
-        let body: Value = serde_json::from_str(response["body"].as_str().unwrap()).unwrap();
-        let detail = body["detail"].as_str().unwrap().to_owned();
-        errors.insert((response["statusCode"].to_string(), detail));
-    }
-    let document = read_yaml("docs/openapi.yaml");
-    let responses = &document["paths"]
-        .as_object()
-        .unwrap()
-        .values()
-        .next()
-        .unwrap()["post"]["responses"];
-    let mut documented = BTreeSet::new();
-    for (status, response) in responses.as_object().unwrap() {
-        let content = &response["content"]["application/json"];
-        let examples = content["examples"].as_object().into_iter().flatten();
-        let examples = examples.map(|(_, example)| &example["value"]);
-        for example in examples.chain([&content["example"]]) {
-            // Those are errors of the gateway.
-            let is_ours = !["403", "413", "429"].contains(&status.as_str());
-            if let Some(detail) = example["detail"].as_str().filter(|_| is_ours) {
-                documented.insert((status.clone(), detail.to_owned()));
-            }
-        }
-    }
-    assert_eq!(errors, documented);
 }

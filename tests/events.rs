@@ -303,8 +303,6 @@ async fn a_failed_invocation_has_the_kind_of_the_error() {
             &error("InvalidRequest", both),
         ),
         (json!({"draft_id": missing}), &not_found),
-        (s3_records([draft_key(missing).as_str()]), &not_found),
-        (s3_event(&draft_key(missing)), &not_found),
         (sns(&json!({"draft_id": missing})), &not_found),
         (json!({"draft_id": broken}), &failed),
         (s3_records([draft_key(broken).as_str()]), &failed),
@@ -449,7 +447,7 @@ async fn a_batch_reports_only_the_messages_that_failed() {
         event("sns"),
     ]);
     let outcome = test_env.function.invoke(&batch).await;
-    assert_eq!(outcome, failures([1, 3, 4, 6, 7, 8]));
+    assert_eq!(outcome, failures([1, 3, 4, 7, 8]));
     for id in ["good", DRAFT_ID] {
         assert!(test_env.version(id).is_some(), "{id} is saved");
     }
@@ -585,6 +583,83 @@ async fn events_of_other_objects_are_skipped() {
     let response = test_env.function.invoke(&records).await.response();
     assert_eq!(response["saves"][0]["draft_id"], DRAFT_ID);
     assert_eq!(response["skipped"], 2);
+}
+
+#[tokio::test]
+async fn an_event_of_a_document_that_was_deleted_is_skipped() {
+    let test_env = TestEnv::start().await;
+    let deleted = "20251126220753b7e35362";
+    let key = draft_key(deleted);
+    let (records, object_event) = (s3_records([key.as_str()]), s3_event(&key));
+    for event in [&records, &object_event, &sns(&records)] {
+        let (outcome, lines) = test_env.invoke_logged(event).await;
+        assert_eq!(outcome, nothing_saved(1), "{event}");
+        assert_eq!(lines.len(), 1, "{lines:#?}");
+        assert_eq!(lines[0]["level"], "INFO");
+        assert_eq!(lines[0]["outcome"], "skipped");
+        assert_eq!(lines[0]["reason"], "the draft has been deleted");
+        assert_eq!(lines[0]["draft_id"], deleted);
+        assert!(lines[0].get("NotFound").is_none(), "{}", lines[0]);
+    }
+    let batch = sqs([records.clone(), object_event.clone(), sns(&records)]);
+    assert_eq!(test_env.function.invoke(&batch).await, failures([]));
+
+    // A message that names the draft itself fails, beside one about its document.
+    let named = json!({"draft_id": deleted});
+    let mut custom = event("eventbridge-draft-url");
+    custom["detail"]["draft_url"] = json!(format!("https://example.com/?draft_id={deleted}"));
+    let batch = sqs([records.clone(), named, object_event, custom]);
+    assert_eq!(test_env.function.invoke(&batch).await, failures([1, 3]));
+
+    // Other drafts of the event are saved.
+    let records = s3_records([key.as_str(), draft_key(DRAFT_ID).as_str()]);
+    let response = test_env.function.invoke(&records).await.response();
+    assert_eq!(response["saves"][0]["draft_id"], DRAFT_ID);
+    assert_eq!(response["skipped"], 1);
+}
+
+#[tokio::test]
+async fn of_many_skipped_records_the_first_ten_are_logged_and_all_are_counted() {
+    let test_env = TestEnv::start().await;
+    for (count, logged) in [(10, 10), (11, 11), (9_000, 11)] {
+        let records = s3_records((0..count).map(|_| "drafts/cover.jpg"));
+        // Each of two messages has a part of them.
+        let batch = sqs([records.clone(), records]);
+        for (event, total) in [(&batch, 2 * count), (&batch["Records"][0]["body"], count)] {
+            let event = match event.as_str() {
+                Some(text) => serde_json::from_str(text).expect("a notification"),
+                None => event.clone(),
+            };
+            let (outcome, lines) = test_env.invoke_logged(&event).await;
+            outcome.response();
+            let expected = if total > 10 { 11 } else { logged };
+            assert_eq!(lines.len(), expected, "{total} records");
+            if total > 10 {
+                let last = &lines[10];
+                assert_eq!(last["message"], "more skipped");
+                assert_eq!(last["skipped"], total);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn saves_that_are_not_started_before_the_deadline_are_one_record() {
+    let test_env = TestEnv::start().await;
+    let records = (0..10_000).map(|number| draft_key(&format!("draft-{number}")));
+    let records: Vec<_> = records.collect();
+    let event = s3_records(records.iter().map(String::as_str));
+    let pending = test_env
+        .function
+        .begin_within(event.to_string(), Duration::from_millis(400));
+    let request_id = pending.request_id.clone();
+    assert_eq!(pending.outcome().await, unavailable());
+    let lines = test_env.function.logs_for(&request_id).await;
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert_eq!(lines[0]["level"], "ERROR");
+    assert_eq!(lines[0]["outcome"], "ServiceUnavailable");
+    assert_eq!(lines[0]["Unavailable"], 10_000);
+    assert_eq!(test_env.gets_and_puts(), (0, 0), "no save is started");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! HTTP requests, and the responses that each gateway and its client get.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
@@ -297,6 +298,41 @@ async fn returns_400_when_the_body_is_not_a_json_object() {
     assert_eq!(test_env.gets_and_puts(), (0, 0), "the store is not used");
 }
 
+#[tokio::test]
+async fn the_format_code_has_the_version_in_the_body() {
+    let env = [
+        ("RESPONSE_FORMAT", "code"),
+        ("CORS_ORIGIN", "https://editor.example"),
+    ];
+    let test_env = TestEnv::with(&env).await;
+    let version = test_env.put_dated(DRAFT_ID, &sample_draft());
+    for saved in ["created", "unchanged"] {
+        let response = test_env.send(&post_url(DRAFT_URL)).await;
+        assert_eq!(response.status, 200);
+        let body = json!({"code": 0, "message": "success", "draft_url": DRAFT_URL,
+            "version": version, "saved": saved});
+        assert_eq!(response.body, body.to_string());
+        assert_eq!(response.headers["draft-version"], version);
+        assert_eq!(response.headers["draft-saved"], saved);
+    }
+    let slow = test_env.s3.fault(When::any(), Fault::SLOW_DOWN);
+    let response = test_env.send(&post_url(DRAFT_URL)).await;
+    assert_eq!(response.status, 200);
+    let body = json!({"code": 9998, "message": "Service unavailable"});
+    assert_eq!(response.body, body.to_string());
+    assert_eq!(response.headers["retry-after"], "1");
+    assert_eq!(
+        response.headers["access-control-allow-origin"],
+        "https://editor.example"
+    );
+    slow.clear();
+
+    // Results of events do not depend on the format.
+    let result = test_env.function.invoke(&event("direct-id")).await;
+    let expected = json!({"draft_id": DRAFT_ID, "version": version, "saved": "unchanged"});
+    assert_eq!(result.response(), expected);
+}
+
 /// Returns a URL of `chars` characters.
 fn long_url(chars: usize, filler: char) -> String {
     let url = format!("https://example.com/get_draft?draft_id={DRAFT_ID}&x=");
@@ -312,7 +348,7 @@ async fn returns_400_when_the_draft_url_is_not_valid() {
         json!([DRAFT_URL]),
         json!({"draft_url": DRAFT_URL}),
         json!(DRAFT_ID),
-        json!(format!(" {DRAFT_URL}")),
+        json!(format!("{DRAFT_URL} x")),
         json!("https://example.com/?id=1"),
         json!("https://example.com/?draft_id=a&draft_id=b"),
         json!("https://example.com/?draft_id=a.b"),
@@ -360,6 +396,9 @@ async fn the_draft_url_is_returned_unchanged() {
         "https://example.com/?x=😀\"<>\\^`{|}'&draft_id=2025092811473036584258",
         &long_url(2048, 'x'),
         &long_url(2048, '长'),
+        &format!("\r\n {DRAFT_URL}\t\u{3000}"),
+        &format!("{DRAFT_URL}&x=1&draft_id={DRAFT_ID}"),
+        "HTTP://my_host.example:80/?draft_id=2025092811473036584258",
     ] {
         let response = test_env.send(&post_url(url)).await;
         assert_eq!(response.status, 200, "{url}: {}", response.body);
@@ -716,6 +755,98 @@ async fn cors_origin_may_call_the_api_from_a_page() {
             ),
         ] {
             assert_eq!(header(header_name), Some(value), "{name}: {header_name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_preflight_request_may_ask_for_any_header() {
+    let test_env = TestEnv::with(&[("CORS_ORIGIN", "https://editor.example")]).await;
+    let allowed = async |name: &str, headers: Value, multi_value_headers: Value| {
+        let mut event = event(name);
+        if event["httpMethod"].is_string() {
+            event["httpMethod"] = json!("OPTIONS");
+        } else {
+            event["requestContext"]["http"]["method"] = json!("OPTIONS");
+        }
+        event["headers"] = headers;
+        event["multiValueHeaders"] = multi_value_headers;
+        let response = test_env.function.invoke(&event).await.response();
+        assert_eq!(response["statusCode"], 204, "{name}");
+        let header = "access-control-allow-headers";
+        let value = response["headers"][header].as_str();
+        let value = value.or_else(|| response["multiValueHeaders"][header][0].as_str());
+        value.expect("the header").to_owned()
+    };
+    let requested = "x-amz-content-sha256,traceparent, X-Custom_1";
+    for (name, _) in EVENTS.into_iter().filter(|(_, form)| form.is_http()) {
+        for header in [
+            "access-control-request-headers",
+            "Access-Control-Request-Headers",
+        ] {
+            let single = allowed(name, json!({header: requested}), Value::Null);
+            assert_eq!(single.await, requested, "{name}: {header}");
+            let multi = allowed(name, Value::Null, json!({header: [requested]}));
+            assert_eq!(multi.await, requested, "{name}: {header}");
+        }
+    }
+    let default = "Authorization, Content-Type, X-Amz-Date, X-Amz-Security-Token, X-Api-Key";
+    for invalid in [
+        json!(""),
+        json!("a b"),
+        json!("a,,b"),
+        json!("a\r\nx: y"),
+        json!("名"),
+        json!("<script>"),
+        json!(1),
+        json!(null),
+        json!({"a": 1}),
+    ] {
+        let headers = json!({"access-control-request-headers": invalid});
+        let answer = allowed("function-url", headers, Value::Null);
+        assert_eq!(answer.await, default, "{invalid}");
+    }
+}
+
+/// API Gateway stops waiting after 29 seconds. The save takes longer than that: of three attempts to read
+/// the document, each is stalled until the limit of a request or of a body.
+#[tokio::test]
+async fn an_http_request_ends_within_28_seconds_and_an_event_uses_its_whole_time() {
+    let test_env = TestEnv::with(&[("AWS_LAMBDA_MAX_CONCURRENCY", "2")]).await;
+    for id in ["http", "event"] {
+        test_env.put_draft(id, "{}");
+    }
+    for id in ["http", "event"] {
+        let count = AtomicUsize::new(0);
+        let gets = When::op(Op::GetObject).key_starts_with(format!("drafts/{id}/"));
+        let third = gets.and(move |_| count.fetch_add(1, Ordering::Relaxed) % 3 == 2);
+        test_env.s3.fault(third, Fault::StallBody(0));
+    }
+    test_env.s3.fault(When::op(Op::GetObject), Fault::Stall);
+    let quarter = Duration::from_mins(15);
+    let start = Instant::now();
+    let http = post_id("http").to_string();
+    let http = test_env.function.begin_within(http, quarter).outcome();
+    let event = json!({"draft_id": "event"}).to_string();
+    let event = test_env.function.begin_within(event, quarter).outcome();
+    tokio::select! {
+        outcome = http => {
+            let response = HttpResponse::from_json(&outcome.response());
+            assert_eq!(response, HttpResponse::unavailable());
+        }
+        outcome = event => panic!("the event has time left: {outcome:?}"),
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    assert!((27.0..28.0).contains(&seconds), "{seconds} seconds");
+}
+
+#[tokio::test]
+async fn the_log_names_a_draft_url_that_is_not_a_string() {
+    let test_env = TestEnv::start().await;
+    for value in [json!(5), json!(true), json!([DRAFT_URL]), json!({})] {
+        for event in [post_url(value.clone()), json!({"draft_url": value})] {
+            let (_, lines) = test_env.invoke_logged(&event).await;
+            assert_eq!(lines[0]["error"], "draft_url must be a string", "{event}");
         }
     }
 }

@@ -16,6 +16,7 @@ mod http;
 mod lenient;
 mod limits;
 mod model;
+mod openapi;
 mod process;
 mod properties;
 mod protocol;

@@ -1,8 +1,9 @@
 //! Hostile input: ids that are paths, line breaks for headers and logs, secrets, causes. Through the
 //! real executable.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpListener;
+use std::thread;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -267,6 +268,40 @@ async fn logged_texts_are_short_and_without_invisible_characters() {
         assert!(
             is_key || !line.contains("secret"),
             "no value of an input: {line}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn texts_of_the_credentials_endpoint_are_short_and_without_invisible_characters() {
+    let server = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let address = server.local_addr().expect("a bound socket");
+    thread::spawn(move || {
+        let text = "\u{9b}\u{202e}".repeat(4_000);
+        let body = json!({"Code": text, "Message": text}).to_string();
+        let head = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n";
+        let length = body.len();
+        let response = format!("{head}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+        for mut stream in server.incoming().flatten() {
+            // The test does not depend on the request, which is one segment.
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(response.as_bytes());
+        }
+    });
+    let endpoint = format!("http://{address}/credentials");
+    let test_env = TestEnv::with(&[
+        ("AWS_ACCESS_KEY_ID", ""),
+        ("AWS_SECRET_ACCESS_KEY", ""),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &endpoint),
+    ])
+    .await;
+    let (_, lines) = test_env.invoke_logged(&event("direct-id")).await;
+    assert_eq!(lines[0]["message"], "not saved");
+    for line in test_env.function.lines() {
+        assert!(line.len() < 3_000, "{} bytes in a line", line.len());
+        assert!(
+            line.chars().all(|c| matches!(c, ' '..='~')),
+            "no invisible character in a line: {line:?}"
         );
     }
 }

@@ -218,7 +218,7 @@ async fn a_batch_has_a_record_for_each_save() {
     assert_eq!(count("ColdStart", json!(1)), 1);
     let skipped = records.iter().find(|record| record["outcome"] == "skipped");
     let fields = json!({"outcome": "skipped", "key": "drafts/cover.jpg",
-        "reason": "the object is not the document of a draft"});
+        "reason": "the object is not the document of a draft", "ColdStart": 1});
     assert_record(skipped.expect("it is there"), "INFO", "skipped", &fields);
 }
 

@@ -3,17 +3,18 @@
 //! A failed save fails the invocation, so that the trigger retries it or sends the event to its
 //! dead-letter queue. For an SQS batch, the response names the messages that failed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
+use std::future::ready;
 use std::time::Instant;
 
 use futures_util::{StreamExt as _, stream};
 use lambda_http::lambda_runtime::Diagnostic;
 use serde_json::{Value, json};
 
-use super::parser::{self, EventContent, EventParser, Message, ParsedEvent};
+use super::parser::{self, EventContent, EventParser, Message, Origin, ParsedEvent, add_drafts};
 use super::telemetry::InvocationLog;
 use crate::draft::DraftId;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::save::{Saved, Saver};
 
 /// Maximum number of concurrent saves of one event.
@@ -40,7 +41,7 @@ pub(super) async fn handle(
     parser: &EventParser,
     saver: &Saver,
     deadline: Instant,
-    log: InvocationLog<'_>,
+    log: &InvocationLog<'_>,
 ) -> Result<Value, Diagnostic> {
     let event = parser.parse(payload).map_err(|error| {
         log.invalid(&error);
@@ -54,8 +55,8 @@ pub(super) async fn handle(
             Ok(saved_json(request.field, &request.value, saved))
         }
         ParsedEvent::Notification(content) => {
-            let saves = BatchSaves::run(&content.ids, saver, deadline, log).await;
             log_content(&content, log);
+            let saves = BatchSaves::run(content.drafts.clone(), saver, deadline, log).await;
             match saves.error(&content) {
                 Some(error) => Err(error),
                 None => Ok(saves.to_json(&content)),
@@ -71,17 +72,17 @@ async fn handle_batch(
     messages: Vec<Message>,
     saver: &Saver,
     deadline: Instant,
-    log: InvocationLog<'_>,
+    log: &InvocationLog<'_>,
 ) -> Result<Value, Diagnostic> {
-    let ids = messages
-        .iter()
-        .flat_map(|message| message.content.ids.iter().cloned())
-        .collect();
-    let saves = BatchSaves::run(&ids, saver, deadline, log).await;
+    let mut drafts = BTreeMap::new();
+    for message in &messages {
+        log_content(&message.content, log);
+        add_drafts(&mut drafts, message.content.drafts.clone());
+    }
+    let saves = BatchSaves::run(drafts, saver, deadline, log).await;
     let mut failures = Vec::new();
     let mut has_unidentified = false;
     for message in messages {
-        log_content(&message.content, log);
         match message.id {
             Some(id) if saves.error(&message.content).is_some() => {
                 failures.push(json!({"itemIdentifier": id}));
@@ -108,57 +109,86 @@ fn saved_json(field: &str, draft: &str, saved: &Saved) -> Value {
     })
 }
 
-/// Logs the records that were skipped, and the first that could not be parsed.
-fn log_content(content: &EventContent, log: InvocationLog<'_>) {
+/// Logs the records that were skipped, and the first that could not be parsed. This is done before the
+/// saves: there may be many, and no time is left for them after the deadline.
+fn log_content(content: &EventContent, log: &InvocationLog<'_>) {
     for skipped in &content.skipped {
-        log.skipped(skipped.reason, skipped.key.as_deref());
+        let name = skipped.key.as_deref().map(|key| ("key", key));
+        log.skipped(skipped.reason, name);
     }
     if let Some(error) = &content.error {
         log.invalid(error);
     }
 }
 
-/// The results of the saves of one event, one for each draft.
-struct BatchSaves(HashMap<DraftId, Result<Saved, Error>>);
+/// The results of the saves of one event.
+struct BatchSaves {
+    /// By draft. A draft that is not here was not started before the deadline.
+    saves: HashMap<DraftId, Result<Saved, Error>>,
+    not_started: Error,
+}
 
 impl BatchSaves {
-    /// Saves each of `ids`. A save that is started after the deadline fails.
+    /// Saves each of `drafts`.
     async fn run(
-        ids: &BTreeSet<DraftId>,
+        drafts: BTreeMap<DraftId, Origin>,
         saver: &Saver,
         deadline: Instant,
-        log: InvocationLog<'_>,
+        log: &InvocationLog<'_>,
     ) -> Self {
-        let mut reports = stream::iter(ids.clone())
-            .map(|id| saver.save(id, deadline))
+        let count = drafts.len();
+        // An event may have more drafts than can be logged one by one after the deadline.
+        let mut reports = stream::iter(drafts)
+            .take_while(|_| ready(Instant::now() < deadline))
+            .map(async |(id, origin)| (saver.save(id, deadline).await, origin))
             .buffer_unordered(MAX_CONCURRENT_SAVES);
-        let mut saves = HashMap::with_capacity(ids.len());
-        while let Some(report) = reports.next().await {
-            log.save(&report);
+        let mut saves = HashMap::with_capacity(count);
+        while let Some((report, origin)) = reports.next().await {
+            match &report.result {
+                Err(error) if is_deleted(error, origin) => {
+                    let name = ("draft_id", report.draft_id.as_str());
+                    log.skipped("the draft has been deleted", Some(name));
+                }
+                _ => log.save(&report),
+            }
             saves.insert(report.draft_id, report.result);
         }
-        Self(saves)
+        let not_started = Error::unavailable("no time was left to start the save");
+        if saves.len() < count {
+            log.failed((count - saves.len()) as u64, &not_started);
+        }
+        Self { saves, not_started }
     }
 
     /// Returns the error of `content`, if there is one. A retryable error takes precedence.
     fn error(&self, content: &EventContent) -> Option<Diagnostic> {
-        let results = content.ids.iter().filter_map(|id| self.0.get(id));
-        results
-            .filter_map(|result| result.as_ref().err())
+        let errors = content.drafts.iter().filter_map(|(id, origin)| {
+            let error = match self.saves.get(id) {
+                Some(result) => result.as_ref().err()?,
+                None => &self.not_started,
+            };
+            (!is_deleted(error, *origin)).then_some(error)
+        });
+        errors
             .chain(&content.error)
             .max_by_key(|error| error.kind())
             .map(Diagnostic::from)
     }
 
     fn to_json(&self, content: &EventContent) -> Value {
-        let saves: Vec<_> = content
-            .ids
-            .iter()
-            .filter_map(|id| {
-                let saved = self.0.get(id)?.as_ref().ok()?;
-                Some(saved_json("draft_id", id.as_str(), saved))
-            })
-            .collect();
-        json!({"saves": saves, "skipped": content.skipped.len()})
+        let saved = content.drafts.keys().filter_map(|id| {
+            let saved = self.saves.get(id)?.as_ref().ok()?;
+            Some(saved_json("draft_id", id.as_str(), saved))
+        });
+        let saved: Vec<_> = saved.collect();
+        // Without an error, the others were deleted.
+        let deleted = content.drafts.len() - saved.len();
+        json!({"saves": saved, "skipped": content.skipped.len() + deleted})
     }
+}
+
+/// Returns whether a save failed only because the draft was deleted after its document was written. S3
+/// is strongly consistent: there is nothing to save.
+fn is_deleted(error: &Error, origin: Origin) -> bool {
+    origin == Origin::Object && error.kind() == ErrorKind::DraftNotFound
 }

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use lambda_http::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONTENT_TYPE,
-    RETRY_AFTER,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ALLOW,
+    CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER,
 };
 use lambda_http::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use lambda_http::{Body, Request, Response};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::parser::{as_string, read_object};
 use super::telemetry::InvocationLog;
-use crate::config::RequestConfig;
+use crate::config::{RequestConfig, ResponseFormat};
 use crate::draft::DraftId;
 use crate::draft::document::BYTE_ORDER_MARK;
 use crate::error::{BoxError, Error, ErrorKind};
@@ -23,6 +23,9 @@ use crate::save::Saver;
 
 /// End of the path of a save. Stages and base paths before it differ between gateways.
 const PATH: &str = "/save_draft";
+
+/// The text of an error about `draft_url`, for the caller.
+const INVALID_DRAFT_URL: &str = "Invalid draft_url format";
 
 /// The body of a request.
 #[derive(Deserialize)]
@@ -36,6 +39,17 @@ struct SaveRequest<'a> {
 pub(super) struct HttpHandler {
     draft_url_hosts: Vec<String>,
     cors_origin: Option<HeaderValue>,
+    format: ResponseFormat,
+}
+
+/// The values of `code` in the format of that name: those of the editing service.
+mod code {
+    pub(super) const SUCCESS: u16 = 0;
+    /// A parameter is missing, or has another type.
+    pub(super) const INVALID_PARAMETER: u16 = 1001;
+    /// `draft_url` does not name a draft, or one that does not exist.
+    pub(super) const INVALID_DRAFT_URL: u16 = 2001;
+    pub(super) const INTERNAL: u16 = 9998;
 }
 
 impl HttpHandler {
@@ -46,6 +60,7 @@ impl HttpHandler {
         Self {
             draft_url_hosts: config.draft_url_hosts.clone(),
             cors_origin: origin.and_then(|origin| HeaderValue::from_str(origin).ok()),
+            format: config.response_format,
         }
     }
 
@@ -55,17 +70,17 @@ impl HttpHandler {
         request: &Request,
         saver: &Saver,
         deadline: Instant,
-        log: InvocationLog<'_>,
+        log: &InvocationLog<'_>,
     ) -> Response<Body> {
         let mut response = if !request.uri().path().ends_with(PATH) {
-            json_response(StatusCode::NOT_FOUND, &json!({"detail": "Not Found"}))
+            self.failure(StatusCode::NOT_FOUND, 404, "Not Found")
         } else if request.method() == Method::OPTIONS && self.cors_origin.is_some() {
-            preflight()
+            preflight(request.headers())
         } else if request.method() == Method::POST {
             self.save(request.body(), saver, deadline, log).await
         } else {
-            let body = json!({"detail": "Method Not Allowed"});
-            let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &body);
+            let status = StatusCode::METHOD_NOT_ALLOWED;
+            let mut response = self.failure(status, 405, "Method Not Allowed");
             insert(response.headers_mut(), ALLOW, "POST");
             response
         };
@@ -75,7 +90,7 @@ impl HttpHandler {
 
     /// Returns the response to a request that failed outside of [`Self::handle`].
     pub(super) fn error_response(&self, error: &Error) -> Response<Body> {
-        let mut response = error_response(error);
+        let mut response = self.save_failure(error);
         self.allow_origin(&mut response);
         response
     }
@@ -85,21 +100,31 @@ impl HttpHandler {
         body: &[u8],
         saver: &Saver,
         deadline: Instant,
-        log: InvocationLog<'_>,
+        log: &InvocationLog<'_>,
     ) -> Response<Body> {
         let (draft_url, id) = match self.read_body(body) {
             Ok(draft) => draft,
-            Err(error) => {
+            Err((code, error)) => {
                 log.invalid(&error);
-                return error_response(&error);
+                return self.failure(StatusCode::BAD_REQUEST, code, error.detail());
             }
         };
         let report = saver.save(id, deadline).await;
         log.save(&report);
         match &report.result {
-            Err(error) => error_response(error),
+            Err(error) => self.save_failure(error),
             Ok(saved) => {
-                let mut response = json_response(StatusCode::OK, &json!({"draft_url": draft_url}));
+                let body = match self.format {
+                    ResponseFormat::Detail => json!({"draft_url": draft_url}),
+                    ResponseFormat::Code => json!({
+                        "code": code::SUCCESS,
+                        "message": "success",
+                        "draft_url": draft_url,
+                        "version": saved.version.as_str(),
+                        "saved": saved.outcome.as_str(),
+                    }),
+                };
+                let mut response = json_response(StatusCode::OK, &body);
                 let headers = response.headers_mut();
                 // A version consists of digits, letters and `-`.
                 if let Ok(version) = HeaderValue::from_str(saved.version.as_str()) {
@@ -112,28 +137,60 @@ impl HttpHandler {
         }
     }
 
-    /// Returns the `draft_url` in `body`, unchanged, and the id of its draft.
-    fn read_body(&self, body: &[u8]) -> Result<(String, DraftId), Error> {
-        let required = |cause| Error::invalid_request("draft_url is required", cause);
-        let invalid = |cause: BoxError| Error::invalid_request("Invalid draft_url format", cause);
+    /// Returns the `draft_url` in `body`, unchanged, and the id of its draft; or an error and its code.
+    fn read_body(&self, body: &[u8]) -> Result<(String, DraftId), (u16, Error)> {
+        let invalid = |detail, cause: BoxError| {
+            (
+                code::INVALID_PARAMETER,
+                Error::invalid_request(detail, cause),
+            )
+        };
+        let required = |cause: &str| invalid("draft_url is required", cause.into());
         // RFC 8259, section 8.1 allows a parser to ignore a byte order mark.
         let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
         if body.trim_ascii().is_empty() {
             return Err(required("the request has no body"));
         }
-        let body: SaveRequest<'_> = read_object(body).map_err(|cause| {
-            Error::invalid_request("The request body must be a JSON object", cause)
-        })?;
+        let body: SaveRequest<'_> = read_object(body)
+            .map_err(|cause| invalid("The request body must be a JSON object", cause))?;
         if body.draft_url.is_none() {
             return Err(required("the body has no draft_url"));
         }
         let draft_url = as_string(body.draft_url)
-            .ok_or_else(|| invalid("draft_url must be a string".into()))?;
+            .ok_or_else(|| invalid(INVALID_DRAFT_URL, "draft_url must be a string".into()))?;
         if draft_url.trim().is_empty() {
             return Err(required("draft_url is empty"));
         }
-        let id = DraftId::from_url(&draft_url, &self.draft_url_hosts).map_err(invalid)?;
-        Ok((draft_url, id))
+        match DraftId::from_url(&draft_url, &self.draft_url_hosts) {
+            Ok(id) => Ok((draft_url, id)),
+            Err(cause) => {
+                let error = Error::invalid_request(INVALID_DRAFT_URL, cause);
+                Err((code::INVALID_DRAFT_URL, error))
+            }
+        }
+    }
+
+    fn save_failure(&self, error: &Error) -> Response<Body> {
+        let (status, code) = match error.kind() {
+            ErrorKind::InvalidRequest => (StatusCode::BAD_REQUEST, code::INVALID_PARAMETER),
+            ErrorKind::DraftNotFound => (StatusCode::NOT_FOUND, code::INVALID_DRAFT_URL),
+            ErrorKind::SaveFailed => (StatusCode::INTERNAL_SERVER_ERROR, code::INTERNAL),
+            ErrorKind::ServiceUnavailable => (StatusCode::SERVICE_UNAVAILABLE, code::INTERNAL),
+        };
+        let mut response = self.failure(status, code, error.detail());
+        if error.kind() == ErrorKind::ServiceUnavailable {
+            insert(response.headers_mut(), RETRY_AFTER, "1");
+        }
+        response
+    }
+
+    fn failure(&self, status: StatusCode, code: u16, text: &str) -> Response<Body> {
+        match self.format {
+            ResponseFormat::Detail => json_response(status, &json!({"detail": text})),
+            ResponseFormat::Code => {
+                json_response(StatusCode::OK, &json!({"code": code, "message": text}))
+            }
+        }
     }
 
     /// Allows pages of the configured origin to read `response` (Fetch Standard, "CORS protocol").
@@ -152,32 +209,29 @@ impl HttpHandler {
 }
 
 /// Returns the response to a CORS preflight request, for triggers that do not answer it themselves.
-fn preflight() -> Response<Body> {
+fn preflight(request: &HeaderMap) -> Response<Body> {
+    // Clients send headers of their own, for example those that trace a request. Only the configured
+    // origin may send them.
+    let requested = request
+        .get(ACCESS_CONTROL_REQUEST_HEADERS)
+        .filter(|names| are_header_names(names.as_bytes()));
+    let default = HeaderValue::from_static(
+        "Authorization, Content-Type, X-Amz-Date, X-Amz-Security-Token, X-Api-Key",
+    );
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     insert(headers, ACCESS_CONTROL_ALLOW_METHODS, "POST");
-    insert(
-        headers,
-        ACCESS_CONTROL_ALLOW_HEADERS,
-        "Authorization, Content-Type, X-Amz-Date, X-Amz-Security-Token, X-Api-Key",
-    );
+    let allowed = requested.cloned().unwrap_or(default);
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed);
     insert(headers, ACCESS_CONTROL_MAX_AGE, "3600");
     response
 }
 
-fn error_response(error: &Error) -> Response<Body> {
-    let status = match error.kind() {
-        ErrorKind::InvalidRequest => StatusCode::BAD_REQUEST,
-        ErrorKind::DraftNotFound => StatusCode::NOT_FOUND,
-        ErrorKind::SaveFailed => StatusCode::INTERNAL_SERVER_ERROR,
-        ErrorKind::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    let mut response = json_response(status, &json!({"detail": error.detail()}));
-    if error.kind() == ErrorKind::ServiceUnavailable {
-        insert(response.headers_mut(), RETRY_AFTER, "1");
-    }
-    response
+/// Returns whether `list` is a list of names, separated by commas.
+fn are_header_names(list: &[u8]) -> bool {
+    list.split(|byte| *byte == b',')
+        .all(|name| HeaderName::from_bytes(name.trim_ascii()).is_ok())
 }
 
 fn json_response(status: StatusCode, body: &Value) -> Response<Body> {

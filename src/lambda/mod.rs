@@ -30,6 +30,9 @@ use crate::save::Saver;
 /// Time reserved for the response at the end of an invocation.
 const RESPONSE_MARGIN: Duration = Duration::from_millis(500);
 
+/// Maximum duration of an HTTP request: API Gateway waits for 29 seconds ("Amazon API Gateway quotas").
+const MAX_HTTP_DURATION: Duration = Duration::from_secs(28);
+
 /// The Lambda function.
 #[derive(Debug)]
 pub struct Function {
@@ -73,17 +76,17 @@ impl Function {
 
     async fn handle(&self, request: Request) -> Result<Response<Body>, Diagnostic> {
         let context = request.lambda_context();
-        let deadline = deadline(context.deadline);
         let log = self.telemetry.invocation(&context.request_id);
         let is_event = matches!(
             request.request_context_ref(),
             Some(RequestContext::PassThrough)
         );
+        let deadline = deadline(context.deadline, is_event);
         // The runtime would send the text of a panic to the caller.
-        let dispatch = AssertUnwindSafe(self.dispatch(&request, is_event, deadline, log));
+        let dispatch = AssertUnwindSafe(self.dispatch(&request, is_event, deadline, &log));
         dispatch.catch_unwind().await.unwrap_or_else(|_| {
             let error = Error::save_failed("panic");
-            log.panicked(&error);
+            log.failed(1, &error);
             if is_event {
                 Err(Diagnostic::from(&error))
             } else {
@@ -97,7 +100,7 @@ impl Function {
         request: &Request,
         is_event: bool,
         deadline: Instant,
-        log: InvocationLog<'_>,
+        log: &InvocationLog<'_>,
     ) -> Result<Response<Body>, Diagnostic> {
         let saver = &self.saver;
         match request.body() {
@@ -126,13 +129,18 @@ const YEAR_2000_MS: u64 = 946_684_800_000;
 /// Returns the time by which a save must be done, for an invocation that ends at `end_ms`
 /// milliseconds since the epoch, as sent by the Runtime API. `cargo lambda watch` sends the
 /// remaining milliseconds instead.
-fn deadline(end_ms: u64) -> Instant {
+fn deadline(end_ms: u64, is_event: bool) -> Instant {
     let end = Duration::from_millis(end_ms);
     let remaining = if end_ms < YEAR_2000_MS {
         end
     } else {
         let end = SystemTime::UNIX_EPOCH + end;
         end.duration_since(SystemTime::now()).unwrap_or_default()
+    };
+    let remaining = if is_event {
+        remaining
+    } else {
+        remaining.min(MAX_HTTP_DURATION)
     };
     Instant::now() + remaining.saturating_sub(RESPONSE_MARGIN)
 }

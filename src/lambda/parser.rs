@@ -1,7 +1,7 @@
 //! Parses trigger payloads into draft ids. Fields that do not affect the result are skipped without
 //! building their values, so that memory does not depend on the input.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use percent_encoding::percent_decode_str;
@@ -57,12 +57,21 @@ pub(super) struct Message {
 #[derive(Debug, Default)]
 pub(super) struct EventContent {
     /// Drafts to save, each once.
-    pub ids: BTreeSet<DraftId>,
+    pub drafts: BTreeMap<DraftId, Origin>,
     /// Records that do not require a save.
     pub skipped: Vec<SkippedRecord>,
     /// The first record that could not be parsed. Others are not kept: a payload of 6 MB may have
     /// millions of them.
     pub error: Option<Error>,
+}
+
+/// The reason to save a draft.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Origin {
+    /// Its document was written. It may have been deleted since.
+    Object,
+    /// The event names it.
+    Request,
 }
 
 /// A record that does not require a save.
@@ -280,7 +289,7 @@ impl EventParser {
     fn content(&self, text: &str, envelopes: u8) -> Result<EventContent, Error> {
         let envelope = Envelope::parse(text)?;
         match self.direct_request(&envelope) {
-            Some(request) => Ok(EventContent::draft(request?.id)),
+            Some(request) => Ok(EventContent::draft(request?.id, Origin::Request)),
             None => self.notification(&envelope, envelopes),
         }
     }
@@ -361,7 +370,7 @@ impl EventParser {
         let request = self
             .direct_request(&object(event.detail, "an object in detail")?)
             .ok_or_else(|| invalid_event("detail must have a draft_url or draft_id"))?;
-        Ok(EventContent::draft(request?.id))
+        Ok(EventContent::draft(request?.id, Origin::Request))
     }
 
     /// Returns the draft whose document was created, or the reason to skip the object.
@@ -374,7 +383,7 @@ impl EventParser {
             return skipped("the object is in another bucket");
         }
         match self.prefix.parse_document(key) {
-            Some(id) => EventContent::draft(id),
+            Some(id) => EventContent::draft(id, Origin::Object),
             None => skipped("the object is not the document of a draft"),
         }
     }
@@ -425,10 +434,21 @@ fn draft_id(value: &RawValue) -> Result<DirectRequest, Error> {
     })
 }
 
+/// Adds `drafts` to `all`. A draft that both have keeps the greater origin.
+pub(super) fn add_drafts(
+    all: &mut BTreeMap<DraftId, Origin>,
+    drafts: impl IntoIterator<Item = (DraftId, Origin)>,
+) {
+    for (id, origin) in drafts {
+        let known = all.entry(id).or_insert(origin);
+        *known = origin.max(*known);
+    }
+}
+
 impl EventContent {
-    fn draft(id: DraftId) -> Self {
+    fn draft(id: DraftId, origin: Origin) -> Self {
         Self {
-            ids: BTreeSet::from([id]),
+            drafts: BTreeMap::from([(id, origin)]),
             ..Self::default()
         }
     }
@@ -448,7 +468,7 @@ impl EventContent {
     }
 
     fn append(&mut self, mut other: Self) {
-        self.ids.append(&mut other.ids);
+        add_drafts(&mut self.drafts, other.drafts);
         self.skipped.append(&mut other.skipped);
         self.error = self.error.take().or(other.error);
     }

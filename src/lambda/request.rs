@@ -1,14 +1,15 @@
 //! HTTP events of API Gateway, load balancers and function URLs, reduced to what a save reads.
 //!
 //! `lambda_http` refuses an event for any field that it cannot parse, and panics on hosts, paths and
-//! bodies that are not well formed. It therefore gets an event with the method, the path and the
-//! body only.
+//! bodies that are not well formed. It therefore gets an event with the method, the path, the body
+//! and one header only.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use lambda_http::aws_lambda_events::alb::AlbTargetGroupRequest;
 use lambda_http::aws_lambda_events::apigw::{ApiGatewayProxyRequest, ApiGatewayV2httpRequest};
-use lambda_http::http::Method;
+use lambda_http::http::header::ACCESS_CONTROL_REQUEST_HEADERS;
+use lambda_http::http::{HeaderMap, HeaderValue, Method};
 use lambda_http::request::LambdaRequest;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
@@ -47,6 +48,10 @@ struct HttpEvent<'a> {
     #[serde(borrow)]
     raw_path: Option<&'a RawValue>,
     #[serde(borrow)]
+    headers: Option<&'a RawValue>,
+    #[serde(borrow)]
+    multi_value_headers: Option<&'a RawValue>,
+    #[serde(borrow)]
     body: Option<&'a RawValue>,
     #[serde(borrow)]
     is_base64_encoded: Option<&'a RawValue>,
@@ -68,6 +73,18 @@ struct Http {
     method: String,
 }
 
+/// The header of CORS preflight requests that is read. HTTP APIs, function URLs and load balancers send
+/// names in lower case, REST APIs as the client wrote them.
+#[derive(Deserialize)]
+struct Headers<'a> {
+    #[serde(
+        borrow,
+        rename = "access-control-request-headers",
+        alias = "Access-Control-Request-Headers"
+    )]
+    requested: Option<&'a RawValue>,
+}
+
 /// Reads an HTTP event, or returns `None` for any other payload.
 fn read_http_event(payload: &str) -> Option<LambdaRequest> {
     // A cheap test that spares large batches a second parse.
@@ -78,11 +95,18 @@ fn read_http_event(payload: &str) -> Option<LambdaRequest> {
     let context = event.request_context?.get();
     let context: RequestContext = read_object(context.as_bytes()).ok()?;
     let (body, is_base64_encoded) = body_text(event.body, event.is_base64_encoded);
+    let requested =
+        requested_headers(event.headers).or_else(|| requested_headers(event.multi_value_headers));
+    let headers: HeaderMap = requested
+        .map(|value| (ACCESS_CONTROL_REQUEST_HEADERS, value))
+        .into_iter()
+        .collect();
 
     if let Some(http) = context.http {
         let mut request = ApiGatewayV2httpRequest::default();
         request.request_context.http.method = http.method.parse().ok()?;
         request.raw_path = Some(uri_path(event.raw_path));
+        request.headers = headers;
         request.body = body;
         request.is_base64_encoded = is_base64_encoded;
         return Some(LambdaRequest::ApiGatewayV2(request));
@@ -93,6 +117,7 @@ fn read_http_event(payload: &str) -> Option<LambdaRequest> {
         let mut request = AlbTargetGroupRequest::default();
         request.http_method = method;
         request.path = path;
+        request.headers = headers;
         request.body = body;
         request.is_base64_encoded = is_base64_encoded;
         LambdaRequest::Alb(request)
@@ -100,10 +125,21 @@ fn read_http_event(payload: &str) -> Option<LambdaRequest> {
         let mut request = ApiGatewayProxyRequest::default();
         request.http_method = method;
         request.path = path;
+        request.headers = headers;
         request.body = body;
         request.is_base64_encoded = is_base64_encoded;
         LambdaRequest::ApiGatewayV1(request)
     })
+}
+
+/// Reads the only header that is needed. Load balancers may send a list of values.
+fn requested_headers(headers: Option<&RawValue>) -> Option<HeaderValue> {
+    let headers: Headers<'_> = read_object(headers?.get().as_bytes()).ok()?;
+    let value = as_string(headers.requested).or_else(|| {
+        let [value]: [String; 1] = serde_json::from_str(headers.requested?.get()).ok()?;
+        Some(value)
+    });
+    value?.try_into().ok()
 }
 
 /// Returns a path that `http::Uri` accepts; `/` for one that cannot be the path of a save.

@@ -7,7 +7,7 @@ use std::fmt;
 use std::io::{self, Write as _};
 use std::panic;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use log::{Level, LevelFilter, Log};
@@ -27,6 +27,10 @@ const DIMENSION: &str = "FunctionName";
 
 /// Maximum length of a text in a record, in bytes.
 const MAX_TEXT_BYTES: usize = 1024;
+
+/// Maximum number of skipped parts of one invocation that have a record of their own. A payload may
+/// have tens of thousands.
+const MAX_SKIPPED_RECORDS: u64 = 10;
 
 /// Writes records.
 #[derive(Clone)]
@@ -96,6 +100,7 @@ impl Telemetry {
         InvocationLog {
             telemetry: self,
             request_id,
+            skipped: AtomicU64::new(0),
         }
     }
 
@@ -177,13 +182,13 @@ impl Record {
         self.metric(name, "Milliseconds", milliseconds);
     }
 
-    /// Adds an error of this kind, which a caller gets or would get, and its cause.
-    fn error(&mut self, error: &Error) {
+    /// Adds the error of a number of saves.
+    fn error(&mut self, error: &Error, saves: u64) {
         self.text("outcome", error.kind().as_str());
         let retryable = error.kind() == ErrorKind::ServiceUnavailable;
         self.fields.push(("retryable", retryable.into()));
         self.text("error", &error.cause_chain());
-        self.count(counter(error.kind()), 1);
+        self.count(counter(error.kind()), saves);
     }
 }
 
@@ -226,20 +231,21 @@ impl Serialize for Record {
 }
 
 /// Writes the records of one invocation.
-#[derive(Clone, Copy)]
 pub(super) struct InvocationLog<'a> {
     telemetry: &'a Telemetry,
     request_id: &'a str,
+    /// Number of skipped parts.
+    skipped: AtomicU64,
 }
 
 impl InvocationLog<'_> {
-    fn record(self, level: Level, message: &str) -> Record {
+    fn record(&self, level: Level, message: &str) -> Record {
         let mut record = Record::new(level, message);
         record.text("request_id", self.request_id);
         record
     }
 
-    fn write(self, mut record: Record) {
+    fn write(&self, mut record: Record) {
         if self
             .telemetry
             .0
@@ -252,33 +258,36 @@ impl InvocationLog<'_> {
     }
 
     /// Records a request or message that does not name a draft.
-    pub(super) fn invalid(self, error: &Error) {
+    pub(super) fn invalid(&self, error: &Error) {
         let mut record = self.record(level(error.kind()), "invalid request");
         record.text("detail", error.detail());
-        record.error(error);
+        record.error(error, 1);
         self.write(record);
     }
 
-    /// Records a part of an event that does not require a save.
-    pub(super) fn skipped(self, reason: &str, key: Option<&str>) {
+    /// Records a part of an event that does not require a save. `name` is a field that names it.
+    pub(super) fn skipped(&self, reason: &str, name: Option<(&'static str, &str)>) {
+        if self.skipped.fetch_add(1, Ordering::Relaxed) >= MAX_SKIPPED_RECORDS {
+            return;
+        }
         let mut record = self.record(Level::Info, "skipped");
         record.text("outcome", "skipped");
         record.text("reason", reason);
-        if let Some(key) = key {
-            record.text("key", key);
+        if let Some((field, name)) = name {
+            record.text(field, name);
         }
         self.write(record);
     }
 
-    /// Records an invocation that failed with a panic, about which there is another record.
-    pub(super) fn panicked(self, error: &Error) {
+    /// Records `saves` saves that have no report, because they were not started or panicked.
+    pub(super) fn failed(&self, saves: u64, error: &Error) {
         let mut record = self.record(level(error.kind()), "not saved");
-        record.error(error);
+        record.error(error, saves);
         self.write(record);
     }
 
     /// Records a save, successful or not.
-    pub(super) fn save(self, report: &SaveReport) {
+    pub(super) fn save(&self, report: &SaveReport) {
         let mut record = match &report.result {
             Ok(_) => self.record(Level::Info, "saved"),
             Err(error) => self.record(level(error.kind()), "not saved"),
@@ -294,7 +303,7 @@ impl InvocationLog<'_> {
                 };
                 record.count(counter, 1);
             }
-            Err(error) => record.error(error),
+            Err(error) => record.error(error, 1),
         }
         record.milliseconds("SaveMs", report.elapsed);
         if let Some(read) = report.read {
@@ -312,6 +321,17 @@ impl InvocationLog<'_> {
             record.bytes("CopiedBytes", files.copied_bytes);
         }
         self.write(record);
+    }
+}
+
+impl Drop for InvocationLog<'_> {
+    fn drop(&mut self) {
+        let skipped = *self.skipped.get_mut();
+        if skipped > MAX_SKIPPED_RECORDS {
+            let mut record = self.record(Level::Info, "more skipped");
+            record.fields.push(("skipped", skipped.into()));
+            self.write(record);
+        }
     }
 }
 
