@@ -34,13 +34,13 @@ pub struct Args {
 }
 
 /// The longest time for which a link can be valid ("Sharing objects with presigned URLs", Amazon S3 User Guide).
-const MAX_EXPIRES: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const MAX_EXPIRES: Duration = Duration::from_hours(7 * 24);
 
 #[derive(Serialize)]
 struct Links<'a> {
     version: &'a str,
     expires_at: Timestamp,
-    links: Vec<Link>,
+    objects: Vec<Link>,
 }
 
 #[derive(Serialize)]
@@ -89,7 +89,7 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
         context.output.json(&Links {
             version,
             expires_at,
-            links,
+            objects: links,
         })?;
         return Ok(Outcome::Success);
     }

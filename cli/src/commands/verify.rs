@@ -391,9 +391,8 @@ impl Draft {
 
     /// Chooses the files to read, others in each run.
     fn is_chosen(&self, id: &CopyId) -> bool {
-        // 53 bits, which a float holds exactly.
-        let random = self.random.hash_one(id) >> 11;
-        (random as f64) < self.read * (1_u64 << 53) as f64
+        let random = u32::try_from(self.random.hash_one(id) >> 32).unwrap_or_default();
+        f64::from(random) + 0.5 < self.read * 2_f64.powi(32)
     }
 
     async fn read_file(
@@ -516,42 +515,46 @@ impl Report {
     }
 
     fn text(&self) -> String {
-        let mut text = String::new();
+        let mut lines = Vec::new();
         for problem in &self.problems {
             let others = match problem.versions {
                 1 => String::new(),
                 versions => format!(" ({})", count(versions, "version")),
             };
             let (key, problem) = (printable(&problem.key), printable(&problem.text));
-            text.push_str(&format!("{RED}{key}{RED:#}: {problem}{others}\n"));
+            lines.push(format!("{RED}{key}{RED:#}: {problem}{others}"));
         }
         let (drafts, versions) = (count(self.drafts, "draft"), count(self.versions, "version"));
         let (files, bytes) = (count(self.files, "file"), size(self.files_bytes));
-        text.push_str(&format!("{drafts}, {versions}, {files} ({bytes})"));
-        if self.files_read > 0 {
-            let (files, bytes) = (count(self.files_read, "file"), size(self.read_bytes));
-            text.push_str(&format!("; read {files} ({bytes})"));
-        }
-        match self.problems.len() {
-            0 => text.push_str(&format!(": {GREEN}no problems{GREEN:#}\n")),
-            problems => {
-                let problems = count(problems as u64, "problem");
-                text.push_str(&format!(": {RED}{problems}{RED:#}\n"));
-            }
-        }
+        let read = match self.files_read {
+            0 => String::new(),
+            files => format!(
+                "; read {} ({})",
+                count(files, "file"),
+                size(self.read_bytes)
+            ),
+        };
+        let result = match self.problems.len() {
+            0 => format!("{GREEN}no problems{GREEN:#}"),
+            problems => format!("{RED}{}{RED:#}", count(problems as u64, "problem")),
+        };
+        lines.push(format!(
+            "{drafts}, {versions}, {files} ({bytes}){read}: {result}"
+        ));
         if self.files_without_hash > 0 {
             let files = count(self.files_without_hash, "file");
-            text.push_str(&format!(
-                "{files} not compared: the ETag is no known hash of the bytes\n"
+            lines.push(format!(
+                "{files} not compared: the ETag is no known hash of the bytes"
             ));
         }
         if self.other_objects > 0 {
             let objects = count(self.other_objects, "object");
-            text.push_str(&format!(
-                "{objects} of no version, as interrupted saves leave them\n"
+            lines.push(format!(
+                "{objects} of no version, as interrupted saves leave them"
             ));
         }
-        text
+        lines.push(String::new());
+        lines.join("\n")
     }
 }
 

@@ -1,6 +1,7 @@
 //! `drafts versions`.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, RandomState};
 
 use futures_util::{StreamExt as _, stream};
@@ -104,11 +105,9 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
         ]
     });
     let mut text = context.output.table(&columns, cells);
-    text.push_str(&format!(
-        "{}, {} stored\n",
-        count(rows.len() as u64, "version"),
-        size(stored)
-    ));
+    let versions = count(rows.len() as u64, "version");
+    // A string takes all.
+    let _ = writeln!(text, "{versions}, {} stored", size(stored));
     context.output.print(&text)?;
     Ok(Outcome::Success)
 }
