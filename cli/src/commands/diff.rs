@@ -17,11 +17,11 @@ use crate::history::{History, SavedVersion};
 use crate::output::{GREEN, HEADER, RED, YELLOW, count, printable, size, video_time};
 
 /// Show what differs between two versions
-///
-/// Lists the files that were added (+), removed (-) and changed (~), and for documents that are not encrypted the
-/// tracks, segments and materials.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  drafts diff 2025092811473036584258 20250928T1147 latest")]
+#[command(
+    after_help = "Lists the files that were added (+), removed (-) and changed (~), and for documents that are not \
+                  encrypted the tracks, segments and materials.\n\nExample:\n  drafts diff 2025092811473036584258 20250928T1147 latest"
+)]
 pub struct Args {
     /// Id or URL of the draft
     #[arg(value_parser = args::draft_id)]

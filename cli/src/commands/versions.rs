@@ -19,10 +19,10 @@ use crate::output::{Align, count, size};
 use crate::store::{Bucket, CONCURRENCY, Object};
 
 /// List the versions of a draft, newest first
-///
-/// UNSHARED are the stored bytes that no other version shares: about what its deletion frees.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  drafts versions 2025092811473036584258")]
+#[command(
+    after_help = "UNSHARED are the stored bytes that no other version shares.\n\nExample:\n  drafts versions 2025092811473036584258"
+)]
 pub struct Args {
     /// Id or URL of the draft
     #[arg(value_parser = args::draft_id)]
