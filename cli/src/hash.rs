@@ -170,7 +170,7 @@ mod tests {
             Comparison::Equal
         );
         assert_eq!(
-            compare(b"abd", "900150983cd24fb0d6963f7d28e17f72"),
+            compare(b"xyz", "900150983cd24fb0d6963f7d28e17f72"),
             Comparison::Different
         );
         assert_eq!(

@@ -144,7 +144,7 @@ async fn finds_a_missing_copy_once_for_all_its_versions() {
 async fn finds_a_copy_of_another_size() {
     let (s3, _) = two_versions().await;
     let key = copy_key(&s3, "assets/b c.mp4");
-    s3.put(BUCKET, &key, b"othe");
+    s3.put(BUCKET, &key, b"four");
     assert_eq!(problems(&s3, &[]).await, [("copy_size".to_owned(), key)]);
 }
 
