@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use test_support::fixtures::{BUCKET, sample_draft, sha256_hex};
 
 use crate::common::{
-    ID, at, bare_command, command, copy_key, drafts, drafts_json, put, run, save, save_document,
-    start, version_key,
+    ID, at, bare_command, command, copy_key, drafts, drafts_json, get, put, run, save,
+    save_document, start, version_key,
 };
 
 /// Returns a version without other files, as an import makes it.
@@ -365,31 +365,6 @@ async fn anyone_can_download_from_a_link() {
         s3.get(BUCKET, &copy_key(&s3, "assets/你 好+.mp4")),
         Some(b"video".to_vec())
     );
-}
-
-/// Gets a URL without credentials.
-async fn get(url: &str) -> Vec<u8> {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    let rest = url.strip_prefix("http://").expect("an HTTP URL");
-    let (host, path) = rest.split_once('/').expect("a path");
-    let mut stream = tokio::net::TcpStream::connect(host)
-        .await
-        .expect("the server listens");
-    let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    stream
-        .write_all(request.as_bytes())
-        .await
-        .expect("the request is sent");
-    let mut response = Vec::new();
-    stream.read_to_end(&mut response).await.expect("a response");
-    let end = response
-        .windows(4)
-        .position(|bytes| bytes == b"\r\n\r\n")
-        .expect("headers");
-    let head = String::from_utf8_lossy(&response[..end]);
-    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    response.split_off(end + 4)
 }
 
 #[tokio::test]
