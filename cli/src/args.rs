@@ -29,16 +29,34 @@ pub struct Cli {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct GlobalArgs {
-    /// Bucket of the drafts
-    #[arg(long, global = true, env = "DRAFT_BUCKET", value_name = "NAME")]
+    /// Bucket of the drafts (DRAFT_BUCKET)
+    #[arg(
+        long,
+        global = true,
+        env = "DRAFT_BUCKET",
+        hide_env = true,
+        value_name = "NAME"
+    )]
     pub bucket: Option<String>,
-    /// Bucket of the versions, if it is another
-    #[arg(long, global = true, env = "SAVED_BUCKET", value_name = "NAME")]
+    /// Bucket of the versions, if it is another (SAVED_BUCKET)
+    #[arg(
+        long,
+        global = true,
+        env = "SAVED_BUCKET",
+        hide_env = true,
+        value_name = "NAME"
+    )]
     pub saved_bucket: Option<String>,
-    /// Prefix of all drafts [default: drafts/]
-    #[arg(long, global = true, env = "DRAFT_PREFIX", value_name = "PREFIX")]
+    /// Prefix of all drafts (DRAFT_PREFIX) [default: drafts/]
+    #[arg(
+        long,
+        global = true,
+        env = "DRAFT_PREFIX",
+        hide_env = true,
+        value_name = "PREFIX"
+    )]
     pub prefix: Option<String>,
-    /// Endpoint of an S3-compatible store
+    /// Endpoint of an S3-compatible store (AWS_ENDPOINT_URL)
     #[arg(long, global = true, value_name = "URL")]
     pub endpoint_url: Option<String>,
     /// Print one JSON value
@@ -60,14 +78,18 @@ pub enum Command {
     Verify(verify::Args),
     Prune(prune::Args),
     /// Print the completions for a shell
-    ///
-    /// For bash: drafts completions bash > ~/.local/share/bash-completion/completions/drafts
-    #[command(hide = true)]
+    #[command(
+        hide = true,
+        after_help = "Example:\n  drafts completions bash > ~/.local/share/bash-completion/completions/drafts"
+    )]
     Completions {
         shell: Shell,
     },
     /// Write the man pages to a folder
-    #[command(hide = true)]
+    #[command(
+        hide = true,
+        after_help = "Example:\n  drafts man ~/.local/share/man/man1"
+    )]
     Man {
         folder: PathBuf,
     },

@@ -233,8 +233,8 @@ mod tests {
 
     #[test]
     fn refuses_a_manifest_of_another_draft_or_with_other_keys() {
-        assert!(parse(MANIFEST.as_bytes(), &id("abd")).is_err());
-        let other = MANIFEST.replace("saved-files/abc/", "saved-files/abd/");
+        assert!(parse(MANIFEST.as_bytes(), &id("xyz")).is_err());
+        let other = MANIFEST.replace("saved-files/abc/", "saved-files/xyz/");
         let problem = parse(other.as_bytes(), &id("abc")).expect_err("another key");
         assert!(problem.contains("is not the copy of"), "{problem}");
         assert!(parse(b"{}", &id("abc")).is_err());

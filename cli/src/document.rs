@@ -104,9 +104,8 @@ impl Summary {
             let materials = list(Some(raw)).into_iter().map(Material::read);
             (kind, materials.collect())
         });
-        let duration: Option<f64> = parse(fields.get("duration").copied());
         Document::Plain(Box::new(Self {
-            duration: duration.map(|duration| duration as u64),
+            duration: parse(fields.get("duration").copied()),
             canvas: parse(fields.get("canvas_config").copied()),
             fps: parse(fields.get("fps").copied()),
             tracks: tracks.into_iter().map(Track::read).collect(),
@@ -265,8 +264,8 @@ mod tests {
     #[test]
     fn media_are_videos_sounds_and_files_of_the_draft() {
         let summary = summary(
-            r####"{"materials":{"videos":[{"path":"C:/a.mp4"},{"path":""},{}],"audios":[{"path":"assets/b.mp3"}],
-            "effects":[{"path":"/cache/e"},{"path":"/app/draft/abc/e"},{"path":"##_draftpath_placeholder_1_##/e"}]}}"####,
+            r###"{"materials":{"videos":[{"path":"C:/a.mp4"},{"path":""},{}],"audios":[{"path":"assets/b.mp3"}],
+            "effects":[{"path":"/cache/e"},{"path":"/app/draft/abc/e"},{"path":"##_draftpath_placeholder_1_##/e"}]}}"###,
         );
         let media: Vec<_> = summary.media("abc").collect();
         let expected = [

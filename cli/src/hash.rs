@@ -1,5 +1,7 @@
 //! Compares the bytes of a file with its `ETag`.
 
+use std::fmt::Write as _;
+
 use md5::{Digest as _, Md5};
 
 /// The result of a comparison.
@@ -135,5 +137,79 @@ impl Candidate {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        // A string takes all.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compare(bytes: &[u8], etag: &str) -> Comparison {
+        let mut hasher = EtagHasher::new(etag, bytes.len() as u64);
+        for chunk in bytes.chunks(1_000_003) {
+            hasher.update(chunk);
+        }
+        hasher.finish()
+    }
+
+    /// Returns the `ETag` of a multipart upload.
+    fn multipart(bytes: &[u8], part_size: usize) -> String {
+        let parts: Vec<_> = bytes.chunks(part_size).map(Md5::digest).collect();
+        format!("{}-{}", hex(&Md5::digest(parts.concat())), parts.len())
+    }
+
+    #[test]
+    fn compares_with_the_md5_of_the_bytes() {
+        assert_eq!(
+            compare(b"abc", "900150983cd24fb0d6963f7d28e17f72"),
+            Comparison::Equal
+        );
+        assert_eq!(
+            compare(b"xyz", "900150983cd24fb0d6963f7d28e17f72"),
+            Comparison::Different
+        );
+        assert_eq!(
+            compare(b"", "d41d8cd98f00b204e9800998ecf8427e"),
+            Comparison::Equal
+        );
+        for etag in [
+            "",
+            "abc",
+            "900150983cd24fb0d6963f7d28e17f7",
+            "900150983cd24fb0d6963f7d28e17f72-0",
+        ] {
+            assert_eq!(compare(b"abc", etag), Comparison::Unknown, "{etag}");
+        }
+    }
+
+    #[test]
+    fn compares_with_the_etag_of_a_multipart_upload() {
+        let mib = 1 << 20;
+        let bytes: Vec<u8> = (0..21 * mib + 5)
+            .map(|i: usize| u8::try_from(i % 251).unwrap_or_default())
+            .collect();
+        for part_size in [
+            5 * mib,
+            8 * mib,
+            16 * mib,
+            bytes.len(),
+            bytes.len().div_ceil(3),
+        ] {
+            let etag = multipart(&bytes, part_size);
+            assert_eq!(compare(&bytes, &etag), Comparison::Equal, "{part_size}");
+        }
+        let etag = multipart(&bytes, 8 * mib);
+        let mut changed = bytes.clone();
+        changed[9 * mib] ^= 1;
+        assert_eq!(compare(&changed, &etag), Comparison::Unknown);
+        assert_eq!(
+            compare(&bytes, &multipart(&bytes, 7 * mib + 1)),
+            Comparison::Unknown
+        );
+    }
 }

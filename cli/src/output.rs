@@ -1,9 +1,10 @@
 //! Standard output and standard error: tables, sizes, times, colours, progress and JSON.
 
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
-use anstyle::{AnsiColor, Style};
+use anstyle::{AnsiColor, Color, Style};
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use jiff::tz::TimeZone;
@@ -15,11 +16,11 @@ use crate::error::{Error, Result};
 /// Column headers.
 pub const HEADER: Style = Style::new().bold();
 /// Added.
-pub const GREEN: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green)));
+pub const GREEN: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Green)));
 /// Removed, and problems.
-pub const RED: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Red)));
+pub const RED: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Red)));
 /// Changed, and warnings.
-pub const YELLOW: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Yellow)));
+pub const YELLOW: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Yellow)));
 
 /// The alignment of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +104,8 @@ impl Output {
         for (index, line) in table.lines().enumerate() {
             let line = line.trim_end();
             if index == 0 {
-                text.push_str(&format!("{HEADER}{line}{HEADER:#}\n"));
+                // A string takes all.
+                let _ = writeln!(text, "{HEADER}{line}{HEADER:#}");
             } else {
                 text.push_str(line);
                 text.push('\n');

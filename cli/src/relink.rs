@@ -131,7 +131,7 @@ mod tests {
             r#"{ "a" : "\ud800", "b":"assets/x.mp4" , "c" :1e5,"d":"\u0041" }"#,
             // Not in the version.
             r#"["/app/output/draft/2025092811473036584258/assets/y.mp4"]"#,
-            r####"["/usr/share/x.mp4","C:x.mp4","http://host/assets/x.mp4","_placeholder_/assets/x.mp4"]"####,
+            r#"["/usr/share/x.mp4","C:x.mp4","http://host/assets/x.mp4","_placeholder_/assets/x.mp4"]"#,
             r#"["/app/2025092811473036584258/../assets"]"#,
             r#"["/app/2025092811473036584258","/","","\"/assets/x.mp4\""]"#,
             // The right one already.

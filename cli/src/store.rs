@@ -94,6 +94,15 @@ pub struct ObjectVersion {
     pub is_delete_marker: bool,
 }
 
+/// The time at which credentials expire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CredentialsEnd {
+    Never,
+    At(Timestamp),
+    /// They are temporary, and came without their end.
+    Unknown,
+}
+
 /// A request, for its errors.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
@@ -335,15 +344,19 @@ impl Store {
         Ok(presigned.uri().to_owned())
     }
 
-    /// Returns the time at which the credentials expire, if they do.
-    pub async fn credentials_expiry(&self) -> Result<Option<Timestamp>> {
+    /// Returns the time at which the credentials, and with them links, expire.
+    pub async fn credentials_end(&self) -> Result<CredentialsEnd> {
         let Some(credentials) = &self.credentials else {
-            return Ok(None);
+            return Ok(CredentialsEnd::Never);
         };
         let credentials = credentials.provide_credentials().await;
         let credentials = credentials.map_err(|error| no_credentials(&error))?;
-        let expiry = credentials.expiry().map(Timestamp::try_from);
-        Ok(expiry.transpose().unwrap_or_default())
+        let end = credentials.expiry().map(Timestamp::try_from);
+        Ok(match (end, credentials.session_token()) {
+            (Some(Ok(end)), _) => CredentialsEnd::At(end),
+            (_, Some(_)) => CredentialsEnd::Unknown,
+            (_, None) => CredentialsEnd::Never,
+        })
     }
 
     /// Creates or replaces an object.

@@ -1,6 +1,6 @@
 //! Errors that say what is missing and what to do.
 
-use local::s3::{Fault, Op, When};
+use local::s3::{Fault, Op, RawResponse, When};
 use test_support::fixtures::BUCKET;
 
 use crate::common::{ID, bare_command, command, drafts, put, run, save, start};
@@ -130,4 +130,81 @@ async fn a_missing_permission_is_named_with_the_object() {
         assert!(!run.stderr.contains("Some("), "{run:?}");
         s3.clear_faults();
     }
+}
+
+#[tokio::test]
+async fn responses_of_s3_are_explained() {
+    let s3 = start().await;
+    let redirect = RawResponse::new(301)
+        .header("x-amz-bucket-region", "eu-central-1")
+        .header("content-type", "application/xml")
+        .body("<Error><Code>PermanentRedirect</Code><Message>Elsewhere</Message></Error>");
+    for (fault, texts) in [
+        (
+            Fault::Respond(redirect),
+            [
+                "the bucket drafts is in another region",
+                "Set AWS_REGION=eu-central-1.",
+            ],
+        ),
+        (
+            Fault::Error(403, "InvalidAccessKeyId"),
+            [
+                "S3 refuses the credentials (InvalidAccessKeyId)",
+                "check AWS_PROFILE",
+            ],
+        ),
+        (
+            Fault::Error(403, "RequestTimeTooSkewed"),
+            ["S3 refuses the time of this machine", "Set the clock."],
+        ),
+        (
+            Fault::SLOW_DOWN,
+            [
+                "S3 could not answer ListObjectsV2 of s3://drafts/saved/",
+                "in a while",
+            ],
+        ),
+        (
+            Fault::Error(501, "NotImplemented"),
+            ["the store does not support ListObjectsV2", "NotImplemented"],
+        ),
+        (
+            Fault::Error(400, "Strange"),
+            ["failed with 400 Strange: Strange", "request id"],
+        ),
+    ] {
+        s3.fault(When::any(), fault);
+        let mut command = command(&s3);
+        command.args(["versions", ID]).env("AWS_MAX_ATTEMPTS", "1");
+        let run = run(&mut command).await.expect_status(2);
+        for text in texts {
+            assert!(run.stderr.contains(text), "{text}: {run:?}");
+        }
+        s3.clear_faults();
+    }
+}
+
+#[tokio::test]
+async fn links_of_temporary_credentials_have_a_warning() {
+    let s3 = start().await;
+    put(&s3, "draft_content.json", b"{}");
+    save(&s3).await;
+    let mut permanent = command(&s3);
+    permanent.args(["link", ID]);
+    let run_permanent = run(&mut permanent).await.expect_status(0);
+    assert!(
+        !run_permanent.stderr.contains("warning"),
+        "{run_permanent:?}"
+    );
+    // The local S3 does not check the token.
+    let mut temporary = command(&s3);
+    temporary
+        .args(["link", ID])
+        .env("AWS_SESSION_TOKEN", "token");
+    let run = run(&mut temporary).await;
+    assert!(
+        run.stderr.contains("the credentials are temporary"),
+        "{run:?}"
+    );
 }

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use test_support::fixtures::{BUCKET, sample_draft, sha256_hex};
 
 use crate::common::{
-    ID, at, bare_command, command, copy_key, drafts, drafts_json, put, run, save, save_document,
-    start, version_key,
+    ID, at, bare_command, command, copy_key, drafts, drafts_json, get, put, run, save,
+    save_document, start, version_key,
 };
 
 /// Returns a version without other files, as an import makes it.
@@ -170,7 +170,7 @@ async fn show_prints_the_files_tracks_and_materials_and_the_missing_media() {
     let run = drafts(&s3, &["show", ID, "--utc"]).await.expect_status(0);
     let saved = run.stdout.lines().nth(2).expect("a line").to_owned();
     assert!(saved.starts_with("saved      "), "{saved}");
-    let size = sample_draft().len() as f64 / 1024.0;
+    let size = f64::from(u32::try_from(sample_draft().len()).expect("a small file")) / 1024.0;
     let expected = format!(
         "version    {version}
 state      2025-09-28 11:47:30 UTC
@@ -334,7 +334,7 @@ async fn anyone_can_download_from_a_link() {
     let links = drafts_json(&s3, &["link", ID, "--expires", "2h"]).await;
     assert_eq!(links["version"], version);
     let mut contents = Vec::new();
-    for link in links["links"].as_array().expect("a list") {
+    for link in links["objects"].as_array().expect("a list") {
         let url = link["url"].as_str().expect("a URL");
         assert!(url.contains("X-Amz-Expires=7200"), "{url}");
         let body = get(url).await;
@@ -365,31 +365,6 @@ async fn anyone_can_download_from_a_link() {
         s3.get(BUCKET, &copy_key(&s3, "assets/你 好+.mp4")),
         Some(b"video".to_vec())
     );
-}
-
-/// Gets a URL without credentials.
-async fn get(url: &str) -> Vec<u8> {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    let rest = url.strip_prefix("http://").expect("an HTTP URL");
-    let (host, path) = rest.split_once('/').expect("a path");
-    let mut stream = tokio::net::TcpStream::connect(host)
-        .await
-        .expect("the server listens");
-    let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    stream
-        .write_all(request.as_bytes())
-        .await
-        .expect("the request is sent");
-    let mut response = Vec::new();
-    stream.read_to_end(&mut response).await.expect("a response");
-    let end = response
-        .windows(4)
-        .position(|bytes| bytes == b"\r\n\r\n")
-        .expect("headers");
-    let head = String::from_utf8_lossy(&response[..end]);
-    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    response.split_off(end + 4)
 }
 
 #[tokio::test]
@@ -462,4 +437,59 @@ async fn output_that_nobody_reads_to_its_end_is_no_error() {
     let output = child.wait_with_output().await.expect("it ends");
     assert!(output.status.success(), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+/// Runs `drafts` on a terminal of 100 columns, and returns what it shows.
+#[cfg(target_os = "linux")]
+async fn on_a_terminal(
+    s3: &local::s3::S3,
+    args: &str,
+    variables: &[(&str, &str)],
+) -> Option<String> {
+    use tokio::process::Command;
+
+    let version = Command::new("script").arg("--version").output().await;
+    if !version.is_ok_and(|output| output.status.success()) {
+        test_support::skip_or_fail("script of util-linux is not installed");
+        return None;
+    }
+    let drafts = crate::common::command(s3);
+    let mut command = Command::new("script");
+    command.args([
+        "-qec",
+        &format!("stty cols 100; {} {args}", crate::common::DRAFTS),
+        "/dev/null",
+    ]);
+    for (name, value) in drafts.as_std().get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    command
+        .env("TERM", "xterm-256color")
+        .envs(variables.iter().copied());
+    let output = command.output().await.expect("script starts");
+    assert!(output.status.success(), "{output:?}");
+    Some(String::from_utf8(output.stdout).expect("UTF-8"))
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn colours_are_shown_only_on_a_terminal_without_no_color() {
+    let s3 = start().await;
+    put(&s3, "draft_content.json", b"{}");
+    save(&s3).await;
+    let Some(shown) = on_a_terminal(&s3, "verify", &[]).await else {
+        return;
+    };
+    assert!(shown.contains("\u{1b}[32mno problems"), "{shown:?}");
+    let shown = on_a_terminal(&s3, "verify", &[("NO_COLOR", "1")]).await;
+    let shown = shown.expect("script is installed");
+    assert!(shown.contains(": no problems"), "{shown:?}");
+    let shown = on_a_terminal(&s3, &format!("versions {ID}"), &[]).await;
+    let shown = shown.expect("script is installed");
+    assert!(shown.contains("\u{1b}[1mVERSION"), "{shown:?}");
+    let plain = drafts(&s3, &["versions", ID]).await.expect_status(0);
+    assert!(
+        !plain.stdout.contains('\u{1b}') && !plain.stderr.contains('\u{1b}'),
+        "{plain:?}"
+    );
 }

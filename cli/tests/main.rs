@@ -5,4 +5,6 @@
 mod common;
 mod errors;
 mod look;
+mod other_store;
+mod speed;
 mod verify;

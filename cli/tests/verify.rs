@@ -1,6 +1,6 @@
 //! `drafts verify` finds each kind of damage.
 
-use local::s3::S3;
+use local::s3::{Fault, Op, S3, When};
 use serde_json::Value;
 use test_support::fixtures::BUCKET;
 
@@ -144,7 +144,7 @@ async fn finds_a_missing_copy_once_for_all_its_versions() {
 async fn finds_a_copy_of_another_size() {
     let (s3, _) = two_versions().await;
     let key = copy_key(&s3, "assets/b c.mp4");
-    s3.put(BUCKET, &key, b"othe");
+    s3.put(BUCKET, &key, b"four");
     assert_eq!(problems(&s3, &[]).await, [("copy_size".to_owned(), key)]);
 }
 
@@ -198,4 +198,35 @@ async fn versions_that_are_not_there_are_not_verified() {
     );
     let run = drafts(&s3, &["verify", "abc"]).await.expect_status(2);
     assert!(run.stderr.contains("s3://drafts/saved/abc/"), "{run:?}");
+}
+
+#[tokio::test]
+async fn goes_on_when_a_transfer_stops() {
+    let (s3, _) = two_versions().await;
+    let cut = s3.fault(
+        When::op(Op::GetObject)
+            .key_starts_with("saved-files/")
+            .times(2),
+        Fault::CutBody(50_000),
+    );
+    let run = drafts(&s3, &["verify", "--read", "100"])
+        .await
+        .expect_status(0);
+    assert!(
+        run.stdout.contains("read 3 files (97.67 KiB): no problems"),
+        "{run:?}"
+    );
+    assert_eq!(cut.hits(), 2);
+}
+
+#[tokio::test]
+async fn bytes_that_do_not_have_the_checksum_of_the_store_are_a_problem() {
+    let (s3, [old, _]) = two_versions().await;
+    let key = version_key(&old, "draft_content.json");
+    s3.fault(
+        When::op(Op::GetObject).key_starts_with(&key),
+        Fault::CorruptBody,
+    );
+    let run = drafts(&s3, &["verify"]).await.expect_status(1);
+    assert!(run.stdout.contains(&key), "{run:?}");
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::hash::Hash;
+use std::hash::{BuildHasher as _, Hash, RandomState};
 
 use anstyle::Style;
 use save_draft::draft::{DraftId, Sha256Digest};
@@ -17,11 +17,11 @@ use crate::history::{History, SavedVersion};
 use crate::output::{GREEN, HEADER, RED, YELLOW, count, printable, size, video_time};
 
 /// Show what differs between two versions
-///
-/// Lists the files that were added (+), removed (-) and changed (~), and for documents that are not encrypted the
-/// tracks, segments and materials.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  drafts diff 2025092811473036584258 20250928T1147 latest")]
+#[command(
+    after_help = "Lists the files that were added (+), removed (-) and changed (~), and for documents that are not \
+                  encrypted the tracks, segments and materials.\n\nExample:\n  drafts diff 2025092811473036584258 20250928T1147 latest"
+)]
 pub struct Args {
     /// Id or URL of the draft
     #[arg(value_parser = args::draft_id)]
@@ -384,14 +384,13 @@ impl<C> Changes<C> {
 }
 
 /// Numbers the items with equal keys.
-fn numbered<'a, T, K: Hash + Eq>(
-    items: &'a [T],
+fn numbered<T, K: Hash + Eq>(
+    items: &[T],
     key: impl Fn(&T) -> K,
-) -> impl Iterator<Item = ((K, usize), &'a T)> {
-    let hasher = std::hash::RandomState::new();
+) -> impl Iterator<Item = ((K, usize), &T)> {
+    let hasher = RandomState::new();
     let mut counts: HashMap<u64, usize> = HashMap::new();
     items.iter().map(move |item| {
-        use std::hash::BuildHasher as _;
         let key = key(item);
         let number = counts.entry(hasher.hash_one(&key)).or_default();
         *number += 1;

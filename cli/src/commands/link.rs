@@ -13,14 +13,14 @@ use crate::contents::Contents;
 use crate::error::{Error, Outcome, Result, chain};
 use crate::history::History;
 use crate::output::printable;
-use crate::store::Bucket;
+use crate::store::{Bucket, CredentialsEnd};
 
 /// Print links from which anyone can download a version
-///
-/// There is one link for the document and one for each file. Anyone who has a link can read the object until the
-/// link expires.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  drafts link 2025092811473036584258 latest --expires 12h")]
+#[command(
+    after_help = "Prints one link for the document and one for each file. Whoever has a link can read the object \
+                  until the link expires.\n\nExample:\n  drafts link 2025092811473036584258 latest --expires 12h"
+)]
 pub struct Args {
     /// Id or URL of the draft
     #[arg(value_parser = args::draft_id)]
@@ -34,13 +34,13 @@ pub struct Args {
 }
 
 /// The longest time for which a link can be valid ("Sharing objects with presigned URLs", Amazon S3 User Guide).
-const MAX_EXPIRES: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const MAX_EXPIRES: Duration = Duration::from_hours(7 * 24);
 
 #[derive(Serialize)]
 struct Links<'a> {
     version: &'a str,
     expires_at: Timestamp,
-    links: Vec<Link>,
+    objects: Vec<Link>,
 }
 
 #[derive(Serialize)]
@@ -58,14 +58,19 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
     let files = Contents::read_files(store, &args.id, version).await?;
     let now = Timestamp::now();
     let mut expires_at = now + args.expires;
-    if let Some(end) = store.credentials_expiry().await?
-        && end < expires_at
-    {
-        expires_at = end;
-        context.output.warn(&format!(
-            "the credentials, and so the links, expire at {}",
-            context.output.time(end)
-        ));
+    match store.credentials_end().await? {
+        CredentialsEnd::Never => {}
+        CredentialsEnd::At(end) if end >= expires_at => {}
+        CredentialsEnd::At(end) => {
+            expires_at = end;
+            let end = context.output.time(end);
+            let text = format!("the credentials, and so the links, expire at {end}");
+            context.output.warn(&text);
+        }
+        CredentialsEnd::Unknown => {
+            let text = "the credentials are temporary: the links expire with them";
+            context.output.warn(text);
+        }
     }
     let config = PresigningConfig::expires_in(args.expires);
     let config = config.map_err(|error| Error::new(chain(&error)))?;
@@ -89,7 +94,7 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
         context.output.json(&Links {
             version,
             expires_at,
-            links,
+            objects: links,
         })?;
         return Ok(Outcome::Success);
     }

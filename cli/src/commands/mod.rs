@@ -43,7 +43,7 @@ pub async fn run(cli: Cli) -> Result<Outcome> {
         Command::Versions(args) => versions::run(&context, args).await,
         Command::Show(args) => show::run(&context, args).await,
         Command::Diff(args) => diff::run(&context, args).await,
-        Command::Download(args) => download::run(&context, args).await,
+        Command::Download(args) => Box::pin(download::run(&context, args)).await,
         Command::Restore(args) => restore::run(&context, args).await,
         Command::Link(args) => link::run(&context, args).await,
         Command::Verify(args) => verify::run(&context, args).await,

@@ -17,11 +17,11 @@ use crate::output::{HEADER, YELLOW, count, printable, size, video_time};
 use crate::relink::KnownPaths;
 
 /// Show the files, tracks and materials of a version
-///
-/// Also lists the media that the document names and the version does not have. An encrypted document shows its size
-/// only.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  drafts show 2025092811473036584258 20250928T1147")]
+#[command(
+    after_help = "Also lists the media that the document names and the version does not have. Of an encrypted \
+                  document, only the size is shown.\n\nExample:\n  drafts show 2025092811473036584258 20250928T1147"
+)]
 pub struct Args {
     /// Id or URL of the draft
     #[arg(value_parser = args::draft_id)]

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use indicatif::ProgressBar;
-use jiff::Timestamp;
 use save_draft::draft::{DraftId, Sha256Digest, keys};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -23,12 +22,11 @@ use crate::output::{GREEN, RED, count, printable, size};
 use crate::store::{Bucket, CONCURRENCY, Object, Store};
 
 /// Check that versions are complete and unchanged
-///
-/// Compares each document and each manifest with the hash in the name of its version, and checks that every copy of a
-/// file is there with its size. The exit status is 1 if anything is wrong.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  drafts verify\n  drafts verify 2025092811473036584258 --read 100"
+    after_help = "Compares each document and each manifest with the hash in the name of its version, and checks that \
+                  every copy of a file is there with its size. The exit status is 1 if anything is wrong.\n\n\
+                  Examples:\n  drafts verify\n  drafts verify 2025092811473036584258 --read 100"
 )]
 pub struct Args {
     /// Ids or URLs of drafts [default: all]
@@ -130,7 +128,7 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
     } else {
         args.ids.clone()
     };
-    let bar = context.output.count_bar("versions", 0);
+    let bar = context.output.bytes_bar("verifying", 0);
     let limits = Limits {
         transfers: Arc::new(Semaphore::new(CONCURRENCY)),
         memory: MemoryBudget::default(),
@@ -187,7 +185,8 @@ fn no_versions(context: &Context, id: Option<&DraftId>) -> Error {
 impl Draft {
     async fn verify(self: Arc<Self>) -> Result<Report> {
         let history = History::read(&self.store, &self.id).await?;
-        self.bar.inc_length(history.versions.len() as u64);
+        let documents = history.versions.iter().map(|version| version.document.size);
+        self.bar.inc_length(documents.sum());
         if history
             .versions
             .iter()
@@ -203,11 +202,7 @@ impl Draft {
         let versions = stream::iter(history.versions)
             .map(|version| {
                 let draft = Arc::clone(&self);
-                tokio::spawn(async move {
-                    draft.verify_version(&version).await?;
-                    draft.bar.inc(1);
-                    Ok(())
-                })
+                tokio::spawn(async move { draft.verify_version(&version).await })
             })
             .buffer_unordered(CONCURRENCY)
             .map(|result| result.map_err(panicked)?);
@@ -264,6 +259,8 @@ impl Draft {
         drop(bytes);
         self.check_state(version, &manifest.key, &document, &files);
         let to_read = self.check_copies(version, &files);
+        let to_read_bytes = to_read.iter().map(|&index| files[index].size);
+        self.bar.inc_length(to_read_bytes.sum());
         stream::iter(to_read.into_iter().map(Ok))
             .try_for_each_concurrent(CONCURRENCY, |index| {
                 self.read_file(version, &files[index], document.has_md5_etag)
@@ -292,17 +289,16 @@ impl Draft {
                 None => return Ok(None),
                 Some(None) => break,
                 Some(Some(chunk)) => {
+                    self.bar.inc(chunk.len() as u64);
                     sha256.update(&chunk);
                     md5.update(&chunk);
                 }
             }
         }
         let metadata = &reader.head.metadata;
-        let time = metadata.get("source-last-modified");
         Ok(Some(DocumentRead {
             digest: Sha256Digest::from_hasher(sha256),
             saved_digest: metadata.get("sha256").cloned(),
-            last_modified: time.and_then(|time| time.parse().ok()),
             has_md5_etag: md5.finish() == Comparison::Equal,
         }))
     }
@@ -346,11 +342,10 @@ impl Draft {
             return;
         }
         // The hash does not cover the times of the files.
-        let times = files.iter().map(|file| file.last_modified);
-        let newest = times.chain(document.last_modified).max();
-        let newest = newest.map(Timestamp::as_second);
-        if document.last_modified.is_some() && newest != Some(version.state_time().as_second()) {
-            let text = "changed: the newest file is not of the time in the name of the version";
+        let state_time = version.state_time();
+        let is_newer = |file: &VersionFile| file.last_modified.as_second() > state_time.as_second();
+        if files.iter().any(is_newer) {
+            let text = "changed: a file is newer than the version";
             self.problem(version, ProblemKind::Manifest, manifest_key, text);
         }
     }
@@ -391,9 +386,8 @@ impl Draft {
 
     /// Chooses the files to read, others in each run.
     fn is_chosen(&self, id: &CopyId) -> bool {
-        // 53 bits, which a float holds exactly.
-        let random = self.random.hash_one(id) >> 11;
-        (random as f64) < self.read * (1_u64 << 53) as f64
+        let random = u32::try_from(self.random.hash_one(id) >> 32).unwrap_or_default();
+        f64::from(random) + 0.5 < self.read * 2_f64.powi(32)
     }
 
     async fn read_file(
@@ -416,6 +410,7 @@ impl Draft {
                 None => return Ok(()),
                 Some(None) => break,
                 Some(Some(chunk)) => {
+                    self.bar.inc(chunk.len() as u64);
                     bytes += chunk.len() as u64;
                     hasher.update(&chunk);
                 }
@@ -488,8 +483,6 @@ struct DocumentRead {
     digest: Sha256Digest,
     /// The SHA-256 that the save noted.
     saved_digest: Option<String>,
-    /// The time at which the draft's document was written.
-    last_modified: Option<Timestamp>,
     /// The draft's objects had MD5s as `ETag`s.
     has_md5_etag: bool,
 }
@@ -516,42 +509,46 @@ impl Report {
     }
 
     fn text(&self) -> String {
-        let mut text = String::new();
+        let mut lines = Vec::new();
         for problem in &self.problems {
             let others = match problem.versions {
                 1 => String::new(),
                 versions => format!(" ({})", count(versions, "version")),
             };
             let (key, problem) = (printable(&problem.key), printable(&problem.text));
-            text.push_str(&format!("{RED}{key}{RED:#}: {problem}{others}\n"));
+            lines.push(format!("{RED}{key}{RED:#}: {problem}{others}"));
         }
         let (drafts, versions) = (count(self.drafts, "draft"), count(self.versions, "version"));
         let (files, bytes) = (count(self.files, "file"), size(self.files_bytes));
-        text.push_str(&format!("{drafts}, {versions}, {files} ({bytes})"));
-        if self.files_read > 0 {
-            let (files, bytes) = (count(self.files_read, "file"), size(self.read_bytes));
-            text.push_str(&format!("; read {files} ({bytes})"));
-        }
-        match self.problems.len() {
-            0 => text.push_str(&format!(": {GREEN}no problems{GREEN:#}\n")),
-            problems => {
-                let problems = count(problems as u64, "problem");
-                text.push_str(&format!(": {RED}{problems}{RED:#}\n"));
-            }
-        }
+        let read = match self.files_read {
+            0 => String::new(),
+            files => format!(
+                "; read {} ({})",
+                count(files, "file"),
+                size(self.read_bytes)
+            ),
+        };
+        let result = match self.problems.len() {
+            0 => format!("{GREEN}no problems{GREEN:#}"),
+            problems => format!("{RED}{}{RED:#}", count(problems as u64, "problem")),
+        };
+        lines.push(format!(
+            "{drafts}, {versions}, {files} ({bytes}){read}: {result}"
+        ));
         if self.files_without_hash > 0 {
             let files = count(self.files_without_hash, "file");
-            text.push_str(&format!(
-                "{files} not compared: the ETag is no known hash of the bytes\n"
+            lines.push(format!(
+                "{files} not compared: the ETag is no known hash of the bytes"
             ));
         }
         if self.other_objects > 0 {
             let objects = count(self.other_objects, "object");
-            text.push_str(&format!(
-                "{objects} of no version, as interrupted saves leave them\n"
+            lines.push(format!(
+                "{objects} of no version, as interrupted saves leave them"
             ));
         }
-        text
+        lines.push(String::new());
+        lines.join("\n")
     }
 }
 

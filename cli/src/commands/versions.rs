@@ -1,6 +1,7 @@
 //! `drafts versions`.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, RandomState};
 
 use futures_util::{StreamExt as _, stream};
@@ -18,10 +19,10 @@ use crate::output::{Align, count, size};
 use crate::store::{Bucket, CONCURRENCY, Object};
 
 /// List the versions of a draft, newest first
-///
-/// UNSHARED are the stored bytes that no other version shares: about what its deletion frees.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  drafts versions 2025092811473036584258")]
+#[command(
+    after_help = "UNSHARED are the stored bytes that no other version shares.\n\nExample:\n  drafts versions 2025092811473036584258"
+)]
 pub struct Args {
     /// Id or URL of the draft
     #[arg(value_parser = args::draft_id)]
@@ -104,11 +105,9 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
         ]
     });
     let mut text = context.output.table(&columns, cells);
-    text.push_str(&format!(
-        "{}, {} stored\n",
-        count(rows.len() as u64, "version"),
-        size(stored)
-    ));
+    let versions = count(rows.len() as u64, "version");
+    // A string takes all.
+    let _ = writeln!(text, "{versions}, {} stored", size(stored));
     context.output.print(&text)?;
     Ok(Outcome::Success)
 }

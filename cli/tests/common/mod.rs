@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
 
+use aws_config::SdkConfig;
 use local::s3::S3;
 use save_draft::config::Config;
 use save_draft::s3::Store;
@@ -116,13 +117,18 @@ pub async fn save_document(s3: &S3) -> String {
 }
 
 async fn save_with(s3: &S3, save_files: &str) -> String {
+    save_in(&s3.sdk_config(), BUCKET, save_files).await
+}
+
+/// Saves the draft in another store; returns the name of the version.
+pub async fn save_in(sdk: &SdkConfig, bucket: &str, save_files: &str) -> String {
     let config = Config::from_lookup(|name| match name {
-        "DRAFT_BUCKET" => Some(BUCKET.into()),
+        "DRAFT_BUCKET" => Some(bucket.into()),
         "SAVE_FILES" => Some(save_files.into()),
         _ => None,
     });
     let config = config.expect("a valid configuration");
-    let saver = Saver::new(Store::new(&s3.sdk_config(), config.storage), config.saves);
+    let saver = Saver::new(Store::new(sdk, config.storage), config.saves);
     let deadline = Instant::now() + Duration::from_secs(20);
     let report = saver.save(ID.parse().expect("a valid id"), deadline).await;
     report
@@ -146,4 +152,29 @@ pub fn copy_key(s3: &S3, path: &str) -> String {
     let copy = copies.next().expect("a copy");
     assert_eq!(copies.next(), None, "there is one copy of {path}");
     copy
+}
+
+/// Gets a URL without credentials.
+pub async fn get(url: &str) -> Vec<u8> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let rest = url.strip_prefix("http://").expect("an HTTP URL");
+    let (host, path) = rest.split_once('/').expect("a path");
+    let mut stream = tokio::net::TcpStream::connect(host)
+        .await
+        .expect("the server listens");
+    let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream
+        .write_all(request.as_bytes())
+        .await
+        .expect("the request is sent");
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response).await.expect("a response");
+    let end = response
+        .windows(4)
+        .position(|bytes| bytes == b"\r\n\r\n")
+        .expect("headers");
+    let head = String::from_utf8_lossy(&response[..end]);
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    response.split_off(end + 4)
 }
