@@ -131,7 +131,7 @@ async fn measure(name: &str, bytes: usize, program: &Program) -> f64 {
 fn client(s3: &S3) -> Client {
     let user = s3.options();
     let credentials = Credentials::new(&user.access_key, &user.secret_key, None, None, "bench");
-    let sdk = client::config_from_env();
+    let sdk = client::config_from_env().expect("a valid environment");
     let sdk = sdk
         .into_builder()
         .endpoint_url(s3.endpoint())
