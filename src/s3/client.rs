@@ -213,8 +213,15 @@ impl LimitResponses {
                 // A listing without its end is refused.
                 let body = body.map_frame(move |frame| {
                     frame.map_data(|data: Bytes| {
-                        tags += data.iter().map(|byte| usize::from(*byte == b'<')).sum::<usize>();
-                        if tags > MAX_XML_TAGS { Bytes::new() } else { data }
+                        tags += data
+                            .iter()
+                            .map(|byte| usize::from(*byte == b'<'))
+                            .sum::<usize>();
+                        if tags > MAX_XML_TAGS {
+                            Bytes::new()
+                        } else {
+                            data
+                        }
                     })
                 });
                 SdkBody::from_body_1_x(Limited::new(body, MAX_XML_BYTES))

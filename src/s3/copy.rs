@@ -19,12 +19,6 @@ use crate::error::{BoxError, Error};
 /// Maximum number of requests for copies at a time.
 pub(super) const MAX_REQUESTS: usize = 32;
 
-/// Largest file that is copied by one request, in bytes: 256 MiB.
-const MAX_WHOLE_BYTES: u64 = 256 << 20;
-
-/// Minimum size of a part, in bytes: 64 MiB.
-const MIN_PART_BYTES: u64 = 64 << 20;
-
 /// Maximum number of parts of a file ("Amazon S3 multipart upload limits", Amazon S3 User Guide), and
 /// of all files that are copied at a time, which limits their memory.
 pub(super) const MAX_PARTS: u32 = 10_000;
@@ -126,7 +120,7 @@ impl Store {
     /// - `ServiceUnavailable` if S3 could not be reached.
     /// - `SaveFailed` for any other error, such as denied access.
     pub async fn copy(&self, source: CopySource<'_>, key: &str) -> Result<CopyOutcome, Error> {
-        let copied = if source.size <= MAX_WHOLE_BYTES {
+        let copied = if source.size <= self.max_copy_bytes {
             self.copy_whole(source, key).await
         } else {
             self.copy_in_parts(source, key).await
@@ -160,7 +154,8 @@ impl Store {
     /// Creates the copy with a multipart upload. One that is not completed is aborted, here or by the
     /// bucket's lifecycle rule.
     async fn copy_in_parts(&self, source: CopySource<'_>, key: &str) -> Result<(), Stop> {
-        let part_bytes = part_bytes(source.size);
+        let part_bytes = source.size.div_ceil(MAX_PARTS.into());
+        let part_bytes = part_bytes.max(self.min_part_bytes);
         let count = u32::try_from(source.size.div_ceil(part_bytes));
         let count = count.unwrap_or(MAX_PARTS).min(MAX_PARTS);
         let parts = self.parts.acquire_many(count).await;
@@ -294,11 +289,6 @@ const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// Returns the size of the parts of a file of `size` bytes.
-fn part_bytes(size: u64) -> u64 {
-    size.div_ceil(MAX_PARTS.into()).max(MIN_PART_BYTES)
-}
-
 /// Sets what `CopyObject` copies beside the bytes.
 fn with_properties(
     create: CreateMultipartUploadFluentBuilder,
@@ -311,20 +301,4 @@ fn with_properties(
         .set_content_language(head.content_language)
         .set_content_type(head.content_type)
         .set_metadata(head.metadata)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_has_at_most_10_000_parts() {
-        const TIB: u64 = 1 << 40;
-        for size in [MAX_WHOLE_BYTES + 1, 5 << 30, TIB, 5 * TIB, 50 * TIB] {
-            let bytes = part_bytes(size);
-            assert!(size.div_ceil(bytes) <= MAX_PARTS.into(), "{size}");
-            // "Amazon S3 multipart upload limits": 5 MiB to 5 GiB.
-            assert!((5 << 20..=5_u64 << 30).contains(&bytes) || size > 48 * TIB, "{size}");
-        }
-    }
 }

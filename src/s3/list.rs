@@ -110,9 +110,8 @@ fn objects(page: ListObjectsV2Output, prefix: &str) -> Result<Vec<ListedObject>,
         return Err(format!("the listing has a page of more than {MAX_ENTRIES} objects").into());
     }
     let objects = contents.into_iter().map(|object| {
-        let object = ListedObject::new(object, is_encoded).ok_or(
-            "the listing has an entry without a valid key, size, ETag or Last-Modified",
-        )?;
+        let object = ListedObject::new(object, is_encoded)
+            .ok_or("the listing has an entry without a valid key, size, ETag or Last-Modified")?;
         if !object.key.starts_with(prefix) {
             return Err(format!("the listing has another key: {:?}", object.key).into());
         }

@@ -85,7 +85,9 @@ impl Memory {
             return Ok(());
         }
         missing.store(bytes, Relaxed);
-        Err(Error::unavailable(format!("{bytes} bytes of memory are not free")))
+        Err(Error::unavailable(format!(
+            "{bytes} bytes of memory are not free"
+        )))
     }
 
     /// Returns the size that was required last and was not free.

@@ -92,6 +92,8 @@ pub struct Store {
     draft_bucket: String,
     saved_bucket: String,
     max_draft_bytes: u64,
+    max_copy_bytes: u64,
+    min_part_bytes: u64,
     memory: Pool,
     /// Limits of the whole process: pages of listings in memory, requests for copies, and parts of
     /// copies.
@@ -113,6 +115,8 @@ impl Store {
             draft_bucket: config.draft_bucket,
             saved_bucket: config.saved_bucket,
             max_draft_bytes: config.max_draft_bytes,
+            max_copy_bytes: config.max_copy_bytes,
+            min_part_bytes: config.min_part_bytes,
             memory: Pool::new(config.memory_bytes),
             pages: Arc::new(Semaphore::new(MAX_PAGES)),
             requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
@@ -212,8 +216,7 @@ impl Store {
         let length = length.ok_or("the response has no valid Content-Length header")?;
         let limit = self.max_draft_bytes;
         if length > limit {
-            let problem =
-                format!("the object has {length} bytes, more than the limit of {limit}");
+            let problem = format!("the object has {length} bytes, more than the limit of {limit}");
             return Err(problem.into());
         }
         if output.last_modified().and_then(time_of).is_none() {
@@ -285,13 +288,19 @@ impl Store {
     }
 
     /// Returns whether the object `key` of the saved bucket consists of `bytes`, or `None` if it does
-    /// not exist. Holds only pieces of it in memory.
+    /// not exist. Digits for which `is_ignored` returns true, with their positions, may be others. Holds
+    /// only pieces of the object in memory.
     ///
     /// # Errors
     ///
     /// - `ServiceUnavailable` if S3 could not be reached, or the transfer failed in all attempts.
     /// - `SaveFailed` for any other error.
-    pub async fn is_equal(&self, key: &str, bytes: &[u8]) -> Result<Option<bool>, Error> {
+    pub async fn is_equal(
+        &self,
+        key: &str,
+        bytes: &[u8],
+        is_ignored: impl Fn(usize) -> bool,
+    ) -> Result<Option<bool>, Error> {
         let request = self.request("GetObject", &self.saved_bucket, key);
         let mut attempt = 1;
         loop {
@@ -303,7 +312,7 @@ impl Store {
             if output.content_range().is_some() || output.content_length() != length {
                 return Ok(Some(false));
             }
-            match has_body(output.body, bytes).await {
+            match has_body(output.body, bytes, &is_ignored).await {
                 Ok(is_equal) => return Ok(Some(is_equal)),
                 Err(cause) if attempt == MAX_ATTEMPTS => {
                     return Err(Error::unavailable(request.error(cause, None)));
@@ -338,15 +347,27 @@ async fn read_body(output: GetObjectOutput, size: u64) -> Result<Document, BoxEr
     })
 }
 
-/// Returns whether `body` consists of `bytes`.
-async fn has_body(mut body: ByteStream, mut bytes: &[u8]) -> Result<bool, BoxError> {
+/// Returns whether `body` consists of `bytes`, but for digits at positions that are ignored.
+async fn has_body(
+    mut body: ByteStream,
+    bytes: &[u8],
+    is_ignored: impl Fn(usize) -> bool,
+) -> Result<bool, BoxError> {
+    let mut position = 0;
     while let Some(chunk) = body.next().await {
-        match bytes.strip_prefix(&*chunk?) {
-            Some(rest) => bytes = rest,
-            None => return Ok(false),
+        let chunk = chunk?;
+        let Some(expected) = bytes.get(position..position + chunk.len()) else {
+            return Ok(false);
+        };
+        for (index, (found, expected)) in chunk.iter().zip(expected).enumerate() {
+            let are_digits = found.is_ascii_digit() && expected.is_ascii_digit();
+            if found != expected && !(are_digits && is_ignored(position + index)) {
+                return Ok(false);
+            }
         }
+        position += chunk.len();
     }
-    if bytes.is_empty() {
+    if position == bytes.len() {
         Ok(true)
     } else {
         Err("the body is shorter than announced".into())

@@ -17,9 +17,7 @@ use super::manifest::{Manifest, ManifestFile};
 use crate::draft::keys::{self, DocumentName, DraftPrefix, MAX_KEY_BYTES};
 use crate::draft::{DraftId, Sha256Digest};
 use crate::error::{Error, WithCause};
-use crate::s3::{
-    CopyOutcome, CopySource, Document, ListedObject, Memory, Refusal, Store, backoff,
-};
+use crate::s3::{CopyOutcome, CopySource, Document, ListedObject, Memory, Refusal, Store, backoff};
 
 /// Maximum number of objects in the folder of a draft.
 const MAX_OBJECTS: usize = 100_000;
@@ -152,14 +150,12 @@ impl FileSaver {
 
     /// Lists the files in the draft's folder. `None` if the listing does not show the document as it
     /// was read.
-    async fn list(
-        &self,
-        id: &DraftId,
-        read: ReadDocument<'_>,
-    ) -> Result<Option<Listing>, Error> {
+    async fn list(&self, id: &DraftId, read: ReadDocument<'_>) -> Result<Option<Listing>, Error> {
         let document = read.document;
         if plain_etag(&document.etag).is_empty() {
-            return Err(Error::save_failed("the store sends no ETag of the document"));
+            return Err(Error::save_failed(
+                "the store sends no ETag of the document",
+            ));
         }
         let folder = self.draft_prefix.folder(id);
         let mut has_document = false;

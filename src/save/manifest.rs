@@ -30,3 +30,11 @@ pub struct ManifestFile<'a> {
     /// Key of the copy.
     pub key: Cow<'a, str>,
 }
+
+/// Returns whether `position` is in the line of a `Last-Modified` in the JSON of a manifest. In JSON, a line
+/// never ends within a string.
+pub(super) fn is_in_time(json: &[u8], position: usize) -> bool {
+    let start = json[..position].iter().rposition(|byte| *byte == b'\n');
+    let line = &json[start.map_or(0, |start| start + 1)..position];
+    line.trim_ascii_start().starts_with(b"\"last_modified\": \"")
+}

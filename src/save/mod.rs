@@ -255,19 +255,21 @@ impl Saver {
         Ok(Saved { version, outcome })
     }
 
-    /// Creates the manifest of a version. If there is one, it must be the same.
+    /// Creates the manifest of a version. If there is one, it must have the same files. Their times may be
+    /// others: they are not part of the version's name, but for the newest.
     async fn create_manifest(
         &self,
         id: &DraftId,
         version: &Version,
-        manifest: &NewObject,
+        object: &NewObject,
     ) -> Result<(), Error> {
         let key = keys::manifest(id, version);
         for _ in 0..MAX_MANIFEST_ATTEMPTS {
-            if self.store.create(&key, manifest).await? == CreateOutcome::Created {
+            if self.store.create(&key, object).await? == CreateOutcome::Created {
                 return Ok(());
             }
-            match self.store.is_equal(&key, &manifest.bytes).await? {
+            let is_time = |position| manifest::is_in_time(&object.bytes, position);
+            match self.store.is_equal(&key, &object.bytes, is_time).await? {
                 Some(true) => return Ok(()),
                 Some(false) => {
                     let problem = format!("the object {key:?} is not the manifest of the version");

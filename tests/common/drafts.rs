@@ -87,8 +87,10 @@ pub fn read_version_by(
     version: &str,
 ) -> (Vec<u8>, Files) {
     let folder = format!("saved/{id}/{version}");
-    let document = get(&format!("{folder}/draft_content.json"));
-    let document = document.expect("the version has a document");
+    let names = ["draft_content.json", "draft_info.json"];
+    let mut documents = names.iter().filter_map(|name| get(&format!("{folder}/{name}")));
+    let document = documents.next().expect("the version has a document");
+    assert_eq!(documents.next(), None, "the version has one document");
     let mut files = Files::new();
     let mut etags = BTreeMap::new();
     if let Some(manifest) = get(&format!("{folder}/files.json")) {
@@ -120,9 +122,8 @@ pub struct Response {
     pub outcome: String,
     /// Empty for errors.
     pub version: String,
-    /// The line of the log.
+    /// The record of the save.
     pub line: Value,
-    pub metrics: Value,
 }
 
 /// Saves the draft `id`, with `left` until the deadline.
@@ -131,14 +132,12 @@ pub async fn save_within(function: &Bootstrap, id: &str, left: Duration) -> Resp
     let request_id = pending.request_id.clone();
     let response = pending.outcome().await.response();
     let mut lines = function.logs_for(&request_id).await;
-    let metrics = lines.pop().expect("a metrics record");
     let header = |name: &str| response["headers"][name].as_str().unwrap_or_default();
     Response {
         status: response["statusCode"].as_u64().expect("a status code"),
         outcome: header("draft-saved").to_owned(),
         version: header("draft-version").to_owned(),
-        line: lines.pop().expect("a log line"),
-        metrics,
+        line: lines.pop().expect("a record"),
     }
 }
 

@@ -139,7 +139,10 @@ async fn a_listing_of_a_missing_bucket_is_an_error() {
     for target in targets().await {
         let config = common::config("no-such-bucket-here", &[]);
         let store = Store::new(&target.endpoint.sdk(), config.storage);
-        let error = store.list_drafts("drafts/x/", "").await.expect_err("no bucket");
+        let error = store
+            .list_drafts("drafts/x/", "")
+            .await
+            .expect_err("no bucket");
         assert_eq!(error.kind(), ErrorKind::SaveFailed, "{}", target.name);
     }
 }
