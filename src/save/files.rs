@@ -27,8 +27,8 @@ const MAX_OBJECTS: usize = 100_000;
 const MAX_LISTINGS: u32 = 10;
 
 /// Number of files about which a page of a listing has to tell whether there is a copy. Fewer are
-/// asked for one by one, which is cheaper.
-const MIN_FILES_OF_PAGE: usize = 10;
+/// asked for one by one, which costs as much and takes no longer.
+const MIN_FILES_OF_PAGE: usize = 25;
 
 /// Maximum number of files that one save copies at a time.
 const MAX_CONCURRENT_COPIES: usize = 32;

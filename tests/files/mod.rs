@@ -57,16 +57,16 @@ async fn makes_the_documented_requests() {
     saved.assert_saved(s3, id, &document, &files);
     assert_eq!(operations(s3), [Get, List, Put], "without other files");
 
-    for number in 1..=20 {
+    for number in 1..=30 {
         files.extend(put_files(s3, id, [&*format!("assets/{number}.mp4")]));
     }
     let saved = save(function, id).await;
     saved.assert_saved(s3, id, &document, &files);
     let requests = s3.requests();
     let mut expected = vec![Get, List, List];
-    expected.extend([Copy; 20]);
+    expected.extend([Copy; 30]);
     expected.extend([Put, Put]);
-    assert_eq!(operations(s3), expected, "with 20 new files");
+    assert_eq!(operations(s3), expected, "with 30 new files");
     for request in &requests {
         let is_manifest = request.key.ends_with("/files.json");
         match request.op {
@@ -127,21 +127,21 @@ async fn the_copies_of_a_few_files_are_asked_for_one_by_one() {
     let test_env = TestEnv::with(&[SAVE_FILES]).await;
     let (s3, function, id) = (&test_env.s3, &test_env.function, "few");
     let document = put_document(s3, id);
-    let paths: Vec<_> = (0..9).map(|number| number.to_string()).collect();
+    let paths: Vec<_> = (0..24).map(|number| number.to_string()).collect();
     let files = put_files(s3, id, paths.iter().map(String::as_str));
     save(function, id)
         .await
         .assert_saved(s3, id, &document, &files);
     let mut requests = operations(s3);
     assert_eq!(requests.drain(..2).collect::<Vec<_>>(), [Get, List]);
-    assert_eq!(requests.split_off(18), [Put, Put]);
+    assert_eq!(requests.split_off(48), [Put, Put]);
     requests.sort_by_key(|operation| *operation == Copy);
-    assert_eq!(requests, [[Head; 9], [Copy; 9]].concat());
+    assert_eq!(requests, [[Head; 24], [Copy; 24]].concat());
 
     save(function, id)
         .await
         .assert_saved(s3, id, &document, &files);
-    let expected = [&[Get, List][..], &[Head; 9], &[Put, Get, Put]].concat();
+    let expected = [&[Get, List][..], &[Head; 24], &[Put, Get, Put]].concat();
     assert_eq!(operations(s3), expected, "all have copies");
 }
 
