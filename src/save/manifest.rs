@@ -36,5 +36,6 @@ pub struct ManifestFile<'a> {
 pub(super) fn is_in_time(json: &[u8], position: usize) -> bool {
     let start = json[..position].iter().rposition(|byte| *byte == b'\n');
     let line = &json[start.map_or(0, |start| start + 1)..position];
-    line.trim_ascii_start().starts_with(b"\"last_modified\": \"")
+    line.trim_ascii_start()
+        .starts_with(b"\"last_modified\": \"")
 }

@@ -88,7 +88,9 @@ pub fn read_version_by(
 ) -> (Vec<u8>, Files) {
     let folder = format!("saved/{id}/{version}");
     let names = ["draft_content.json", "draft_info.json"];
-    let mut documents = names.iter().filter_map(|name| get(&format!("{folder}/{name}")));
+    let mut documents = names
+        .iter()
+        .filter_map(|name| get(&format!("{folder}/{name}")));
     let document = documents.next().expect("the version has a document");
     assert_eq!(documents.next(), None, "the version has one document");
     let mut files = Files::new();

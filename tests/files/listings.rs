@@ -271,7 +271,10 @@ async fn a_file_that_is_written_again_within_the_second_of_the_newest_is_no_othe
     saved.assert_saved(s3, id, &document, &files);
     s3.set_last_modified(BUCKET, &file_key(id, "a"), time(10));
     let next = save(&test_env.function, id).await;
-    assert_eq!((next.status, &*next.outcome, next.version), (200, "unchanged", saved.version));
+    assert_eq!(
+        (next.status, &*next.outcome, next.version),
+        (200, "unchanged", saved.version)
+    );
 }
 
 #[tokio::test]

@@ -10,9 +10,7 @@ use test_support::s3::{Fault, Op, RawResponse, S3, When};
 use tokio::task::JoinSet;
 
 use super::change_at;
-use crate::common::drafts::{
-    Files, SAVE_FILES, file_key, put_document, read_version, versions,
-};
+use crate::common::drafts::{Files, SAVE_FILES, file_key, put_document, read_version, versions};
 use crate::common::{self, Endpoint};
 
 /// Minimum size of a part, and of the files in these tests one byte less.
