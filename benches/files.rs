@@ -1,4 +1,4 @@
-//! Saves with `SAVE_FILES=true` beside bare copies with the same SDK: duration, requests and peak memory.
+//! Saves with `SAVE_FILES=true`: duration, requests and peak memory, beside bare copies with the same SDK.
 
 #![allow(
     clippy::expect_used,
@@ -12,35 +12,27 @@ use std::env;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use aws_credential_types::Credentials;
-use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::Region;
 use aws_sdk_s3::types::TaggingDirective;
 use futures_util::{StreamExt as _, stream};
-use save_draft::s3::client;
 use test_support::fixtures::{BUCKET, draft_key, post_id};
-use test_support::runtime::{Bootstrap, TIMEOUT};
-use test_support::s3::{Op, S3, S3Options};
+use test_support::runtime::Bootstrap;
+use test_support::s3::{S3, S3Options, sdk_config};
+use test_support::sizes::{SizeStore, Speed};
 
 use self::common::{Budget, Program, document, median, memory, programs};
 
 const KB: usize = 1000;
 const MB: usize = 1000 * KB;
 
-/// Number of files of a draft.
-const FILES: u32 = 20;
 /// Number of concurrent copies, as in the function.
-const CONCURRENCY: usize = 16;
+const CONCURRENCY: usize = 32;
 /// Number of measured saves.
 const ROUNDS: usize = 9;
-
-/// Maximum duration of a save beside the bare copies.
-const MAX_RATIO: f64 = 1.15;
-/// Maximum number of requests of a save.
-const MAX_REQUESTS: f64 = FILES as f64 + 7.0;
-/// Maximum difference of the peak memory between small and large files, in MB.
-const MAX_MEMORY_DIFFERENCE_MB: f64 = 1.0;
+/// Latency of the store that only keeps sizes.
+const LATENCY: Duration = Duration::from_millis(5);
+/// Bytes that it copies in a second, for each request.
+const COPY_BYTES_PER_SECOND: u64 = 100_000_000;
 
 #[tokio::main]
 async fn main() {
@@ -50,33 +42,26 @@ async fn main() {
     }
     let programs = programs().into_iter();
     let functions: Vec<_> = programs.filter(|program| program.is_function).collect();
-    println!("\n## A save with {FILES} new files beside {FILES} bare copies, medians\n");
-    println!(
-        "| file | program | bare copies | save | save / bare | budget | | requests | budget | |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
-    let mut peaks = Vec::new();
-    for (name, bytes) in [("5 KB", 5 * KB), ("5 MB", 5 * MB)] {
-        for function in &functions {
-            peaks.push((name, function.name, measure(name, bytes, function).await));
-        }
-    }
-    println!("\n## Peak memory of the function in these saves, MB\n");
-    println!("| file | program | peak | beside 5 KB | budget | |");
+    println!("\n## Saves of whole drafts\n");
+    println!("| save | program | figure | | budget | |");
     println!("|---|---|---|---|---|---|");
-    for (name, program, peak) in &peaks {
-        let first = peaks.iter().find(|(_, first, _)| first == program);
-        let difference = Budget {
-            figure: peak - first.map_or(0.0, |(_, _, peak)| *peak),
-            max: MAX_MEMORY_DIFFERENCE_MB,
-        };
-        println!("| {name} | {program} | {peak:.1} | {difference} |");
+    for function in &functions {
+        new_files(function).await;
+        older_copies(function).await;
+        large_file(function).await;
+        many_new_files(function).await;
+        many_objects(function).await;
     }
 }
 
-/// Measures saves of files of `bytes` bytes, and prints a row. Returns the peak memory of the
-/// function in MB.
-async fn measure(name: &str, bytes: usize, program: &Program) -> f64 {
+fn row(save: &str, program: &Program, figure: &str, value: f64, max: f64) {
+    let budget = Budget { figure: value, max };
+    println!("| {save} | {} | {figure} | {budget} |", program.name);
+}
+
+/// 20 new files of 5 MB, in a store that copies their bytes.
+async fn new_files(program: &Program) {
+    const FILES: usize = 20;
     // In memory, where there is such a folder: the speed of a disk varies.
     let shared_memory = Path::new("/dev/shm");
     let folder = if shared_memory.is_dir() {
@@ -85,20 +70,27 @@ async fn measure(name: &str, bytes: usize, program: &Program) -> f64 {
         tempfile::tempdir()
     };
     let folder = folder.expect("a folder");
-    let s3 = S3::start(S3Options::new(folder.path()))
-        .await
-        .expect("the S3 starts");
-    let client = client(&s3);
-    let function = start_function(&s3, program).await;
-    let (mut saves, mut copies, mut requests) = (Vec::new(), Vec::new(), 0_u32);
+    let s3 = S3::start(S3Options::new(folder.path()));
+    let s3 = s3.await.expect("the S3 starts");
+    let client = client(&s3.endpoint());
+    let function = start(&s3.endpoint(), program).await;
+    let (mut saves, mut copies, mut requests) = (Vec::new(), Vec::new(), 0);
     for round in 0..=ROUNDS {
         let id = format!("round-{round}");
-        put_draft(&s3, &id, bytes);
-        let copied = copy_files(&s3, &client, &id).await;
+        s3.put(BUCKET, &draft_key(&id), document(200 * KB));
+        let mut content = vec![b'x'; 5 * MB];
+        let mut sources = Vec::new();
+        for number in 0..FILES {
+            let seed = format!("{id} {number}");
+            content[..seed.len()].copy_from_slice(seed.as_bytes());
+            let key = format!("drafts/{id}/assets/{number}.mp4");
+            let etag = s3.put(BUCKET, &key, &content);
+            sources.push((key, etag));
+        }
+        let copied = copy_files(&client, sources).await;
         s3.clear_requests();
         let saved = save(&function, &id).await;
-        requests = u32::try_from(s3.requests().len()).expect("few requests");
-        assert_eq!(s3.count(Op::CopyObject), FILES as usize);
+        requests = s3.requests().len();
         // The first round opens the connections.
         if round > 0 {
             copies.push(copied);
@@ -109,69 +101,158 @@ async fn measure(name: &str, bytes: usize, program: &Program) -> f64 {
         }
     }
     let (copied, saved) = (median(&copies), median(&saves));
-    let figure = saved.as_secs_f64() / copied.as_secs_f64();
-    // The other requests of a save take most of the time of small files.
-    let ratio = if bytes >= MB {
-        let max = MAX_RATIO;
-        Budget { figure, max }.to_string()
-    } else {
-        format!("{figure:.2} | - |")
-    };
-    let requests = Budget {
-        figure: f64::from(requests),
-        max: MAX_REQUESTS,
-    };
-    println!(
-        "| {name} | {} | {copied:.1?} | {saved:.1?} | {ratio} | {requests} |",
-        program.name
+    let name = format!(
+        "{FILES} new files of 5 MB: {saved:.0?}, bare copies {copied:.0?}, {requests} requests"
     );
-    memory(function.pid(), "VmHWM")
+    let ratio = saved.as_secs_f64() / copied.as_secs_f64();
+    row(&name, program, "save / bare", ratio, 1.15);
+    let peak = memory(function.pid(), "VmHWM");
+    row("the same", program, "peak memory, MB", peak, 12.0);
 }
 
-fn client(s3: &S3) -> Client {
-    let user = s3.options();
-    let credentials = Credentials::new(&user.access_key, &user.secret_key, None, None, "bench");
-    let sdk = client::config_from_env();
-    let sdk = sdk
-        .into_builder()
-        .endpoint_url(s3.endpoint())
-        .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .region(Region::from_static("us-east-1"))
-        .build();
+/// 20 files with copies in a new state, without and with many older copies.
+async fn older_copies(program: &Program) {
+    let speed = Speed {
+        latency: LATENCY,
+        copy_bytes_per_second: 0,
+    };
+    let store = SizeStore::start(speed);
+    let function = start(store.url(), program).await;
+    let mut medians = Vec::new();
+    for (id, older) in [("few", 20_u64), ("many", 100_000)] {
+        store.put_files(id, files(20, 5_000_000), true);
+        for number in 0..older {
+            let hash = u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+            store.put_file(&format!("saved-files/{id}/{hash:032x}/old.mp4"), 1);
+        }
+        let mut saves = Vec::new();
+        let mut requests = 0;
+        for round in 0..=ROUNDS {
+            // Another document is another state.
+            store.put(&draft_key(id), document(200 * KB + round));
+            store.take_requests();
+            let saved = save(&function, id).await;
+            requests = store.take_requests().len();
+            if round > 0 {
+                saves.push(saved);
+            }
+        }
+        let saved = median(&saves);
+        medians.push(saved.as_secs_f64());
+        let name = format!("20 files with copies, {older} older copies: {saved:.1?}");
+        let requests = u32::try_from(requests).expect("few requests");
+        row(&name, program, "requests", requests.into(), 25.0);
+    }
+    let ratio = medians[1] / medians[0];
+    row("the same", program, "many / few older copies", ratio, 1.2);
+}
+
+/// One new file of 4 GB.
+async fn large_file(program: &Program) {
+    let store = SizeStore::start(Speed {
+        latency: LATENCY,
+        copy_bytes_per_second: COPY_BYTES_PER_SECOND,
+    });
+    let function = start(store.url(), program).await;
+    store.put(&draft_key("large"), document(200 * KB));
+    store.put_files("large", [("clip.mp4".to_owned(), 4_000_000_000)], false);
+    let saved = save(&function, "large").await.as_secs_f64();
+    let requests = store.take_requests().len();
+    let name = format!("one new file of 4 GB, at 100 MB/s for each request: {requests} requests");
+    row(&name, program, "seconds", saved, 6.0);
+}
+
+/// 10,000 new files of 10 KB.
+async fn many_new_files(program: &Program) {
+    let latency = Duration::from_millis(30);
+    let store = SizeStore::start(Speed {
+        latency,
+        copy_bytes_per_second: 0,
+    });
+    let function = start(store.url(), program).await;
+    store.put(&draft_key("many"), document(200 * KB));
+    store.put_files("many", files(10_000, 10_000), false);
+    let sources = store.keys("drafts/many/assets/").into_iter();
+    let sources = sources.map(|key| {
+        let etag = store.put_file(&key, 10_000);
+        (key, etag)
+    });
+    let copied = copy_files(&client(store.url()), sources.collect()).await;
+    store.take_requests();
+    let saved = save(&function, "many").await.as_secs_f64();
+    let requests = store.take_requests().len();
+    let name = format!(
+        "10,000 new files of 10 KB, store at 30 ms: bare copies {copied:.1?}, {requests} requests"
+    );
+    row(&name, program, "seconds", saved, 25.0);
+}
+
+/// 100,000 objects that all have copies.
+async fn many_objects(program: &Program) {
+    let store = SizeStore::start(Speed {
+        latency: LATENCY,
+        copy_bytes_per_second: 0,
+    });
+    let function = start(store.url(), program).await;
+    store.put(&draft_key("all"), document(200 * KB));
+    store.put_files("all", files(99_999, 1_000_000), true);
+    let saved = save(&function, "all").await.as_secs_f64();
+    let requests = store.take_requests().len();
+    let name = format!("100,000 objects with copies: {requests} requests");
+    row(&name, program, "seconds", saved, 300.0);
+    let listed = listing_memory(&store, "drafts/all/").await;
+    let peak = memory(function.pid(), "VmHWM");
+    let figure = format!("peak memory, MB (the listing twice: {listed:.1})");
+    row("the same", program, &figure, peak, listed + 24.0);
+}
+
+/// Returns the memory of a listing of this prefix, twice, as the SDK parses it, in MB.
+async fn listing_memory(store: &SizeStore, prefix: &str) -> f64 {
+    let client = client(store.url());
+    let mut bytes = 0;
+    for _ in 0..2 {
+        let list = client.list_objects_v2().bucket(BUCKET).prefix(prefix);
+        let mut after = String::new();
+        loop {
+            let page = list
+                .clone()
+                .start_after(&after)
+                .send()
+                .await
+                .expect("a page");
+            for object in page.contents() {
+                let key = object.key().expect("a key");
+                let texts = key.len() + object.e_tag().map_or(0, str::len);
+                bytes += size_of_val(object) + texts;
+                key.clone_into(&mut after);
+            }
+            if page.is_truncated() != Some(true) {
+                break;
+            }
+        }
+    }
+    f64::from(u32::try_from(bytes).expect("less than 4 GB")) / 1e6
+}
+
+fn client(endpoint: &str) -> Client {
+    let sdk = sdk_config(endpoint, "local", "local-secret");
     let config = aws_sdk_s3::config::Builder::from(&sdk).force_path_style(true);
     Client::from_conf(config.build())
 }
 
-async fn start_function(s3: &S3, program: &Program) -> Bootstrap {
+async fn start(endpoint: &str, program: &Program) -> Bootstrap {
     let mut environment = Program::env();
-    environment.push(("AWS_ENDPOINT_URL_S3", s3.endpoint()));
+    environment.push(("AWS_ENDPOINT_URL_S3", endpoint.to_owned()));
     environment.push(("SAVE_FILES", "true".to_owned()));
     Bootstrap::start(&program.path, environment).await
 }
 
-/// Creates a draft with a document of 200 KB and [`FILES`] files.
-fn put_draft(s3: &S3, id: &str, bytes: usize) {
-    s3.put(BUCKET, &draft_key(id), document(200 * KB));
-    let mut content = vec![b'x'; bytes];
-    for number in 0..FILES {
-        let seed = format!("{id} {number}");
-        content[..seed.len()].copy_from_slice(seed.as_bytes());
-        s3.put(
-            BUCKET,
-            &format!("drafts/{id}/assets/{number}.mp4"),
-            &content,
-        );
-    }
+fn files(count: usize, bytes: u64) -> impl Iterator<Item = (String, u64)> {
+    (0..count).map(move |number| (format!("assets/{number:06}.mp4"), bytes))
 }
 
-/// Copies the files of the draft `id` with the requests of a save, and nothing else.
-async fn copy_files(s3: &S3, client: &Client, id: &str) -> Duration {
-    let keys = s3.keys(BUCKET, &format!("drafts/{id}/assets/"));
-    let sources = keys.into_iter().map(|key| {
-        let etag = s3.metadata(BUCKET, &key).expect("a file").etag;
-        (key, etag)
-    });
-    let sources: Vec<_> = sources.collect();
+/// Copies objects, keys and `ETag`s, with the requests of a save, and nothing else.
+async fn copy_files(client: &Client, sources: Vec<(String, String)>) -> Duration {
     let start = Instant::now();
     let copies = stream::iter(sources).map(|(key, etag)| {
         let copy = client
@@ -194,7 +275,8 @@ async fn copy_files(s3: &S3, client: &Client, id: &str) -> Duration {
 async fn save(function: &Bootstrap, id: &str) -> Duration {
     let payload = post_id(id).to_string();
     let start = Instant::now();
-    let outcome = function.begin_within(payload, TIMEOUT).outcome().await;
+    let pending = function.begin_within(payload, Duration::from_mins(5));
+    let outcome = pending.outcome().await;
     let elapsed = start.elapsed();
     let response = outcome.response();
     assert_eq!(response["statusCode"], 200, "{response}");

@@ -10,6 +10,10 @@ use crate::draft::keys::{DraftPrefix, InvalidDraftPrefix};
 
 /// Default of `MAX_DRAFT_BYTES`: 64 MiB.
 const DEFAULT_MAX_DRAFT_BYTES: u64 = 64 << 20;
+/// Largest file that is copied by one request, in bytes: 256 MiB.
+const MAX_COPY_BYTES: u64 = 256 << 20;
+/// Minimum size of the parts of a larger file, in bytes: 64 MiB.
+const MIN_PART_BYTES: u64 = 64 << 20;
 /// Maximum size of one `PutObject`, in bytes ("Uploading objects", Amazon S3 User Guide: 5 GB).
 const MAX_PUT_BYTES: u64 = 5_000_000_000;
 
@@ -49,8 +53,12 @@ pub struct StorageConfig {
     pub saved_bucket: String,
     /// Maximum size of a document, in bytes. Never larger than `memory_bytes`.
     pub max_draft_bytes: u64,
-    /// Memory available for documents, in bytes.
+    /// Memory available for the data of saves, in bytes.
     pub memory_bytes: u64,
+    /// Largest file that is copied by one request, in bytes.
+    pub max_copy_bytes: u64,
+    /// Minimum size of the parts of a larger file, in bytes.
+    pub min_part_bytes: u64,
 }
 
 /// The part of a draft that is saved, and whether saves are accepted.
@@ -168,6 +176,8 @@ impl Config {
                 saved_bucket,
                 max_draft_bytes,
                 memory_bytes,
+                max_copy_bytes: MAX_COPY_BYTES,
+                min_part_bytes: MIN_PART_BYTES,
             },
             saves: SaveConfig {
                 draft_prefix,

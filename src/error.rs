@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use serde_json::error::Category;
+use thiserror::Error as ThisError;
 
 /// Any error, as the cause of another.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -110,6 +111,21 @@ impl fmt::Display for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         Some(self.cause.as_ref())
+    }
+}
+
+/// A problem, and the error that caused it.
+#[derive(Debug, ThisError)]
+#[error("{problem}")]
+pub(crate) struct WithCause {
+    problem: &'static str,
+    source: BoxError,
+}
+
+impl WithCause {
+    pub(crate) fn new(problem: &'static str, source: impl Into<BoxError>) -> Self {
+        let source = source.into();
+        Self { problem, source }
     }
 }
 

@@ -56,7 +56,7 @@ fn run(telemetry: Telemetry) -> Result<(), BoxError> {
         runtime::Builder::new_current_thread()
     };
     builder.enable_all().build()?.block_on(async {
-        let sdk_config = client::config_from_env();
+        let sdk_config = client::config_from_env()?;
         let store = Store::new(&sdk_config, config.storage);
         let saver = Saver::new(store, config.saves);
         let function = Function::new(saver, config.requests, telemetry);

@@ -11,7 +11,7 @@ use save_draft::error::ErrorKind;
 use save_draft::s3::CreateOutcome;
 use save_draft::save::Saver;
 use test_support::fixtures::{BUCKET, draft_key, draft_of_size};
-use test_support::s3::{Fault, Op, S3, ScriptedFault, When};
+use test_support::s3::{Fault, Op, RawResponse, S3, ScriptedFault, When};
 use tokio::task::JoinSet;
 
 use crate::common::drafts::{
@@ -23,28 +23,26 @@ use crate::common::{Endpoint, TestEnv, saver};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     ReadDocument,
-    FirstListOfDraft,
-    FirstListOfCopies,
+    ListDraft,
+    /// The copies of many files.
+    ListCopies,
+    /// The copies of few files.
+    FindCopy,
     CopyFile,
-    SecondListOfDraft,
-    SecondListOfCopies,
     CreateManifest,
     CreateDocument,
 }
 
 use Step::{
-    CopyFile, CreateDocument, CreateManifest, FirstListOfCopies, FirstListOfDraft, ReadDocument,
-    SecondListOfCopies, SecondListOfDraft,
+    CopyFile, CreateDocument, CreateManifest, FindCopy, ListCopies, ListDraft, ReadDocument,
 };
 
 impl Step {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 6] = [
         ReadDocument,
-        FirstListOfDraft,
-        FirstListOfCopies,
+        ListDraft,
+        FindCopy,
         CopyFile,
-        SecondListOfDraft,
-        SecondListOfCopies,
         CreateManifest,
         CreateDocument,
     ];
@@ -59,15 +57,17 @@ impl Step {
             let put = When::op(Op::PutObject).key_starts_with(format!("saved/{id}/"));
             put.and(move |request| request.key.ends_with(name))
         };
+        let copy_of_b = |op| {
+            When::op(op)
+                .key_starts_with(format!("saved-files/{id}/"))
+                .and(|request| request.key.ends_with("/b"))
+        };
         match self {
             ReadDocument => When::op(Op::GetObject).key_starts_with(draft_key(id)),
-            FirstListOfDraft => list("drafts"),
-            FirstListOfCopies => list("saved-files"),
-            SecondListOfDraft => list("drafts").after(1),
-            SecondListOfCopies => list("saved-files").after(1),
-            CopyFile => When::op(Op::CopyObject)
-                .key_starts_with(format!("saved-files/{id}/"))
-                .and(|request| request.key.ends_with("/b")),
+            ListDraft => list("drafts"),
+            ListCopies => list("saved-files"),
+            FindCopy => copy_of_b(Op::HeadObject),
+            CopyFile => copy_of_b(Op::CopyObject),
             CreateManifest => put("/files.json"),
             CreateDocument => put("/draft_content.json"),
         }
@@ -112,6 +112,8 @@ type Row = (&'static str, fn() -> Fault, [End; 3], usize);
 
 const RETRIED: [End; 3] = [Created, Created, Unavailable];
 const LOST: [End; 3] = [Unchanged, Unchanged, UnavailableButSaved];
+/// A store that refuses all conditional copies does not support them.
+const UNSUPPORTED: [End; 3] = [Created, Created, Failed];
 const TIMES: [usize; 3] = [1, 2, usize::MAX];
 /// Copies are attempted again after the folder was listed again, at most for ten listings.
 const SEVERAL: usize = 0;
@@ -149,6 +151,18 @@ const LIST_FAULTS: &[Row] = &[
 ];
 
 #[rustfmt::skip]
+const FIND_FAULTS: &[Row] = &[
+    ("500",                       || Fault::INTERNAL_ERROR,        RETRIED,     3),
+    ("503 SlowDown",              || Fault::SLOW_DOWN,             RETRIED,     3),
+    ("closed before the response", || Fault::Cut,                  RETRIED,     3),
+    ("response lost",             || Fault::LoseResponse,          RETRIED,     3),
+    // The copy may exist or not.
+    ("403",                       || Fault::ACCESS_DENIED,         [Created; 3], 1),
+    ("404",                       || Fault::Error(404, "NoSuchKey"), [Created; 3], 1),
+    ("400",                       || Fault::Error(400, "InvalidRequest"), [Failed; 3], 1),
+];
+
+#[rustfmt::skip]
 const COPY_FAULTS: &[Row] = &[
     ("500",                       || Fault::INTERNAL_ERROR,        RETRIED,     SEVERAL),
     ("503 SlowDown",              || Fault::SLOW_DOWN,             RETRIED,     SEVERAL),
@@ -158,10 +172,11 @@ const COPY_FAULTS: &[Row] = &[
     ("done, reset in the body",   || Fault::CutBody(100),          [Created; 3], SEVERAL),
     ("404",                       || Fault::Error(404, "NoSuchKey"), RETRIED,   SEVERAL),
     ("409",                       || Fault::CONFLICT,              RETRIED,     SEVERAL),
-    ("412",                       || Fault::Error(412, "PreconditionFailed"), RETRIED, SEVERAL),
+    ("412",                       || Fault::Error(412, "PreconditionFailed"), UNSUPPORTED, SEVERAL),
     ("200 with InternalError",    || Fault::error_in_ok("InternalError"), RETRIED, SEVERAL),
     ("200 with SlowDown",         || Fault::error_in_ok("SlowDown"), RETRIED,   SEVERAL),
-    ("200 with 412",              || Fault::error_in_ok("PreconditionFailed"), RETRIED, SEVERAL),
+    ("200 with 412",              || Fault::error_in_ok("PreconditionFailed"), UNSUPPORTED, SEVERAL),
+    ("200 that cannot be read",   || Fault::Respond(RawResponse::new(200).body("copied")), RETRIED, SEVERAL),
     ("200 with AccessDenied",     || Fault::error_in_ok("AccessDenied"), [Failed; 3], 1),
     ("400",                       || Fault::Error(400, "InvalidRequest"), [Failed; 3], 1),
     ("403",                       || Fault::ACCESS_DENIED,         [Failed; 3], 1),
@@ -307,11 +322,10 @@ async fn each_fault_at_each_step_once_twice_and_for_ever() {
         (CreateDocument, LOST_DOCUMENT),
     ];
     let with_files = [
-        (FirstListOfDraft, LIST_FAULTS),
-        (FirstListOfCopies, LIST_FAULTS),
+        (ListDraft, LIST_FAULTS),
+        (ListCopies, LIST_FAULTS),
+        (FindCopy, FIND_FAULTS),
         (CopyFile, COPY_FAULTS),
-        (SecondListOfDraft, LIST_FAULTS),
-        (SecondListOfCopies, LIST_FAULTS),
         (CreateManifest, CREATE_FAULTS),
         (CreateManifest, LOST_MANIFEST),
         (CreateDocument, CREATE_FAULTS),
@@ -330,16 +344,18 @@ async fn each_fault_at_each_step_once_twice_and_for_ever() {
 }
 
 async fn check_faults(save_files: bool, step: Step, rows: &[Row]) {
-    let (variables, paths) = if save_files {
-        (&[SAVE_FILES][..], &["a", "b", "c"][..])
-    } else {
-        (&[][..], &[][..])
+    let paths: Vec<_> = ('a'..='z').map(String::from).collect();
+    let count = match (save_files, step) {
+        (false, _) => 0,
+        (true, ListCopies) => paths.len(),
+        (true, _) => 3,
     };
-    let env = TestEnv::with(variables).await;
+    let paths: Vec<_> = paths.iter().take(count).map(String::as_str).collect();
+    let env = TestEnv::with(&[SAVE_FILES][..usize::from(save_files)]).await;
     for (number, (name, fault, ends, attempts)) in rows.iter().enumerate() {
         for (times, end) in TIMES.into_iter().zip(*ends) {
             let case = format!("{name} at {step:?}, {times} times");
-            let draft = Draft::new(&env.s3, format!("fault-{number}-{times:x}"), paths);
+            let draft = Draft::new(&env.s3, format!("fault-{number}-{times:x}"), &paths);
             let scripted = draft.fault(step, times, fault());
             let first = draft.assert_save(&env, end, LONG_TIME, &case).await;
             if *attempts == SEVERAL {
@@ -408,13 +424,13 @@ async fn a_save_that_runs_out_of_time_is_continued_by_the_next() {
         .assert_save(&env, Unavailable, Duration::from_secs(2), "late")
         .await;
     late.assert_error(503, "time");
-    assert_eq!(late.line["files_copied"], BEFORE, "{}", late.line);
+    assert_eq!(late.line["FilesCopied"], BEFORE, "{}", late.line);
 
     stall.clear();
     let saved = draft
         .assert_save(&env, Created, LONG_TIME, "continued")
         .await;
-    assert_eq!(saved.line["files_copied"], FILES - BEFORE, "{}", saved.line);
+    assert_eq!(saved.line["FilesCopied"], FILES - BEFORE, "{}", saved.line);
 }
 
 fn saver_with_short_timeouts(s3: &S3) -> Saver {

@@ -8,6 +8,7 @@
 
 mod arm64;
 mod common;
+mod credentials;
 mod docs;
 mod events;
 mod faults;

@@ -267,6 +267,8 @@ impl Model {
             step == CreateDocument && lost.contains(&fault)
         });
         let error = match fault {
+            // Without an answer, the file is copied.
+            Some((Step::FindCopy, SaveFault::AccessDenied | SaveFault::ShortBody, _)) => None,
             Some((_, SaveFault::AccessDenied, _)) => Some(Failed),
             // A copy whose response cannot be read was made.
             Some((Step::CopyFile, SaveFault::ShortBody, _)) => None,

@@ -29,6 +29,10 @@ async fn an_invalid_variable_stops_the_start_with_its_name_in_the_log() {
         ("MAX_DRAFT_BYTES", "a lot"),
         ("AWS_CA_BUNDLE", "/any.pem"),
         ("DRAFT_KEY", "any/{draft_id}.json"),
+        ("AWS_ENDPOINT_URL_S3", "127.0.0.1:9000"),
+        ("AWS_ENDPOINT_URL_S3", "user:secret@store.example.com"),
+        ("AWS_ENDPOINT_URL_S3", "ftp://user:secret@store.example.com"),
+        ("SSL_CERT_FILE", "/no/such/file.pem"),
     ] {
         let function = common::start_function(&s3, &[(variable, value)]).await;
         let status = function.wait_for_exit().await;
@@ -40,6 +44,23 @@ async fn an_invalid_variable_stops_the_start_with_its_name_in_the_log() {
         assert_eq!(line["message"], "the function stopped");
         let error = line["error"].as_str().expect("an error");
         assert!(error.starts_with(variable), "{variable} is named: {error}");
+        assert!(!error.contains("secret"), "a password is logged: {error}");
+    }
+}
+
+#[tokio::test]
+async fn the_path_of_an_endpoint_is_part_of_each_request() {
+    let s3 = S3::start_empty().await.expect("the S3 server starts");
+    for path in ["", "/", "/storage/v1", "/storage/v1/"] {
+        let url = format!("{}{path}", s3.endpoint());
+        let function = common::start_function(&s3, &[("AWS_ENDPOINT_URL_S3", &url)]).await;
+        function.invoke(&post_id(DRAFT_ID)).await.response();
+        let request = &s3.requests()[0];
+        let path = path.trim_matches('/');
+        let expected = format!("{path}/drafts/drafts/{DRAFT_ID}/draft_content.json");
+        let requested = format!("{}/{}", request.bucket, request.key);
+        assert_eq!(requested, expected.trim_start_matches('/'), "{url}");
+        s3.clear_requests();
     }
 }
 

@@ -14,8 +14,8 @@ use aws_sdk_s3::types::ChecksumMode;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use save_draft::draft::Sha256Digest;
-use save_draft::error::ErrorKind;
-use save_draft::s3::{CreateOutcome, NewObject, Store};
+use save_draft::error::{Error, ErrorKind};
+use save_draft::s3::{CreateOutcome, Document, NewObject, Store};
 use test_support::fixtures::draft_of_size;
 use test_support::s3::S3;
 use time::OffsetDateTime;
@@ -142,6 +142,12 @@ impl Target {
     }
 }
 
+/// Reads an object, with as much memory as there is.
+async fn read(store: &Store, key: &str) -> Result<Document, Error> {
+    let memory = store.reserve(0).await?;
+    store.read(key, &memory).await
+}
+
 fn new_object(bytes: &[u8], metadata: &[(&'static str, &str)]) -> NewObject {
     NewObject {
         bytes: bytes.to_vec().into(),
@@ -161,7 +167,7 @@ async fn reads_the_bytes_and_headers_of_an_object() {
             let bytes = vec![b'x'; size];
             let before = OffsetDateTime::now_utc();
             target.put(&key, bytes.clone()).await;
-            let document = target.store.read(&key).await.expect("the object exists");
+            let document = read(&target.store, &key).await.expect("the object exists");
             assert!(document.bytes == bytes, "{}: {size} bytes", target.name);
             assert_eq!(document.sha256, Sha256Digest::of(&bytes));
             let head = target.head(&key).await.expect("the object exists");
@@ -182,7 +188,7 @@ async fn reads_the_newest_state() {
         for number in 0..20 {
             let bytes = draft_of_size(500, number);
             target.put("drafts/a", bytes.clone()).await;
-            let document = target.store.read("drafts/a").await;
+            let document = read(&target.store, "drafts/a").await;
             let document = document.expect("the object exists");
             assert!(document.bytes == bytes, "{}: an older state", target.name);
         }
@@ -206,7 +212,7 @@ async fn reads_one_state_while_the_object_is_overwritten() {
         };
         let read = || async {
             for _ in 0..STATES {
-                let document = target.store.read("drafts/a").await;
+                let document = read(&target.store, "drafts/a").await;
                 let document = document.expect("the object exists");
                 assert_eq!(document.sha256, Sha256Digest::of(&document.bytes));
                 assert!(digests.contains(&document.sha256), "{}", target.name);
@@ -219,13 +225,13 @@ async fn reads_one_state_while_the_object_is_overwritten() {
 #[tokio::test]
 async fn a_missing_object_is_not_found_and_a_missing_bucket_is_an_error() {
     for target in targets().await {
-        let error = target.store.read("drafts/none").await;
+        let error = read(&target.store, "drafts/none").await;
         let error = error.expect_err("the object does not exist");
         assert_eq!(error.kind(), ErrorKind::DraftNotFound, "{}", target.name);
 
         let config = common::config("no-such-bucket-here", &[]);
         let store = Store::new(&target.endpoint.sdk(), config.storage);
-        let read = store.read("drafts/none").await.map(|_| ());
+        let read = read(&store, "drafts/none").await.map(|_| ());
         let created = store.create("saved/a", &new_object(b"{}", &[])).await;
         for result in [read, created.map(|_| ())] {
             let error = result.expect_err("the bucket does not exist");
@@ -243,9 +249,9 @@ async fn an_object_over_the_limit_is_refused() {
         target.put("drafts/b", vec![b'x'; 1000]).await;
         let config = common::config(&target.bucket, &[("MAX_DRAFT_BYTES", "1000")]);
         let store = Store::new(&target.endpoint.sdk(), config.storage);
-        let error = store.read("drafts/a").await.expect_err("it is too large");
+        let error = read(&store, "drafts/a").await.expect_err("it is too large");
         assert_eq!(error.kind(), ErrorKind::SaveFailed, "{}", target.name);
-        let document = store.read("drafts/b").await.expect("it fits");
+        let document = read(&store, "drafts/b").await.expect("it fits");
         assert_eq!(document.bytes.len(), 1000);
     }
 }
@@ -342,7 +348,7 @@ async fn requests_with_a_wrong_secret_key_are_refused() {
             ..target.endpoint.clone()
         };
         let store = Store::new(&endpoint.sdk(), common::config(&target.bucket, &[]).storage);
-        let read = store.read("drafts/a").await.map(|_| ());
+        let read = read(&store, "drafts/a").await.map(|_| ());
         let created = store.create("saved/a", &new_object(b"{}", &[])).await;
         for result in [read, created.map(|_| ())] {
             let error = result.expect_err("the store refuses it");

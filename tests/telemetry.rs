@@ -100,7 +100,8 @@ async fn a_save_is_one_record_with_its_metrics() {
     for (outcome, counter) in [("created", "Created"), ("unchanged", "Unchanged")] {
         let (response, records) = test_env.invoke_logged(&post_url(DRAFT_URL)).await;
         let version = response.response()["headers"]["draft-version"].clone();
-        let mut fields = json!({"draft_id": DRAFT_ID, "version": version, "outcome": outcome,
+        let mut fields = json!({"draft_id": DRAFT_ID, "document": "draft_content.json",
+            "version": version, "outcome": outcome,
             "DraftBytes": bytes, "SaveMs": 0, "ReadMs": 0, "WriteMs": 0, counter: 1});
         if outcome == "created" {
             fields["ColdStart"] = json!(1);
@@ -128,7 +129,7 @@ async fn a_failed_save_is_one_record_with_its_cause_and_its_metrics() {
     assert_eq!(records.len(), 1);
 
     let (_, records) = test_env.invoke_logged(&save("broken")).await;
-    let fields = json!({"draft_id": "broken", "outcome": "SaveFailed", "retryable": false,
+    let fields = json!({"draft_id": "broken", "document": "draft_content.json", "outcome": "SaveFailed", "retryable": false,
         "error": "the document is not valid JSON: incomplete JSON at line 1, column 6",
         "DraftBytes": 6, "SaveMs": 0, "ReadMs": 0, "Failed": 1});
     assert_record(&records[0], "ERROR", "not saved", &fields);
@@ -152,7 +153,7 @@ async fn a_failed_save_is_one_record_with_its_cause_and_its_metrics() {
     ] {
         let fault = test_env.s3.fault(When::op(Op::PutObject), fault);
         let (_, records) = test_env.invoke_logged(&save(DRAFT_ID)).await;
-        let fields = json!({"draft_id": DRAFT_ID, "outcome": kind, "retryable": retryable,
+        let fields = json!({"draft_id": DRAFT_ID, "document": "draft_content.json", "outcome": kind, "retryable": retryable,
             "error": "", "DraftBytes": sample_draft().len(), "SaveMs": 0, "ReadMs": 0, "WriteMs": 0,
             counter: 1});
         assert_record(&records[0], "ERROR", "not saved", &fields);
@@ -178,7 +179,8 @@ async fn a_save_of_a_whole_draft_counts_its_files() {
     let cover = format!("drafts/{DRAFT_ID}/cover.jpg");
     test_env.s3.put(BUCKET, &cover, [b'a'; 1000]);
     let (_, records) = test_env.invoke_logged(&event("direct-id")).await;
-    let fields = json!({"draft_id": DRAFT_ID, "version": "", "outcome": "created",
+    let fields = json!({"draft_id": DRAFT_ID, "document": "draft_content.json", "version": "",
+        "outcome": "created",
         "DraftBytes": sample_draft().len(), "SaveMs": 0, "ReadMs": 0, "WriteMs": 0, "Created": 1,
         "Files": 1, "FilesCopied": 1, "CopiedBytes": 1000, "ColdStart": 1});
     assert_record(&records[0], "INFO", "saved", &fields);

@@ -138,7 +138,7 @@ const MAX_ETAG_BYTES: usize = 64;
 
 /// Returns an `ETag` as key text: without quotes, or its SHA-256 if it has other characters than
 /// letters, digits and `-`.
-fn etag_text(etag: &str) -> Cow<'_, str> {
+pub(crate) fn etag_text(etag: &str) -> Cow<'_, str> {
     let text = etag.trim_matches('"');
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     if (1..=MAX_ETAG_BYTES).contains(&text.len()) && text.bytes().all(is_allowed) {

@@ -1,8 +1,9 @@
 //! Names of versions, and the digests in them.
 
-use std::fmt;
 use std::str::FromStr;
+use std::{fmt, io};
 
+use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use time::format_description::BorrowedFormatItem;
@@ -22,6 +23,17 @@ impl Sha256Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// Computes the digest of the compact JSON of `value`, which is never in memory as a whole.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of a value that JSON cannot express.
+    pub fn of_json(value: &impl Serialize) -> Result<Self, serde_json::Error> {
+        let mut hasher = Sha256::new();
+        serde_json::to_writer(HashWriter(&mut hasher), value)?;
+        Ok(Self::from_hasher(hasher))
+    }
+
     /// Finishes `hasher`.
     pub fn from_hasher(hasher: Sha256) -> Self {
         Self(hasher.finalize().into())
@@ -30,6 +42,19 @@ impl Sha256Digest {
     /// Returns the 32 bytes of the digest.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+struct HashWriter<'a>(&'a mut Sha256);
+
+impl io::Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::draft::document::DocumentKind;
 use crate::error::{Error, ErrorKind};
 use crate::s3::CreateOutcome;
 use crate::save::SaveReport;
@@ -293,6 +294,12 @@ impl InvocationLog<'_> {
             Err(error) => self.record(level(error.kind()), "not saved"),
         };
         record.text("draft_id", report.draft_id.as_str());
+        if let Some(document) = report.document {
+            record.text("document", document.as_str());
+        }
+        if report.kind == Some(DocumentKind::Encrypted) {
+            record.fields.push(("encrypted", true.into()));
+        }
         match &report.result {
             Ok(saved) => {
                 record.text("version", saved.version.as_str());

@@ -4,6 +4,7 @@
 //! files and the instance metadata service do not exist there, and the defaults make the start
 //! slower (`docs/design.md` has the figures).
 
+use std::fs::File;
 use std::time::Duration;
 use std::{env, mem};
 
@@ -23,8 +24,12 @@ use aws_sdk_s3::primitives::SdkBody;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_runtime_api::client::orchestrator::Metadata;
-use http_body_util::Limited;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Limited};
+use url::Url;
 
+use super::list::MAX_ENTRIES;
+use crate::config::ConfigError;
 use crate::error::BoxError;
 
 /// Time limit for establishing a connection.
@@ -37,18 +42,32 @@ const MIN_BYTES_PER_SECOND: u64 = 1_000_000;
 /// Time without progress after which the transfer of a body fails.
 const STALL_GRACE_PERIOD: Duration = Duration::from_secs(3);
 /// Maximum number of attempts of a request.
-pub(crate) const MAX_ATTEMPTS: u32 = 3;
+pub(super) const MAX_ATTEMPTS: u32 = 3;
 /// Base of the delays between attempts. The SDK doubles it for each attempt, [`crate::s3`] adds it,
 /// and both apply jitter.
-pub(crate) const BACKOFF: Duration = Duration::from_millis(50);
+pub(super) const BACKOFF: Duration = Duration::from_millis(50);
 
 /// Creates the SDK configuration from the environment. The root certificates are those of the system,
 /// or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`.
-pub fn config_from_env() -> SdkConfig {
+///
+/// # Errors
+///
+/// Returns an error for an endpoint that is not a URL, and for a file of certificates that cannot be
+/// opened.
+pub fn config_from_env() -> Result<SdkConfig, ConfigError> {
     let region = env_var("AWS_REGION")
         .or_else(|| env_var("AWS_DEFAULT_REGION"))
         .unwrap_or_default();
-    let endpoint = env_var("AWS_ENDPOINT_URL_S3").or_else(|| env_var("AWS_ENDPOINT_URL"));
+    let endpoint = match endpoint("AWS_ENDPOINT_URL_S3")? {
+        None => endpoint("AWS_ENDPOINT_URL")?,
+        endpoint => endpoint,
+    };
+    if let Some(file) = env_var("SSL_CERT_FILE") {
+        File::open(&file).map_err(|error| ConfigError {
+            variable: "SSL_CERT_FILE",
+            problem: format!("must be a file of certificates, got {file:?}: {error}"),
+        })?;
+    }
     // Smaller and faster to start than aws-lc, the default of the SDK.
     let http_client = aws_smithy_http_client::Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
@@ -87,19 +106,34 @@ pub fn config_from_env() -> SdkConfig {
                 .build(),
         );
     config.set_endpoint_url(endpoint);
-    config.build()
+    Ok(config.build())
 }
 
-/// Returns the timeouts for a request that transfers `bytes` bytes, or `None` if the defaults of
-/// the client are long enough.
-pub(crate) fn attempt_timeouts(bytes: u64) -> Option<TimeoutConfig> {
+/// Returns the URL in `variable`. Without a slash at the end of its path, the SDK would leave out the
+/// last part of the path. The error does not repeat the URL, which may contain a password.
+fn endpoint(variable: &'static str) -> Result<Option<String>, ConfigError> {
+    let Some(text) = env_var(variable) else {
+        return Ok(None);
+    };
+    let url = Url::parse(&text).ok();
+    let url = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.query().is_none());
+    let Some(mut url) = url else {
+        let problem = "must be a URL like https://s3.example.com, without a query".to_owned();
+        return Err(ConfigError { variable, problem });
+    };
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    Ok(Some(url.into()))
+}
+
+/// Returns the timeouts for a request that transfers `bytes` bytes.
+pub(super) fn attempt_timeouts(bytes: u64) -> aws_sdk_s3::config::Builder {
     let timeout = Duration::from_secs(bytes / MIN_BYTES_PER_SECOND);
-    (timeout > ATTEMPT_TIMEOUT).then(|| {
-        TimeoutConfig::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .operation_attempt_timeout(timeout)
-            .build()
-    })
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(timeout.max(ATTEMPT_TIMEOUT));
+    aws_sdk_s3::config::Builder::new().timeout_config(timeouts.build())
 }
 
 /// Returns the value of the variable `name`; an empty value counts as unset.
@@ -111,18 +145,26 @@ fn is_true(name: &str) -> bool {
     env_var(name).is_some_and(|value| value.eq_ignore_ascii_case("true"))
 }
 
-/// Maximum size of a response body that the SDK reads into memory: an error or a listing of 1,000
-/// keys of 1,024 bytes, URL-encoded.
-const MAX_XML_BYTES: u64 = 8 << 20;
+/// Maximum size of a response body that the SDK reads into memory, in bytes: an error or a listing of
+/// 1,000 keys of 1,024 bytes, URL-encoded.
+const MAX_XML_BYTES: usize = 4 << 20;
+
+/// Maximum number of tags in such a body, which limits the memory of the parsed listing. An entry has
+/// up to 28.
+const MAX_XML_TAGS: usize = 40 * MAX_ENTRIES;
 
 /// Prepares responses for the SDK: removes the headers that a save does not use, because one in an
 /// unexpected format would fail the request, and limits the bodies.
 #[derive(Debug)]
-pub(crate) struct SanitizeResponses;
+pub(super) struct LimitResponses;
 
-impl SanitizeResponses {
-    /// Headers that the SDK or a save reads, beside the checksums.
-    const HEADERS: [&'static str; 11] = [
+impl LimitResponses {
+    /// Headers that the SDK or a save reads, beside the checksums and the metadata.
+    const HEADERS: [&'static str; 16] = [
+        "cache-control",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
         "content-length",
         "content-range",
         "content-type",
@@ -133,11 +175,14 @@ impl SanitizeResponses {
         "x-amz-bucket-region",
         "x-amz-id-2",
         "x-amz-request-id",
+        "x-amz-retry-after",
         "x-amzn-requestid",
     ];
 
     fn is_used(header: &str) -> bool {
-        Self::HEADERS.contains(&header) || header.starts_with("x-amz-checksum-")
+        Self::HEADERS.contains(&header)
+            || header.starts_with("x-amz-checksum-")
+            || header.starts_with("x-amz-meta-")
     }
 
     fn limit_headers(response: &mut HttpResponse) {
@@ -156,25 +201,38 @@ impl SanitizeResponses {
         }
     }
 
-    /// Limits the body: a stream to its announced length, any other body to [`MAX_XML_BYTES`].
+    /// Limits a stream to its announced length, and any other body to [`MAX_XML_BYTES`].
     fn limit_body(response: &mut HttpResponse, is_stream: bool) {
-        let announced = response
-            .headers()
-            .get("content-length")
-            .and_then(|length| length.parse().ok());
-        let limit = match announced {
-            Some(bytes) if is_stream => bytes,
-            _ => MAX_XML_BYTES,
-        };
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let length = response.headers().get("content-length");
+        let length = length.and_then(|length| length.parse().ok());
         let body = mem::replace(response.body_mut(), SdkBody::taken());
-        *response.body_mut() = SdkBody::from_body_1_x(Limited::new(body, limit));
+        *response.body_mut() = match length {
+            Some(length) if is_stream => SdkBody::from_body_1_x(Limited::new(body, length)),
+            _ => {
+                let mut tags = 0;
+                // A listing without its end is refused.
+                let body = body.map_frame(move |frame| {
+                    frame.map_data(|data: Bytes| {
+                        tags += data
+                            .iter()
+                            .map(|byte| usize::from(*byte == b'<'))
+                            .sum::<usize>();
+                        if tags > MAX_XML_TAGS {
+                            Bytes::new()
+                        } else {
+                            data
+                        }
+                    })
+                });
+                SdkBody::from_body_1_x(Limited::new(body, MAX_XML_BYTES))
+            }
+        };
     }
 }
 
-impl Intercept for SanitizeResponses {
+impl Intercept for LimitResponses {
     fn name(&self) -> &'static str {
-        "SanitizeResponses"
+        "LimitResponses"
     }
 
     fn modify_before_deserialization(
@@ -200,11 +258,11 @@ mod tests {
 
     #[test]
     fn attempts_of_large_uploads_get_more_time() {
-        assert!(attempt_timeouts(8_000_000).is_none());
-        let timeouts = attempt_timeouts(64_000_000).expect("longer timeouts");
-        assert_eq!(
-            timeouts.operation_attempt_timeout(),
-            Some(Duration::from_secs(64))
-        );
+        for (bytes, seconds) in [(8_000_000, 8), (64_000_000, 64)] {
+            let config = attempt_timeouts(bytes).behavior_version_latest().build();
+            let timeouts = config.timeout_config().expect("timeouts");
+            let expected = Some(Duration::from_secs(seconds));
+            assert_eq!(timeouts.operation_attempt_timeout(), expected);
+        }
     }
 }

@@ -1,44 +1,45 @@
 //! S3 operations: reads a document, creates an object that must not exist, lists and copies files.
 
 pub mod client;
+mod copy;
+mod list;
+mod memory;
 mod response;
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use aws_config::SdkConfig;
+use aws_config::identity::IdentityCache;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::RequestId as _;
-use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::operation::get_object::{GetObjectError, GetObjectOutput};
 use aws_sdk_s3::operation::put_object::{PutObjectError, PutObjectOutput};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{EncodingType, Object, TaggingDirective};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
-use self::response::{
-    InvalidResponse, RequestName, already_exists, check_created, is_missing, is_not_created, status,
-};
+pub use self::copy::{CopyOutcome, CopySource, Refusal};
+pub use self::list::{ListedObject, Page};
+pub use self::memory::Memory;
+
+use self::client::{BACKOFF, LimitResponses, MAX_ATTEMPTS, attempt_timeouts};
+use self::copy::{MAX_PARTS, MAX_REQUESTS};
+use self::list::MAX_PAGES;
+use self::memory::Pool;
+use self::response::{Request, already_exists, check_created, is_missing, status};
 use crate::config::StorageConfig;
 use crate::draft::Sha256Digest;
 use crate::error::{BoxError, Error};
-use crate::s3::client::{BACKOFF, MAX_ATTEMPTS, SanitizeResponses, attempt_timeouts};
 
 /// Maximum number of PUT attempts after `409 ConditionalRequestConflict`.
 const MAX_CONFLICT_ATTEMPTS: u32 = 8;
-
-/// Maximum number of objects in a listing, which limits its memory.
-pub const MAX_OBJECTS: usize = 10_000;
-
-const KIB: u64 = 1024;
 
 /// A draft's document, read completely.
 #[derive(Debug)]
@@ -51,8 +52,6 @@ pub struct Document {
     pub etag: String,
     /// `Last-Modified` of the object, to the second.
     pub last_modified: OffsetDateTime,
-    /// Released when the document is dropped.
-    _memory: OwnedSemaphorePermit,
 }
 
 /// An object to be created.
@@ -64,39 +63,6 @@ pub struct NewObject {
     pub sha256: Sha256Digest,
     /// User-defined metadata: names and values.
     pub metadata: Vec<(&'static str, String)>,
-}
-
-/// An object in a listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListedObject {
-    /// The key of the object.
-    pub key: String,
-    /// Size in bytes.
-    pub size: u64,
-    /// `ETag`, as sent by S3.
-    pub etag: String,
-    /// `Last-Modified`; S3 sends whole seconds.
-    pub last_modified: OffsetDateTime,
-}
-
-/// A listing of all objects with a prefix.
-#[derive(Debug)]
-pub struct Listing {
-    /// The objects, in the order of their keys.
-    pub objects: Vec<ListedObject>,
-    /// True if the listing was one response. The pages of a longer one are read one after the other,
-    /// and may show different moments.
-    pub is_one_page: bool,
-}
-
-/// The result of a copy.
-#[derive(Debug)]
-pub enum CopyOutcome {
-    /// The copy was created.
-    Created,
-    /// The source has changed, or the copy exists: the caller has to list both again. Contains the
-    /// response, for the log.
-    NotCreated(BoxError),
 }
 
 /// The result of a create.
@@ -121,26 +87,19 @@ impl CreateOutcome {
 /// The buckets of drafts and versions.
 #[derive(Clone, Debug)]
 pub struct Store {
-    client: Client,
+    /// Replaced when its credentials have expired.
+    client: Arc<RwLock<Client>>,
     draft_bucket: String,
     saved_bucket: String,
     max_draft_bytes: u64,
-    /// One permit for each KiB of memory available for documents.
-    memory: Arc<Semaphore>,
-}
-
-/// The reason why a document was not read.
-enum ReadError {
-    /// The transfer failed, and another attempt may succeed.
-    Retryable(BoxError),
-    /// Another attempt would fail too.
-    Fatal(BoxError),
-}
-
-impl From<InvalidResponse> for ReadError {
-    fn from(error: InvalidResponse) -> Self {
-        Self::Fatal(error.into())
-    }
+    max_copy_bytes: u64,
+    min_part_bytes: u64,
+    memory: Pool,
+    /// Limits of the whole process: pages of listings in memory, requests for copies, and parts of
+    /// copies.
+    pages: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
+    parts: Arc<Semaphore>,
 }
 
 impl Store {
@@ -149,111 +108,121 @@ impl Store {
         let s3_config = aws_sdk_s3::config::Builder::from(sdk_config)
             // Stores other than S3 have no host name for each bucket.
             .force_path_style(sdk_config.endpoint_url().is_some())
-            .interceptor(SanitizeResponses)
+            .interceptor(LimitResponses)
             .build();
-        let memory_kib = usize::try_from(config.memory_bytes / KIB).unwrap_or(usize::MAX);
         Self {
-            client: Client::from_conf(s3_config),
+            client: Arc::new(RwLock::new(Client::from_conf(s3_config))),
             draft_bucket: config.draft_bucket,
             saved_bucket: config.saved_bucket,
             max_draft_bytes: config.max_draft_bytes,
-            memory: Arc::new(Semaphore::new(memory_kib.min(Semaphore::MAX_PERMITS))),
+            max_copy_bytes: config.max_copy_bytes,
+            min_part_bytes: config.min_part_bytes,
+            memory: Pool::new(config.memory_bytes),
+            pages: Arc::new(Semaphore::new(MAX_PAGES)),
+            requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
+            parts: Arc::new(Semaphore::new(MAX_PARTS as usize)),
         }
     }
 
-    /// Reads the object `key` of the draft bucket into memory and hashes it. Waits until the memory
-    /// of the function has room for it beside the documents of other saves.
+    /// Waits until `bytes` of the function's memory are free beside the data of other saves, and
+    /// reserves them. Must not be called while a save holds other memory.
+    ///
+    /// # Errors
+    ///
+    /// `SaveFailed` if the function has less memory than that.
+    pub async fn reserve(&self, bytes: u64) -> Result<Memory, Error> {
+        self.memory.reserve(bytes).await
+    }
+
+    fn client(&self) -> Client {
+        let client = self.client.read();
+        client.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Gets the credentials again for the next request.
+    fn renew_credentials(&self) {
+        let config = self.client().config().to_builder();
+        let config = config.identity_cache(IdentityCache::lazy().build());
+        let mut client = self.client.write().unwrap_or_else(PoisonError::into_inner);
+        *client = Client::from_conf(config.build());
+    }
+
+    fn request<'a>(
+        &'a self,
+        operation: &'static str,
+        bucket: &'a str,
+        key: &'a str,
+    ) -> Request<'a> {
+        Request {
+            store: self,
+            operation,
+            bucket,
+            key,
+        }
+    }
+
+    /// Reads the object `key` of the draft bucket into memory and hashes it.
     ///
     /// # Errors
     ///
     /// - `DraftNotFound` if the object does not exist.
-    /// - `ServiceUnavailable` if S3 could not be reached, or the transfer failed in all attempts.
+    /// - `ServiceUnavailable` if S3 could not be reached, the transfer failed in all attempts, or
+    ///   `memory` cannot be enlarged to the size of the document.
     /// - `SaveFailed` for any other error, such as an object over the limit or denied access.
-    pub async fn read(&self, key: &str) -> Result<Document, Error> {
-        let name = RequestName {
-            operation: "GetObject",
-            bucket: &self.draft_bucket,
-            key,
-        };
+    pub async fn read(&self, key: &str, memory: &Memory) -> Result<Document, Error> {
+        let request = self.request("GetObject", &self.draft_bucket, key);
         let mut attempt = 1;
         loop {
-            let output = self.get(&name).await?;
-            let request_id = output.request_id().map(str::to_owned);
-            let failed = |cause| name.failed(cause, request_id.as_deref());
+            let output = self.get(&request).await.map_err(|error| {
+                if is_missing(&error) {
+                    Error::draft_not_found(request.sdk_error(error))
+                } else {
+                    request.save_error(error)
+                }
+            })?;
+            let id = output.request_id().map(str::to_owned);
+            let failed = |cause: BoxError| request.error(cause, id.as_deref());
+            let size = self.check_head(&output);
+            let size = size.map_err(|cause| Error::save_failed(failed(cause)))?;
+            memory.require(size)?;
             // The SDK retries until it has the head of the response, but not while the body is read.
-            match self.read_body(output).await {
+            match read_body(output, size).await {
                 Ok(document) => return Ok(document),
-                Err(ReadError::Fatal(cause)) => return Err(Error::save_failed(failed(cause))),
-                Err(ReadError::Retryable(cause)) if attempt == MAX_ATTEMPTS => {
+                Err(cause) if attempt == MAX_ATTEMPTS => {
                     return Err(Error::unavailable(failed(cause)));
                 }
-                Err(ReadError::Retryable(_)) => tokio::time::sleep(backoff(attempt)).await,
+                Err(_) => tokio::time::sleep(backoff(attempt)).await,
             }
             attempt += 1;
         }
     }
 
-    async fn get(&self, name: &RequestName<'_>) -> Result<GetObjectOutput, Error> {
-        let request = self.client.get_object().bucket(name.bucket).key(name.key);
-        request.send().await.map_err(|error| {
-            if is_missing(&error) {
-                Error::draft_not_found(name.failed_with(error))
-            } else {
-                name.classify(error)
-            }
-        })
+    async fn get(
+        &self,
+        request: &Request<'_>,
+    ) -> Result<GetObjectOutput, SdkError<GetObjectError, HttpResponse>> {
+        let client = self.client();
+        let get = client.get_object().bucket(request.bucket);
+        get.key(request.key).send().await
     }
 
-    async fn read_body(&self, output: GetObjectOutput) -> Result<Document, ReadError> {
+    /// Returns the size of a document from the head of its response.
+    fn check_head(&self, output: &GetObjectOutput) -> Result<u64, BoxError> {
         if let Some(range) = output.content_range() {
-            return Err(InvalidResponse::Partial(range.to_owned()).into());
+            return Err(format!("the response is partial, with Content-Range {range:?}").into());
         }
-        let expected = output
-            .content_length()
-            .and_then(|length| u64::try_from(length).ok())
-            .ok_or(InvalidResponse::MissingHeader("Content-Length"))?;
-        if expected > self.max_draft_bytes {
-            let (bytes, limit) = (expected, self.max_draft_bytes);
-            return Err(InvalidResponse::TooLarge { bytes, limit }.into());
+        let length = output.content_length();
+        let length = length.and_then(|length| u64::try_from(length).ok());
+        let length = length.ok_or("the response has no valid Content-Length header")?;
+        let limit = self.max_draft_bytes;
+        if length > limit {
+            let problem = format!("the object has {length} bytes, more than the limit of {limit}");
+            return Err(problem.into());
         }
-        let last_modified = output
-            .last_modified()
-            .and_then(|time| OffsetDateTime::from_unix_timestamp(time.secs()).ok())
-            .ok_or(InvalidResponse::MissingHeader("Last-Modified"))?;
-        let etag = output.e_tag().unwrap_or_default().to_owned();
-
-        let memory = self.acquire_memory(expected).await?;
-        let capacity = usize::try_from(expected).map_err(|error| ReadError::Fatal(error.into()))?;
-        let mut bytes = BytesMut::with_capacity(capacity);
-        let mut hasher = Sha256::new();
-        let mut body = output.body;
-        while let Some(chunk) = body.next().await {
-            // `SanitizeResponses` ends a body that is longer than announced with an error.
-            let chunk = chunk.map_err(|error| ReadError::Retryable(error.into()))?;
-            hasher.update(&chunk);
-            bytes.extend_from_slice(&chunk);
+        if output.last_modified().and_then(time_of).is_none() {
+            return Err("the response has no valid Last-Modified header".into());
         }
-        let received = bytes.len() as u64;
-        if received != expected {
-            let error = InvalidResponse::WrongLength { received, expected };
-            return Err(ReadError::Retryable(error.into()));
-        }
-        Ok(Document {
-            bytes: bytes.freeze(),
-            sha256: Sha256Digest::from_hasher(hasher),
-            etag,
-            last_modified,
-            _memory: memory,
-        })
-    }
-
-    /// Waits until `bytes` fit into the memory beside the documents of other saves. One document
-    /// never needs more than all of it: [`StorageConfig`] limits `max_draft_bytes` to `memory_bytes`.
-    async fn acquire_memory(&self, bytes: u64) -> Result<OwnedSemaphorePermit, ReadError> {
-        let kib =
-            u32::try_from(bytes.div_ceil(KIB)).map_err(|error| ReadError::Fatal(error.into()))?;
-        let memory = Arc::clone(&self.memory).acquire_many_owned(kib).await;
-        memory.map_err(|error| ReadError::Fatal(error.into()))
+        Ok(length)
     }
 
     /// Creates the object `key` in the saved bucket, or leaves it unchanged if it exists. S3 verifies
@@ -266,19 +235,14 @@ impl Store {
     /// - `SaveFailed` for any other error, such as denied access, or a store that does not support
     ///   conditional writes.
     pub async fn create(&self, key: &str, object: &NewObject) -> Result<CreateOutcome, Error> {
-        let name = RequestName {
-            operation: "PutObject",
-            bucket: &self.saved_bucket,
-            key,
-        };
+        let request = self.request("PutObject", &self.saved_bucket, key);
         let checksum = BASE64_STANDARD.encode(object.sha256.as_bytes());
         let mut attempt = 1;
         loop {
             let error = match self.put(key, object, &checksum).await {
                 Ok(output) => {
-                    let created = check_created(&output, &checksum);
-                    created.map_err(|error| {
-                        Error::save_failed(name.failed(error, output.request_id()))
+                    check_created(&output, &checksum).map_err(|problem| {
+                        Error::save_failed(request.error(problem, output.request_id()))
                     })?;
                     return Ok(CreateOutcome::Created);
                 }
@@ -289,7 +253,7 @@ impl Store {
             }
             let is_conflict = status(&error) == Some(409);
             if !is_conflict || attempt == MAX_CONFLICT_ATTEMPTS {
-                return Err(name.classify(error));
+                return Err(request.save_error(error));
             }
             tokio::time::sleep(backoff(attempt)).await;
             attempt += 1;
@@ -303,7 +267,7 @@ impl Store {
         checksum: &str,
     ) -> Result<PutObjectOutput, SdkError<PutObjectError, HttpResponse>> {
         let mut request = self
-            .client
+            .client()
             .put_object()
             .bucket(&self.saved_bucket)
             .key(key)
@@ -318,172 +282,100 @@ impl Store {
         }
         // The body is protected by the checksum, which is signed. Without this the SDK would hash it
         // once more.
-        let mut request = request.customize().disable_payload_signing();
-        if let Some(timeouts) = attempt_timeouts(object.bytes.len() as u64) {
-            request = request
-                .config_override(aws_sdk_s3::config::Builder::new().timeout_config(timeouts));
-        }
-        request.send().await
+        let request = request.customize().disable_payload_signing();
+        let timeouts = attempt_timeouts(object.bytes.len() as u64);
+        request.config_override(timeouts).send().await
     }
 
-    /// Lists all objects of the draft bucket whose keys begin with `prefix`.
+    /// Returns whether the object `key` of the saved bucket consists of `bytes`, or `None` if it does
+    /// not exist. Digits for which `is_ignored` returns true, with their positions, may be others. Holds
+    /// only pieces of the object in memory.
     ///
     /// # Errors
     ///
-    /// - `ServiceUnavailable` if S3 could not be reached.
-    /// - `SaveFailed` for any other error, such as more than [`MAX_OBJECTS`] objects.
-    pub async fn list_drafts(&self, prefix: &str) -> Result<Listing, Error> {
-        self.list(&self.draft_bucket, prefix, None).await
-    }
-
-    /// Lists the objects of the saved bucket whose keys begin with `prefix` and are in `keys`.
-    ///
-    /// # Errors
-    ///
-    /// See [`Self::list_drafts`].
-    pub async fn list_saved(&self, prefix: &str, keys: &HashSet<&str>) -> Result<Listing, Error> {
-        self.list(&self.saved_bucket, prefix, Some(keys)).await
-    }
-
-    async fn list(
+    /// - `ServiceUnavailable` if S3 could not be reached, or the transfer failed in all attempts.
+    /// - `SaveFailed` for any other error.
+    pub async fn is_equal(
         &self,
-        bucket: &str,
-        prefix: &str,
-        keys: Option<&HashSet<&str>>,
-    ) -> Result<Listing, Error> {
-        let name = RequestName {
-            operation: "ListObjectsV2",
-            bucket,
-            key: prefix,
+        key: &str,
+        bytes: &[u8],
+        is_ignored: impl Fn(usize) -> bool,
+    ) -> Result<Option<bool>, Error> {
+        let request = self.request("GetObject", &self.saved_bucket, key);
+        let mut attempt = 1;
+        loop {
+            let output = match self.get(&request).await {
+                Err(error) if is_missing(&error) => return Ok(None),
+                result => result.map_err(|error| request.save_error(error))?,
+            };
+            let length = i64::try_from(bytes.len()).ok();
+            if output.content_range().is_some() || output.content_length() != length {
+                return Ok(Some(false));
+            }
+            match has_body(output.body, bytes, &is_ignored).await {
+                Ok(is_equal) => return Ok(Some(is_equal)),
+                Err(cause) if attempt == MAX_ATTEMPTS => {
+                    return Err(Error::unavailable(request.error(cause, None)));
+                }
+                Err(_) => tokio::time::sleep(backoff(attempt)).await,
+            }
+            attempt += 1;
+        }
+    }
+}
+
+/// Reads the body of a document of `size` bytes.
+async fn read_body(output: GetObjectOutput, size: u64) -> Result<Document, BoxError> {
+    let last_modified = output.last_modified().and_then(time_of);
+    let mut bytes = BytesMut::with_capacity(usize::try_from(size)?);
+    let mut hasher = Sha256::new();
+    let mut body = output.body;
+    while let Some(chunk) = body.next().await {
+        // `LimitResponses` ends a body that is longer than announced with an error.
+        let chunk = chunk?;
+        hasher.update(&chunk);
+        bytes.extend_from_slice(&chunk);
+    }
+    if bytes.len() as u64 != size {
+        return Err(format!("the body has {} bytes instead of {size}", bytes.len()).into());
+    }
+    Ok(Document {
+        bytes: bytes.freeze(),
+        sha256: Sha256Digest::from_hasher(hasher),
+        etag: output.e_tag.unwrap_or_default(),
+        last_modified: last_modified.ok_or("the response has no Last-Modified header")?,
+    })
+}
+
+/// Returns whether `body` consists of `bytes`, but for digits at positions that are ignored.
+async fn has_body(
+    mut body: ByteStream,
+    bytes: &[u8],
+    is_ignored: impl Fn(usize) -> bool,
+) -> Result<bool, BoxError> {
+    let mut position = 0;
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk?;
+        let Some(expected) = bytes.get(position..position + chunk.len()) else {
+            return Ok(false);
         };
-        let request = self
-            .client
-            .list_objects_v2()
-            .bucket(bucket)
-            .prefix(prefix)
-            // XML cannot express all characters of a key.
-            .encoding_type(EncodingType::Url);
-        let mut pages = request.into_paginator().send();
-        let mut objects = Vec::new();
-        let mut page_count = 0;
-        let mut is_truncated = false;
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| name.classify(error))?;
-            is_truncated = page.is_truncated() == Some(true);
-            let is_encoded = page.encoding_type() == Some(&EncodingType::Url);
-            page_count += 1;
-            for object in page.contents() {
-                let object = ListedObject::new(object, is_encoded).ok_or_else(|| {
-                    let error = InvalidResponse::IncompleteListing;
-                    Error::save_failed(name.failed(error, page.request_id()))
-                })?;
-                if keys.is_some_and(|keys| !keys.contains(object.key.as_str())) {
-                    continue;
-                }
-                if objects.len() == MAX_OBJECTS {
-                    let error = InvalidResponse::TooManyObjects;
-                    return Err(Error::save_failed(name.failed(error, page.request_id())));
-                }
-                objects.push(object);
+        for (index, (found, expected)) in chunk.iter().zip(expected).enumerate() {
+            let are_digits = found.is_ascii_digit() && expected.is_ascii_digit();
+            if found != expected && !(are_digits && is_ignored(position + index)) {
+                return Ok(false);
             }
         }
-        // The paginator ends without an error if a page has no continuation token, or the last one.
-        if is_truncated {
-            return Err(Error::save_failed(
-                name.failed(InvalidResponse::TruncatedListing, None),
-            ));
-        }
-        Ok(Listing {
-            objects,
-            is_one_page: page_count <= 1,
-        })
+        position += chunk.len();
     }
-
-    /// Copies `source` from the draft bucket to the object `key` of the saved bucket, if the source
-    /// still has the listed `ETag` and the object does not exist. The store copies the bytes, the
-    /// content type and the metadata, but no tags.
-    ///
-    /// # Errors
-    ///
-    /// - `ServiceUnavailable` if S3 could not be reached.
-    /// - `SaveFailed` for any other error, such as denied access.
-    pub async fn copy(&self, source: &ListedObject, key: &str) -> Result<CopyOutcome, Error> {
-        let name = RequestName {
-            operation: "CopyObject",
-            bucket: &self.saved_bucket,
-            key,
-        };
-        let mut request = self
-            .client
-            .copy_object()
-            .copy_source(copy_source(&self.draft_bucket, &source.key))
-            .copy_source_if_match(&source.etag)
-            .bucket(&self.saved_bucket)
-            .key(key)
-            .if_none_match("*")
-            // Copying tags would need permissions to read and write tags.
-            .tagging_directive(TaggingDirective::Replace)
-            .customize();
-        if let Some(timeouts) = attempt_timeouts(source.size) {
-            request = request
-                .config_override(aws_sdk_s3::config::Builder::new().timeout_config(timeouts));
-        }
-        let Err(error) = request.send().await else {
-            return Ok(CopyOutcome::Created);
-        };
-        if is_not_created(&error) {
-            Ok(CopyOutcome::NotCreated(name.failed_with(error).into()))
-        } else {
-            Err(name.classify(error))
-        }
-    }
-}
-
-impl ListedObject {
-    /// Converts an entry of a listing, or returns `None` if a field is missing.
-    fn new(object: &Object, is_encoded: bool) -> Option<Self> {
-        let key = object.key()?;
-        let key = if is_encoded {
-            // A space is encoded as `+`.
-            let key = key.replace('+', " ");
-            percent_decode_str(&key).decode_utf8().ok()?.into_owned()
-        } else {
-            key.to_owned()
-        };
-        let last_modified = object.last_modified()?.secs();
-        Some(Self {
-            key,
-            size: object.size()?.try_into().ok()?,
-            etag: object.e_tag()?.to_owned(),
-            last_modified: OffsetDateTime::from_unix_timestamp(last_modified).ok()?,
-        })
-    }
-}
-
-/// Maximum size of the source of `CopyObject`, in bytes: 5 GiB ("CopyObject", Amazon S3 API
-/// Reference).
-pub(crate) const MAX_COPY_BYTES: u64 = 5 << 30;
-
-/// Characters that are not encoded in `x-amz-copy-source`: unreserved ones (RFC 3986, section 2.3)
-/// and the separator.
-const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'/')
-    .remove(b'_')
-    .remove(b'~');
-
-fn copy_source(bucket: &str, key: &str) -> String {
-    // "CopyObject" (Amazon S3 API Reference) names objects of access points in another form.
-    let separator = if bucket.starts_with("arn:") {
-        "/object/"
+    if position == bytes.len() {
+        Ok(true)
     } else {
-        "/"
-    };
-    format!(
-        "{bucket}{separator}{}",
-        utf8_percent_encode(key, COPY_SOURCE)
-    )
+        Err("the body is shorter than announced".into())
+    }
+}
+
+fn time_of(time: &aws_sdk_s3::primitives::DateTime) -> Option<OffsetDateTime> {
+    OffsetDateTime::from_unix_timestamp(time.secs()).ok()
 }
 
 /// Returns the delay after the attempt number `attempt`, with jitter so that writers in conflict

@@ -1,95 +1,80 @@
-//! Classifies the responses of S3: what they mean for a save, and the errors that name the request.
+//! Meaning of the responses of S3 for a save, and errors that name the request.
 
+use std::error::Error as StdError;
+use std::iter::successors;
+
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::operation::copy_object::CopyObjectError;
 use aws_sdk_s3::operation::get_object::GetObjectError;
 use aws_sdk_s3::operation::put_object::{PutObjectError, PutObjectOutput};
 use thiserror::Error as ThisError;
 
-use super::MAX_OBJECTS;
-use crate::error::{BoxError, Error};
+use super::Store;
+use crate::error::{BoxError, Error, WithCause};
 
-/// A response that does not fit the request.
-#[derive(Debug, ThisError)]
-pub(super) enum InvalidResponse {
-    #[error("the object has {bytes} bytes, more than the limit of {limit}")]
-    TooLarge { bytes: u64, limit: u64 },
-    #[error("the body has {received} bytes instead of {expected}")]
-    WrongLength { received: u64, expected: u64 },
-    #[error("the response has no valid {0} header")]
-    MissingHeader(&'static str),
-    #[error("the response is partial, with Content-Range {0:?}")]
-    Partial(String),
-    #[error("the store reports a SHA-256 that differs from that of the uploaded object")]
-    OtherChecksum,
-    #[error("there are more than {MAX_OBJECTS} objects, the limit of a listing")]
-    TooManyObjects,
-    #[error("the listing has an entry without key, size, ETag or Last-Modified")]
-    IncompleteListing,
-    #[error("the listing ends without its last page")]
-    TruncatedListing,
-    #[error("the store does not support the request or one of its headers")]
-    NotSupported(#[source] BoxError),
-}
-
-/// Names a request in errors.
-pub(super) struct RequestName<'a> {
+/// A request in errors.
+pub(super) struct Request<'a> {
+    pub store: &'a Store,
     pub operation: &'static str,
     pub bucket: &'a str,
     pub key: &'a str,
 }
 
-impl RequestName<'_> {
-    /// Creates the error of the request. `request_id` is that of the response, if there was one.
-    pub(super) fn failed(
-        &self,
-        source: impl Into<BoxError>,
-        request_id: Option<&str>,
-    ) -> RequestError {
+impl Request<'_> {
+    /// Returns an error that names the request. `id` is that of the response, if there was one.
+    pub(super) fn error(&self, cause: impl Into<BoxError>, id: Option<&str>) -> RequestError {
         RequestError {
             operation: self.operation,
             bucket: self.bucket.to_owned(),
             key: self.key.to_owned(),
-            request_id: request_id.unwrap_or("unknown").to_owned(),
-            source: source.into(),
+            id: id.unwrap_or("unknown").to_owned(),
+            source: cause.into(),
         }
     }
 
-    /// Creates the error of the request from the SDK's.
-    pub(super) fn failed_with<E>(&self, error: SdkError<E, HttpResponse>) -> RequestError
+    /// Returns an error that names the request, with an error of the SDK as its cause.
+    pub(super) fn sdk_error<E>(&self, error: SdkError<E, HttpResponse>) -> RequestError
     where
-        E: std::error::Error + Send + Sync + 'static,
+        E: StdError + Send + Sync + 'static,
     {
-        let request_id = request_id(&error);
-        let source: BoxError = match status(&error) {
-            Some(501 | 505) => InvalidResponse::NotSupported(error.into()).into(),
+        let headers = error.raw_response().map(HttpResponse::headers);
+        let id = headers.and_then(|headers| headers.get("x-amz-request-id"));
+        let id = id.map(str::to_owned);
+        let cause: BoxError = match status(&error) {
+            Some(501 | 505) => {
+                let problem = "the store does not support the request or one of its headers";
+                WithCause::new(problem, error).into()
+            }
             _ => error.into(),
         };
-        self.failed(source, request_id.as_deref())
+        self.error(cause, id.as_deref())
     }
 
-    /// Converts an SDK error into a retryable or a permanent error.
-    pub(super) fn classify<E>(&self, error: SdkError<E, HttpResponse>) -> Error
+    /// Converts an error of the SDK into a temporary or a permanent error of the save.
+    pub(super) fn save_error<E>(&self, error: SdkError<E, HttpResponse>) -> Error
     where
-        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+        E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
     {
-        if is_retryable(&error) {
-            Error::unavailable(self.failed_with(error))
+        if error.code() == Some(EXPIRED_TOKEN) {
+            self.store.renew_credentials();
+        }
+        if is_temporary(&error) {
+            Error::unavailable(self.sdk_error(error))
         } else {
-            Error::save_failed(self.failed_with(error))
+            Error::save_failed(self.sdk_error(error))
         }
     }
 }
 
 /// A failed request.
 #[derive(Debug, ThisError)]
-#[error("{operation} s3://{bucket}/{key} failed (request id {request_id})")]
+#[error("{operation} s3://{bucket}/{key} failed (request id {id})")]
 pub(super) struct RequestError {
     operation: &'static str,
     bucket: String,
     key: String,
-    request_id: String,
+    id: String,
     source: BoxError,
 }
 
@@ -104,15 +89,14 @@ pub(super) fn is_missing(error: &SdkError<GetObjectError, HttpResponse>) -> bool
 }
 
 /// Checks that a successful response to a PUT came from a store that has the object.
-pub(super) fn check_created(
-    output: &PutObjectOutput,
-    checksum: &str,
-) -> Result<(), InvalidResponse> {
+pub(super) fn check_created(output: &PutObjectOutput, checksum: &str) -> Result<(), &'static str> {
     if output.e_tag().is_none_or(str::is_empty) {
-        return Err(InvalidResponse::MissingHeader("ETag"));
+        return Err("the response has no valid ETag header");
     }
     match output.checksum_sha256() {
-        Some(other) if other != checksum => Err(InvalidResponse::OtherChecksum),
+        Some(other) if other != checksum => {
+            Err("the store reports a SHA-256 that differs from that of the uploaded object")
+        }
         _ => Ok(()),
     }
 }
@@ -135,19 +119,29 @@ fn announces_no_body(response: &HttpResponse) -> bool {
     length == "0" && headers.get("transfer-encoding").is_none()
 }
 
-/// Returns whether a copy was refused because the source was replaced or deleted, or the copy exists
-/// or is being created. `CopyObject` can also send these errors with status 200 ("CopyObject", Amazon
-/// S3 API Reference).
-pub(super) fn is_not_created(error: &SdkError<CopyObjectError, HttpResponse>) -> bool {
+/// Returns whether a request of a copy was refused because the source was replaced or deleted, or the
+/// copy exists, is being created, or its upload has ended. S3 can send these errors with status 200
+/// ("CopyObject", Amazon S3 API Reference). A 200 that cannot be read may be that of a copy.
+pub(super) fn is_copy_refused<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    const CODES: [&str; 4] = [
+        "ConditionalRequestConflict",
+        "NoSuchKey",
+        "NoSuchUpload",
+        "PreconditionFailed",
+    ];
     match status(error) {
-        Some(200) => matches!(
-            error.code(),
-            Some("ConditionalRequestConflict" | "NoSuchKey" | "PreconditionFailed")
-        ),
+        Some(200) => error.code().is_none_or(|code| CODES.contains(&code)),
         Some(404) => error.code() != Some("NoSuchBucket"),
         Some(409 | 412) => true,
         _ => false,
     }
+}
+
+/// Returns whether the response names a condition that does not hold.
+pub(super) fn is_condition_failed<E: ProvideErrorMetadata>(
+    error: &SdkError<E, HttpResponse>,
+) -> bool {
+    status(error) == Some(412) || error.code() == Some("PreconditionFailed")
 }
 
 /// Returns the status code of the response, if there was one.
@@ -156,15 +150,14 @@ pub(super) fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
     response.map(|response| response.status().as_u16())
 }
 
-fn request_id<E>(error: &SdkError<E, HttpResponse>) -> Option<String> {
-    let id = error.raw_response()?.headers().get("x-amz-request-id")?;
-    Some(id.to_owned())
-}
+/// Error code for credentials that are too old.
+const EXPIRED_TOKEN: &str = "ExpiredToken";
 
 /// Error codes of S3 for problems that are not caused by the request ("Error responses", Amazon S3
 /// API Reference), or for a body that was damaged on the way.
-const RETRYABLE_CODES: [&str; 9] = [
+const TEMPORARY_CODES: [&str; 10] = [
     "BadDigest",
+    EXPIRED_TOKEN,
     "IncompleteBody",
     "InternalError",
     "RequestTimeout",
@@ -175,12 +168,18 @@ const RETRYABLE_CODES: [&str; 9] = [
     "XAmzContentSHA256Mismatch",
 ];
 
-fn is_retryable<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+fn is_temporary<E>(error: &SdkError<E, HttpResponse>) -> bool
+where
+    E: ProvideErrorMetadata + StdError + 'static,
+{
     match error {
         SdkError::TimeoutError(_) | SdkError::ResponseError(_) => true,
         // A connection that was closed before the response is an "other" failure with a kind.
         SdkError::DispatchFailure(failure) => {
-            failure.is_io() || failure.is_timeout() || failure.as_other().is_some()
+            failure.is_io()
+                || failure.is_timeout()
+                || failure.as_other().is_some()
+                || is_credentials_failure(error)
         }
         SdkError::ServiceError(error) => match error.raw().status().as_u16() {
             // Not implemented, HTTP version not supported.
@@ -189,9 +188,24 @@ fn is_retryable<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> b
             409 | 429 | 500.. => true,
             _ => {
                 let code = error.err().code();
-                code.is_some_and(|code| RETRYABLE_CODES.contains(&code))
+                code.is_some_and(|code| TEMPORARY_CODES.contains(&code))
             }
         },
         _ => false,
     }
+}
+
+/// Returns whether the source of the credentials failed. One that is missing or set up incorrectly is
+/// a permanent error.
+fn is_credentials_failure(error: &(dyn StdError + 'static)) -> bool {
+    let mut causes = successors(Some(error), |&error| error.source());
+    let credentials = causes.find_map(|cause| cause.downcast_ref::<CredentialsError>());
+    matches!(
+        credentials,
+        Some(
+            CredentialsError::ProviderError(_)
+                | CredentialsError::ProviderTimedOut(_)
+                | CredentialsError::Unhandled(_)
+        )
+    )
 }

@@ -1,42 +1,65 @@
-//! Saves the draft's other files: lists the draft's folder until a listing is consistent, and copies
-//! the files that have no copy yet.
+//! Saves the draft's other files: lists the draft's folder until the listing shows one state, and
+//! copies the files that have no copy yet.
 //!
 //! A copy is named by the draft, the `ETag` and the path of a file, so that versions share it. The
 //! store copies it; no file passes through the memory of the function.
 
-use std::collections::HashMap;
+use std::cmp::Ordering;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use serde::Serialize;
-use thiserror::Error as ThisError;
+use serde::{Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::time::sleep;
 
+use super::Worker;
+use super::manifest::{Manifest, ManifestFile};
 use crate::draft::keys::{self, DocumentName, DraftPrefix, MAX_KEY_BYTES};
 use crate::draft::{DraftId, Sha256Digest};
-use crate::error::{BoxError, Error};
-use crate::s3::{CopyOutcome, Document, ListedObject, MAX_COPY_BYTES, Store, backoff};
+use crate::error::{Error, WithCause};
+use crate::s3::{CopyOutcome, CopySource, Document, ListedObject, Memory, Refusal, Store, backoff};
 
-/// Maximum number of concurrent copies.
-const MAX_CONCURRENT_COPIES: usize = 16;
+/// Maximum number of objects in the folder of a draft.
+const MAX_OBJECTS: usize = 100_000;
 
 /// Maximum number of listings of the draft's folder for one read of the document. A draft that is
 /// edited all the time needs more than two.
 const MAX_LISTINGS: u32 = 10;
 
+/// Number of files about which a page of a listing has to tell whether there is a copy. Fewer are
+/// asked for one by one, which costs as much and takes no longer.
+const MIN_FILES_OF_PAGE: usize = 25;
+
+/// Maximum number of files that one save copies at a time.
+const MAX_CONCURRENT_COPIES: usize = 32;
+
 /// Saves the files of drafts beside their documents.
 #[derive(Clone, Debug)]
-pub struct FileSaver {
-    store: Store,
-    draft_prefix: DraftPrefix,
+pub(super) struct FileSaver {
+    pub store: Store,
+    pub draft_prefix: DraftPrefix,
+    pub worker: Worker,
+}
+
+/// A draft's document as it was read.
+#[derive(Clone, Copy)]
+pub(super) struct ReadDocument<'a> {
+    pub name: DocumentName,
+    pub document: &'a Document,
+    pub memory: &'a Memory,
 }
 
 /// The files of a draft at one moment, all of which have copies.
 #[derive(Debug)]
-pub struct FolderState {
-    /// The files, sorted by path.
+pub(super) struct FolderState {
+    /// Sorted by path.
     files: Vec<File>,
+    /// Indexes of `files`, sorted by the keys of the copies.
+    by_copy: Vec<u32>,
+    /// Digest of all fields of all files.
+    digest: Sha256Digest,
+    /// Memory for the files and the manifest.
+    memory_bytes: u64,
 }
 
 /// Counters of a save for the log and the metrics.
@@ -50,220 +73,340 @@ pub struct FilesReport {
     pub copied_bytes: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A file of a draft. A draft may have many, so that this is small.
+#[derive(Debug, PartialEq, Eq)]
 struct File {
     /// Path within the draft's folder.
-    path: String,
-    source: ListedObject,
-    /// Key of the copy.
-    copy_key: String,
+    path: Box<str>,
+    /// As sent by S3.
+    etag: Box<str>,
+    size: u64,
+    last_modified: OffsetDateTime,
 }
 
-/// An error that is specific to the files of a draft.
-#[derive(Debug, ThisError)]
-enum FilesError {
-    #[error("the path {0:?} contains a control character")]
-    ControlCharacter(String),
-    #[error("the store sends no ETag of the document")]
-    NoEtag,
-    #[error("the key of the copy of {0:?} would be longer than {MAX_KEY_BYTES} bytes")]
-    KeyTooLong(String),
-    #[error("{path:?} has {bytes} bytes, more than the limit of {MAX_COPY_BYTES} for a copy")]
-    TooLarge { path: String, bytes: u64 },
-    #[error("the object {0:?} is not a copy of the file: its size differs")]
-    WrongCopy(String),
-    #[error("the draft's folder changed during {MAX_LISTINGS} attempts to save it")]
-    Unstable(#[source] Option<BoxError>),
+/// The listed folder of a draft.
+struct Listing {
+    state: FolderState,
+    is_one_page: bool,
+}
+
+/// The copy of a file.
+enum Copy {
+    /// It existed.
+    Exists,
+    /// It was created. Contains the size in bytes.
+    Created(u64),
+    /// It does not exist.
+    Refused(Refusal),
 }
 
 impl FileSaver {
-    /// Creates a saver that lists and copies through `store`.
-    pub fn new(store: Store, draft_prefix: DraftPrefix) -> Self {
-        Self {
-            store,
-            draft_prefix,
-        }
-    }
-
-    /// Copies the files of the draft `id` until a listing of its folder shows the document in the
-    /// state that was read as `document`, and a listing of the copies shows all files. Returns that
-    /// state, or `None` if the document has changed and must be read again.
-    ///
-    /// Requests: one listing without other files; two if all files have copies; else four, and one
-    /// for each new file.
+    /// Copies the files of the draft `id` as one listing of its folder shows them beside the document
+    /// in the state that was read. Returns that state, or `None` if the document has changed and must
+    /// be read again.
     ///
     /// # Errors
     ///
     /// - `ServiceUnavailable` if S3 could not be reached, or the folder changed all the time.
     /// - `SaveFailed` if a file cannot be copied, or an object with the key of a copy is not one.
-    pub async fn save(
+    pub(super) async fn save(
         &self,
         id: &DraftId,
-        document: &Document,
+        document: ReadDocument<'_>,
         report: &mut FilesReport,
     ) -> Result<Option<FolderState>, Error> {
         let mut previous = None;
-        let mut last_response = None;
+        let mut has_changed = false;
+        let mut refused = None;
         for attempt in 1..=MAX_LISTINGS {
-            let Some((files, is_one_page)) = self.list_files(id, document).await? else {
+            let Some(Listing { state, is_one_page }) = self.list(id, document).await? else {
                 return Ok(None);
             };
-            report.files = files.len() as u64;
+            report.files = state.files.len() as u64;
+            let is_equal = previous == Some(state.digest);
+            has_changed |= previous.is_some() && !is_equal;
+            previous = Some(state.digest);
             // Pages are read one after the other: only two equal listings show one moment.
-            let is_consistent = is_one_page || previous.as_ref() == Some(&files);
-            let missing = self.missing_copies(id, &files).await?;
-            if missing.is_empty() && is_consistent {
-                return Ok(Some(FolderState { files }));
-            }
-            last_response = self.copy(missing, report).await?;
-            if last_response.is_some() {
-                sleep(backoff(attempt)).await;
-            }
-            previous = Some(files);
-        }
-        Err(Error::unavailable(FilesError::Unstable(last_response)))
-    }
-
-    /// Lists the files in the draft's folder, and returns them with whether the listing was one page.
-    /// `None` if the listing does not show the document as it was read.
-    async fn list_files(
-        &self,
-        id: &DraftId,
-        document: &Document,
-    ) -> Result<Option<(Vec<File>, bool)>, Error> {
-        let folder = self.draft_prefix.folder(id);
-        let document_key = self.draft_prefix.document(id, DocumentName::Content);
-        let etag = document.etag.trim_matches('"');
-        if etag.is_empty() {
-            return Err(Error::save_failed(FilesError::NoEtag));
-        }
-        let listing = self.store.list_drafts(&folder).await?;
-        let mut has_document = false;
-        let mut files = Vec::new();
-        for object in listing.objects {
-            if object.key == document_key {
-                // The same bytes written again are another state.
-                has_document = object.etag.trim_matches('"') == etag
-                    && object.last_modified == document.last_modified;
+            if !is_one_page && !is_equal {
                 continue;
             }
-            // An empty object that stands for a folder in the S3 console.
-            if object.key.ends_with('/') && object.size == 0 {
-                continue;
+            match self.copy_files(id, &state, report).await? {
+                None => return Ok(Some(state)),
+                refusal => refused = refusal,
             }
-            files.push(Self::file(id, &folder, object)?);
+            sleep(backoff(attempt)).await;
         }
-        files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        Ok(has_document.then_some((files, listing.is_one_page)))
-    }
-
-    fn file(id: &DraftId, folder: &str, source: ListedObject) -> Result<File, Error> {
-        let path = source
-            .key
-            .strip_prefix(folder)
-            .unwrap_or(&source.key)
-            .to_owned();
-        // A restore with a shell reads paths from lines.
-        if path.contains(char::is_control) {
-            return Err(Error::save_failed(FilesError::ControlCharacter(path)));
-        }
-        let copy_key = keys::copy(id, &source.etag, &path);
-        if copy_key.len() > MAX_KEY_BYTES {
-            return Err(Error::save_failed(FilesError::KeyTooLong(path)));
-        }
-        if source.size > MAX_COPY_BYTES {
-            let bytes = source.size;
-            return Err(Error::save_failed(FilesError::TooLarge { path, bytes }));
-        }
-        Ok(File {
-            path,
-            source,
-            copy_key,
+        let problem = "the draft's folder changed all the time";
+        Err(match refused {
+            None => Error::unavailable(problem),
+            Some(refusal) if refusal.is_condition && !has_changed => {
+                let problem = "the store does not support conditional copies: it refused a copy \
+                               although nothing had changed";
+                Error::save_failed(WithCause::new(problem, refusal.cause))
+            }
+            Some(refusal) => Error::unavailable(WithCause::new(problem, refusal.cause)),
         })
     }
 
-    /// Returns the files of which there is no copy.
-    async fn missing_copies(&self, id: &DraftId, files: &[File]) -> Result<Vec<File>, Error> {
-        if files.is_empty() {
-            return Ok(Vec::new());
+    /// Lists the files in the draft's folder. `None` if the listing does not show the document as it
+    /// was read.
+    async fn list(&self, id: &DraftId, read: ReadDocument<'_>) -> Result<Option<Listing>, Error> {
+        let document = read.document;
+        if plain_etag(&document.etag).is_empty() {
+            return Err(Error::save_failed(
+                "the store sends no ETag of the document",
+            ));
         }
-        let prefix = keys::copies(id);
-        let keys = files.iter().map(|file| file.copy_key.as_str()).collect();
-        let listing = self.store.list_saved(&prefix, &keys).await?;
-        let copies: HashMap<_, _> = listing
-            .objects
-            .into_iter()
-            .map(|copy| (copy.key.clone(), copy))
-            .collect();
-        let mut missing = Vec::new();
-        for file in files {
-            match copies.get(&file.copy_key) {
-                None => missing.push(file.clone()),
-                Some(copy) if copy.size == file.source.size => {}
-                Some(_) => {
-                    let error = FilesError::WrongCopy(file.copy_key.clone());
-                    return Err(Error::save_failed(error));
+        let folder = self.draft_prefix.folder(id);
+        let mut has_document = false;
+        let mut files = Vec::new();
+        let mut bytes = document.bytes.len() as u64;
+        let (mut after, mut objects, mut pages) = (String::new(), 0, 0);
+        loop {
+            let page = self.store.list_drafts(&folder, &after).await?;
+            pages += 1;
+            objects += page.objects.len();
+            if objects > MAX_OBJECTS {
+                let problem = format!("the draft has more than {MAX_OBJECTS} objects");
+                return Err(Error::save_failed(problem));
+            }
+            if let Some(last) = page.objects.last() {
+                last.key.clone_into(&mut after);
+            }
+            bytes += page.objects.iter().map(File::memory_bytes).sum::<u64>();
+            read.memory.require(bytes)?;
+            for object in page.objects {
+                let path = &object.key[folder.len()..];
+                if path == read.name.as_str() {
+                    // The same bytes written again are another state.
+                    has_document = plain_etag(&object.etag) == plain_etag(&document.etag)
+                        && object.last_modified == document.last_modified;
+                } else if path == DocumentName::Content.as_str() {
+                    // It was written after `draft_info.json` had been read in its place.
+                    return Ok(None);
+                } else if !(object.key.ends_with('/') && object.size == 0) {
+                    // Else an empty object that stands for a folder in the S3 console.
+                    files.push(File::new(id, path, &object)?);
                 }
             }
+            if !page.is_truncated {
+                break;
+            }
         }
-        Ok(missing)
+        if !has_document {
+            return Ok(None);
+        }
+        let sort = move || FolderState::new(files);
+        let size = bytes - document.bytes.len() as u64;
+        let state = self.worker.run(size, read.memory, sort).await??;
+        let is_one_page = pages == 1;
+        Ok(Some(Listing { state, is_one_page }))
     }
 
-    /// Copies `files`. Returns the response of the store if one of them was not copied.
-    async fn copy(
+    /// Copies the files of `state` that have no copy. Returns the last response to a copy that was
+    /// refused.
+    async fn copy_files(
         &self,
-        files: Vec<File>,
+        id: &DraftId,
+        state: &FolderState,
         report: &mut FilesReport,
-    ) -> Result<Option<BoxError>, Error> {
-        let mut last_response = None;
+    ) -> Result<Option<Refusal>, Error> {
+        let files = self.find_copies(id, state).await?;
         let mut copies = stream::iter(files)
-            .map(|file| self.copy_file(file))
+            .map(|(index, is_missing)| self.copy_file(id, state.file(index), is_missing))
             .buffer_unordered(MAX_CONCURRENT_COPIES);
-        while let Some((outcome, size)) = copies.try_next().await? {
-            match outcome {
-                CopyOutcome::Created => {
+        let mut refused = None;
+        while let Some(copy) = copies.try_next().await? {
+            match copy {
+                Copy::Exists => {}
+                Copy::Created(bytes) => {
                     report.copied += 1;
-                    report.copied_bytes += size;
+                    report.copied_bytes += bytes;
                 }
-                CopyOutcome::NotCreated(response) => last_response = Some(response),
+                Copy::Refused(refusal) => refused = Some(refusal),
             }
         }
-        Ok(last_response)
+        Ok(refused)
     }
 
-    async fn copy_file(&self, file: File) -> Result<(CopyOutcome, u64), Error> {
-        let outcome = self.store.copy(&file.source, &file.copy_key).await?;
-        Ok((outcome, file.source.size))
+    /// Lists the copies while a page tells about enough files. Returns the indexes of the files without
+    /// a copy, with `true`, and of those about which nothing is known, with `false`. The number of pages
+    /// does not depend on the number of older copies.
+    async fn find_copies(
+        &self,
+        id: &DraftId,
+        state: &FolderState,
+    ) -> Result<Vec<(u32, bool)>, Error> {
+        let prefix = keys::copies(id);
+        let mut files = Vec::new();
+        let mut unknown = &*state.by_copy;
+        while unknown.len() >= MIN_FILES_OF_PAGE {
+            let count = unknown.len();
+            // The key before which the page begins: that of the first file, without its last character.
+            let mut after = state.file(unknown[0]).copy_key(id);
+            after.pop();
+            let page = self.store.list_saved(&prefix, &after).await?;
+            for object in &page.objects {
+                while let Some((first, rest)) = unknown.split_first() {
+                    let file = state.file(*first);
+                    match (*file.copy_key(id)).cmp(&object.key) {
+                        Ordering::Less => files.push((*first, true)),
+                        Ordering::Equal => file.check_copy(&object.key, object.size)?,
+                        Ordering::Greater => break,
+                    }
+                    unknown = rest;
+                }
+            }
+            if !page.is_truncated {
+                files.extend(unknown.iter().map(|index| (*index, true)));
+                unknown = &[];
+            }
+            if count - unknown.len() < MIN_FILES_OF_PAGE {
+                break;
+            }
+        }
+        files.extend(unknown.iter().map(|index| (*index, false)));
+        Ok(files)
+    }
+
+    async fn copy_file(&self, id: &DraftId, file: &File, is_missing: bool) -> Result<Copy, Error> {
+        let key = file.copy_key(id);
+        if !is_missing && self.has_copy(file, &key).await? {
+            return Ok(Copy::Exists);
+        }
+        let source_key = format!("{}{}", self.draft_prefix.folder(id), file.path);
+        let source = CopySource {
+            key: &source_key,
+            etag: &file.etag,
+            size: file.size,
+        };
+        match self.store.copy(source, &key).await? {
+            CopyOutcome::Created => Ok(Copy::Created(file.size)),
+            // Another save may have created it.
+            CopyOutcome::Refused(_) if self.has_copy(file, &key).await? => Ok(Copy::Exists),
+            CopyOutcome::Refused(refusal) => Ok(Copy::Refused(refusal)),
+        }
+    }
+
+    async fn has_copy(&self, file: &File, key: &str) -> Result<bool, Error> {
+        match self.store.saved_size(key).await? {
+            Some(size) => file.check_copy(key, size).map(|()| true),
+            None => Ok(false),
+        }
     }
 }
 
-/// The manifest of a version.
-#[derive(Serialize)]
-struct Manifest<'a> {
-    draft_id: &'a str,
-    files: Vec<ManifestFile<'a>>,
+/// Returns an `ETag` without quotes and without the mark of a weak one, which a proxy that compresses
+/// adds.
+fn plain_etag(etag: &str) -> &str {
+    etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"')
 }
 
-/// A file in the manifest.
-#[derive(Serialize)]
-struct ManifestFile<'a> {
-    path: &'a str,
-    size: u64,
-    etag: &'a str,
-    last_modified: String,
-    key: &'a str,
+impl File {
+    /// Memory for a file beside its texts, in bytes: this struct, the list while it grows, the index,
+    /// and what the allocator adds.
+    const OVERHEAD_BYTES: u64 = 192;
+
+    fn memory_bytes(object: &ListedObject) -> u64 {
+        (object.key.len() + object.etag.len()) as u64 + Self::OVERHEAD_BYTES
+    }
+
+    fn memory_with_manifest_bytes(&self) -> u64 {
+        let is_escaped = |byte: &u8| matches!(byte, b'"' | b'\\');
+        let escaped = self.path.bytes().filter(is_escaped).count();
+        // The path and the `ETag` are also part of the key.
+        let json = 320 + 2 * (self.path.len() + escaped) + 3 * self.etag.len();
+        (self.path.len() + self.etag.len() + json) as u64 + Self::OVERHEAD_BYTES
+    }
+
+    fn new(id: &DraftId, path: &str, object: &ListedObject) -> Result<Self, Error> {
+        // A restore with a shell reads paths from lines.
+        if path.contains(char::is_control) {
+            let problem = format!("the path {path:?} contains a control character");
+            return Err(Error::save_failed(problem));
+        }
+        if keys::copy(id, &object.etag, path).len() > MAX_KEY_BYTES {
+            let problem = format!(
+                "the key of the copy of {path:?} would be longer than {MAX_KEY_BYTES} bytes"
+            );
+            return Err(Error::save_failed(problem));
+        }
+        Ok(Self {
+            path: path.into(),
+            etag: object.etag.as_str().into(),
+            size: object.size,
+            last_modified: object.last_modified,
+        })
+    }
+
+    fn copy_key(&self, id: &DraftId) -> String {
+        keys::copy(id, &self.etag, &self.path)
+    }
+
+    /// Compares the keys of the copies of two files.
+    fn cmp_copy_key(&self, other: &Self) -> Ordering {
+        let (etag, other_etag) = (keys::etag_text(&self.etag), keys::etag_text(&other.etag));
+        let key = etag.bytes().chain([b'/']).chain(self.path.bytes());
+        key.cmp(other_etag.bytes().chain([b'/']).chain(other.path.bytes()))
+    }
+
+    /// Checks that the object `key`, of `size` bytes, can be the copy of the file.
+    fn check_copy(&self, key: &str, size: u64) -> Result<(), Error> {
+        if size == self.size {
+            return Ok(());
+        }
+        let problem = format!("the object {key:?} is not a copy of the file: its size differs");
+        Err(Error::save_failed(problem))
+    }
 }
 
 impl FolderState {
+    /// Takes the files of a listing, in any order.
+    fn new(mut files: Vec<File>) -> Result<Self, Error> {
+        files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        // A store may list an object twice.
+        files.dedup();
+        if files.windows(2).any(|pair| pair[0].path == pair[1].path) {
+            let problem = "the listing has an object in two states";
+            return Err(Error::unavailable(problem));
+        }
+        let mut hasher = Sha256::new();
+        for file in &files {
+            hasher.update(file.path.as_bytes());
+            hasher.update([0]);
+            hasher.update(file.etag.as_bytes());
+            hasher.update([0]);
+            hasher.update(file.size.to_le_bytes());
+            hasher.update(file.last_modified.unix_timestamp().to_le_bytes());
+        }
+        let mut by_copy: Vec<u32> = (0..).take(files.len()).collect();
+        by_copy.sort_unstable_by(|a, b| files[*a as usize].cmp_copy_key(&files[*b as usize]));
+        Ok(Self {
+            memory_bytes: files.iter().map(File::memory_with_manifest_bytes).sum(),
+            files,
+            by_copy,
+            digest: Sha256Digest::from_hasher(hasher),
+        })
+    }
+
+    fn file(&self, index: u32) -> &File {
+        &self.files[index as usize]
+    }
+
     /// Returns whether the draft has no other files than the document.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.files.is_empty()
+    }
+
+    /// Returns the memory for the state and its manifest, in bytes.
+    pub(super) const fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
     }
 
     /// Returns the time at which the last file of the state was written; `document` is that of the
     /// document.
-    pub fn last_modified(&self, document: OffsetDateTime) -> OffsetDateTime {
-        let times = self.files.iter().map(|file| file.source.last_modified);
+    pub(super) fn last_modified(&self, document: OffsetDateTime) -> OffsetDateTime {
+        let times = self.files.iter().map(|file| file.last_modified);
         times.fold(document, OffsetDateTime::max)
     }
 
@@ -273,38 +416,39 @@ impl FolderState {
     /// # Errors
     ///
     /// None: strings and lists are always valid JSON.
-    pub fn state_digest(&self, document: &Sha256Digest) -> Result<Sha256Digest, Error> {
-        let files: Vec<_> = self
-            .files
-            .iter()
-            .map(|file| (&file.path, file.source.etag.trim_matches('"')))
-            .collect();
-        let state = (document.to_string(), files);
-        let json = serde_json::to_vec(&state).map_err(Error::save_failed)?;
-        Ok(Sha256Digest::of(&json))
+    pub(super) fn state_digest(&self, document: &Sha256Digest) -> Result<Sha256Digest, Error> {
+        let files = self.files.iter();
+        let files = files.map(|file| (&*file.path, plain_etag(&file.etag)));
+        let state = (document.to_string(), files.collect::<Vec<_>>());
+        Sha256Digest::of_json(&state).map_err(Error::save_failed)
     }
 
-    /// Returns the manifest of the version as JSON: the path, size, `ETag`, `Last-Modified` (RFC 3339)
-    /// and the key of the copy of each file.
+    /// Returns the manifest of the version as JSON.
     ///
     /// # Errors
     ///
     /// Returns an error for times that RFC 3339 cannot express.
-    pub fn manifest(&self, id: &DraftId) -> Result<Vec<u8>, Error> {
-        let files = self.files.iter().map(|file| {
-            let last_modified = file.source.last_modified.format(&Rfc3339);
-            Ok(ManifestFile {
-                path: &file.path,
-                size: file.source.size,
-                etag: file.source.etag.trim_matches('"'),
-                last_modified: last_modified.map_err(Error::save_failed)?,
-                key: &file.copy_key,
-            })
-        });
+    pub(super) fn manifest(&self, id: &DraftId) -> Result<Vec<u8>, Error> {
         let manifest = Manifest {
-            draft_id: id.as_str(),
-            files: files.collect::<Result<_, Error>>()?,
+            draft_id: id.as_str().into(),
+            files: ManifestFiles(id, &self.files),
         };
         serde_json::to_vec_pretty(&manifest).map_err(Error::save_failed)
+    }
+}
+
+/// The files as a manifest has them. They are converted one by one, to save memory.
+struct ManifestFiles<'a>(&'a DraftId, &'a [File]);
+
+impl Serialize for ManifestFiles<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(id, files) = self;
+        serializer.collect_seq(files.iter().map(|file| ManifestFile {
+            path: (&*file.path).into(),
+            size: file.size,
+            etag: plain_etag(&file.etag).into(),
+            last_modified: file.last_modified,
+            key: file.copy_key(id).into(),
+        }))
     }
 }

@@ -1,6 +1,7 @@
 //! The use case: reads a draft's document and creates an immutable version of it.
 
-pub mod files;
+mod files;
+pub mod manifest;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,12 +14,15 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
 
-use self::files::{FileSaver, FilesReport, FolderState};
+pub use self::files::FilesReport;
+
+use self::files::{FileSaver, FolderState, ReadDocument};
 use crate::config::SaveConfig;
+use crate::draft::document::{self, DocumentKind};
 use crate::draft::keys::{self, DocumentName, DraftPrefix};
-use crate::draft::{DraftId, Sha256Digest, Version, document};
-use crate::error::Error;
-use crate::s3::{CreateOutcome, Document, NewObject, Store};
+use crate::draft::{DraftId, Sha256Digest, Version};
+use crate::error::{Error, ErrorKind};
+use crate::s3::{CreateOutcome, Document, Memory, NewObject, Store};
 
 /// A saved draft.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +42,10 @@ pub struct SaveReport {
     pub result: Result<Saved, Error>,
     /// Duration of the save.
     pub elapsed: Duration,
+    /// Name of the document, if there is one.
+    pub document: Option<DocumentName>,
+    /// Kind of the document, if it is valid.
+    pub kind: Option<DocumentKind>,
     /// Size of the document in bytes, if it was read.
     pub bytes: Option<u64>,
     /// Time to read the document from S3.
@@ -48,6 +56,17 @@ pub struct SaveReport {
     pub files: Option<FilesReport>,
 }
 
+/// The part of a report that is known while the save runs.
+#[derive(Default)]
+struct Progress {
+    document: Option<DocumentName>,
+    kind: Option<DocumentKind>,
+    bytes: Option<u64>,
+    read: Option<Duration>,
+    write: Option<Duration>,
+    files: Option<FilesReport>,
+}
+
 /// Saves drafts.
 #[derive(Clone, Debug)]
 pub struct Saver {
@@ -56,30 +75,31 @@ pub struct Saver {
     /// `None` if only the document is saved.
     files: Option<FileSaver>,
     maintenance: bool,
-    /// Limits the validations on blocking threads to one at a time, which bounds their memory.
-    validation: Arc<Semaphore>,
+    worker: Worker,
 }
 
-/// Maximum number of reads of the document in one save. With `SAVE_FILES`, it is read again if it has
-/// changed when the files have been copied.
+/// Maximum number of reads of the document in one save. With `SAVE_FILES`, it is read again if a listing
+/// shows another state.
 const MAX_READS: u32 = 5;
 
-/// Documents up to this size are validated on the thread that serves the invocation, in about a
-/// millisecond. Larger ones would delay the deadline's timer.
-const MAX_INLINE_VALIDATION_BYTES: usize = 1 << 20;
+/// Maximum number of attempts to create a manifest that exists at first, and then does not.
+const MAX_MANIFEST_ATTEMPTS: u32 = 3;
 
 impl Saver {
     /// Creates a saver that reads and writes through `store`.
     pub fn new(store: Store, config: SaveConfig) -> Self {
-        let files = config
-            .save_files
-            .then(|| FileSaver::new(store.clone(), config.draft_prefix.clone()));
+        let worker = Worker(Arc::new(Semaphore::new(1)));
+        let files = config.save_files.then(|| FileSaver {
+            store: store.clone(),
+            draft_prefix: config.draft_prefix.clone(),
+            worker: worker.clone(),
+        });
         Self {
             store,
             draft_prefix: config.draft_prefix,
             files,
             maintenance: config.maintenance,
-            validation: Arc::new(Semaphore::new(1)),
+            worker,
         }
     }
 
@@ -89,77 +109,139 @@ impl Saver {
     /// concurrently and interrupted at any point: the same state always has the same version.
     pub async fn save(&self, draft_id: DraftId, deadline: Instant) -> SaveReport {
         let start = Instant::now();
-        let mut report = SaveReport {
-            draft_id,
-            result: Err(Error::unavailable("maintenance mode is on")),
-            elapsed: Duration::ZERO,
-            bytes: None,
-            read: None,
-            write: None,
-            files: None,
+        let mut progress = Progress::default();
+        let result = if self.maintenance {
+            Err(Error::unavailable("maintenance mode is on"))
+        } else if start >= deadline {
+            Err(Error::unavailable("no time was left to start the save"))
+        } else {
+            // Pinned here because the future is large to move.
+            let saved = pin!(self.run(&draft_id, &mut progress));
+            let saved = timeout_at(deadline.into(), saved).await;
+            saved.unwrap_or_else(|_| Err(Error::unavailable("the save ran out of time")))
         };
-        if !self.maintenance {
-            report.result = if start < deadline {
-                // Pinned here because the future is large to move.
-                let saved = pin!(self.run(&mut report));
-                let saved = timeout_at(deadline.into(), saved).await;
-                saved.unwrap_or_else(|_| Err(Error::unavailable("the save ran out of time")))
-            } else {
-                Err(Error::unavailable("no time was left to start the save"))
-            };
+        SaveReport {
+            draft_id,
+            result,
+            elapsed: start.elapsed(),
+            document: progress.document,
+            kind: progress.kind,
+            bytes: progress.bytes,
+            read: progress.read,
+            write: progress.write,
+            files: progress.files,
         }
-        report.elapsed = start.elapsed();
-        report
     }
 
-    async fn run(&self, report: &mut SaveReport) -> Result<Saved, Error> {
+    /// Saves with the memory that is free, or else waits for what the save needs and starts again.
+    async fn run(&self, id: &DraftId, progress: &mut Progress) -> Result<Saved, Error> {
+        let mut bytes = 0;
+        loop {
+            let memory = self.store.reserve(bytes).await?;
+            let result = self.run_with(&memory, id, progress).await;
+            match memory.missing() {
+                Some(missing) if result.is_err() => bytes = missing,
+                _ => return result,
+            }
+        }
+    }
+
+    async fn run_with(
+        &self,
+        memory: &Memory,
+        id: &DraftId,
+        progress: &mut Progress,
+    ) -> Result<Saved, Error> {
         for _ in 0..MAX_READS {
-            let document = self.read(report).await?;
+            let (name, document) = self.read(id, memory, progress).await?;
             let files = match &self.files {
                 None => None,
                 Some(files) => {
-                    let counters = report.files.get_or_insert_default();
-                    match files.save(&report.draft_id, &document, counters).await? {
+                    let read = ReadDocument {
+                        name,
+                        document: &document,
+                        memory,
+                    };
+                    let report = progress.files.get_or_insert_default();
+                    match files.save(id, read, report).await? {
                         // Without other files, the version is named by its document alone.
-                        Some(state) => (!state.is_empty()).then_some(state),
+                        Some(state) => Some(state).filter(|state| !state.is_empty()),
                         None => continue,
                     }
                 }
             };
             let start = Instant::now();
-            let saved = self.write(&report.draft_id, document, files.as_ref()).await;
-            report.write = Some(start.elapsed());
+            let saved = self.write(id, name, document, files, memory).await;
+            progress.write = Some(start.elapsed());
             return saved;
         }
         let cause = format!("the document changed during {MAX_READS} attempts to save the draft");
         Err(Error::unavailable(cause))
     }
 
-    /// Reads and validates the document.
-    async fn read(&self, report: &mut SaveReport) -> Result<Document, Error> {
+    /// Reads and validates the first document that exists.
+    async fn read(
+        &self,
+        id: &DraftId,
+        memory: &Memory,
+        progress: &mut Progress,
+    ) -> Result<(DocumentName, Document), Error> {
         let start = Instant::now();
-        let key = self
-            .draft_prefix
-            .document(&report.draft_id, DocumentName::Content);
-        let document = self.store.read(&key).await;
-        report.read = Some(start.elapsed());
+        let [first, second] = DocumentName::ALL;
+        let mut name = first;
+        let key = self.draft_prefix.document(id, first);
+        let mut document = self.store.read(&key, memory).await;
+        if let Err(error) = &document
+            && error.kind() == ErrorKind::DraftNotFound
+        {
+            name = second;
+            let key = self.draft_prefix.document(id, second);
+            document = self.store.read(&key, memory).await;
+        }
+        progress.read = Some(start.elapsed());
         let document = document?;
-        report.bytes = Some(document.bytes.len() as u64);
-        self.validate(document).await
+        progress.document = Some(name);
+        progress.bytes = Some(document.bytes.len() as u64);
+        let bytes = document.bytes.clone();
+        let validate = move || document::validate(&bytes);
+        let size = document.bytes.len() as u64;
+        let kind = self.worker.run(size, memory, validate).await?;
+        progress.kind = Some(kind.map_err(Error::save_failed)?);
+        Ok((name, document))
     }
 
     /// Creates the version. Its document is written last: the version exists when the document does.
     async fn write(
         &self,
         id: &DraftId,
+        name: DocumentName,
         document: Document,
-        files: Option<&FolderState>,
+        files: Option<FolderState>,
+        memory: &Memory,
     ) -> Result<Saved, Error> {
         let version = match files {
             None => Version::new(document.last_modified, &document.sha256),
             Some(files) => {
-                let last_modified = files.last_modified(document.last_modified);
-                Version::new(last_modified, &files.state_digest(&document.sha256)?)
+                let bytes = files.memory_bytes();
+                memory.require(document.bytes.len() as u64 + bytes)?;
+                let (sha256, last_modified) = (document.sha256, document.last_modified);
+                let draft_id = id.clone();
+                let prepare = move || {
+                    let time = files.last_modified(last_modified);
+                    let version = Version::new(time, &files.state_digest(&sha256)?);
+                    let manifest = files.manifest(&draft_id)?;
+                    let manifest = NewObject {
+                        sha256: Sha256Digest::of(&manifest),
+                        bytes: manifest.into(),
+                        metadata: Vec::new(),
+                    };
+                    Ok((version, manifest))
+                };
+                let (version, manifest) = self.worker.run(bytes, memory, prepare).await??;
+                if let Ok(version) = &version {
+                    self.create_manifest(id, version, &manifest).await?;
+                }
+                version
             }
         };
         let version = version.map_err(Error::save_failed)?;
@@ -168,36 +250,69 @@ impl Saver {
             sha256: document.sha256,
             metadata: metadata(id, &document)?,
         };
-        if let Some(files) = files {
-            let manifest = files.manifest(id)?;
-            let manifest = NewObject {
-                sha256: Sha256Digest::of(&manifest),
-                bytes: manifest.into(),
-                metadata: Vec::new(),
-            };
-            let key = keys::manifest(id, &version);
-            self.store.create(&key, &manifest).await?;
-        }
-        let key = keys::version_document(id, &version, DocumentName::Content);
+        let key = keys::version_document(id, &version, name);
         let outcome = self.store.create(&key, &object).await?;
         Ok(Saved { version, outcome })
     }
 
-    async fn validate(&self, document: Document) -> Result<Document, Error> {
-        if document.bytes.len() <= MAX_INLINE_VALIDATION_BYTES {
-            document::validate(&document.bytes).map_err(Error::save_failed)?;
-            return Ok(document);
+    /// Creates the manifest of a version. If there is one, it must have the same files. Their times may be
+    /// others: they are not part of the version's name, but for the newest.
+    async fn create_manifest(
+        &self,
+        id: &DraftId,
+        version: &Version,
+        object: &NewObject,
+    ) -> Result<(), Error> {
+        let key = keys::manifest(id, version);
+        for _ in 0..MAX_MANIFEST_ATTEMPTS {
+            if self.store.create(&key, object).await? == CreateOutcome::Created {
+                return Ok(());
+            }
+            let is_time = |position| manifest::is_in_time(&object.bytes, position);
+            match self.store.is_equal(&key, &object.bytes, is_time).await? {
+                Some(true) => return Ok(()),
+                Some(false) => {
+                    let problem = format!("the object {key:?} is not the manifest of the version");
+                    return Err(Error::save_failed(problem));
+                }
+                // It was deleted in the meantime.
+                None => {}
+            }
         }
-        let permit = Arc::clone(&self.validation).acquire_owned().await;
+        let problem = format!("the object {key:?} was created and deleted by others");
+        Err(Error::unavailable(problem))
+    }
+}
+
+/// Does work that takes longer than some milliseconds on a thread of its own, one piece at a time in the
+/// process, so that the timer of the deadline is not delayed.
+#[derive(Clone, Debug)]
+struct Worker(Arc<Semaphore>);
+
+impl Worker {
+    /// Maximum size of the data of a piece of work that is not worth another thread, in bytes.
+    const MAX_INLINE_BYTES: u64 = 64 << 10;
+
+    /// Runs `work`, which reads `bytes` bytes. `memory` is released only when the work is done, also
+    /// after the deadline.
+    async fn run<T: Send + 'static>(
+        &self,
+        bytes: u64,
+        memory: &Memory,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        if bytes <= Self::MAX_INLINE_BYTES {
+            return Ok(work());
+        }
+        let permit = self.0.clone().acquire_owned().await;
         let permit = permit.map_err(Error::save_failed)?;
-        // Takes the document along, so that its memory is released only when the thread is done.
-        let validated = spawn_blocking(move || {
-            let result = document::validate(&document.bytes);
-            drop(permit);
-            result.map(|_| document)
+        let memory = memory.clone();
+        let done = spawn_blocking(move || {
+            let result = work();
+            drop((permit, memory));
+            result
         });
-        let validated = validated.await.map_err(Error::save_failed)?;
-        validated.map_err(Error::save_failed)
+        done.await.map_err(Error::save_failed)
     }
 }
 

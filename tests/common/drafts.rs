@@ -87,8 +87,12 @@ pub fn read_version_by(
     version: &str,
 ) -> (Vec<u8>, Files) {
     let folder = format!("saved/{id}/{version}");
-    let document = get(&format!("{folder}/draft_content.json"));
-    let document = document.expect("the version has a document");
+    let names = ["draft_content.json", "draft_info.json"];
+    let mut documents = names
+        .iter()
+        .filter_map(|name| get(&format!("{folder}/{name}")));
+    let document = documents.next().expect("the version has a document");
+    assert_eq!(documents.next(), None, "the version has one document");
     let mut files = Files::new();
     let mut etags = BTreeMap::new();
     if let Some(manifest) = get(&format!("{folder}/files.json")) {

@@ -63,6 +63,7 @@ impl Endpoint {
     pub fn sdk(&self) -> SdkConfig {
         let credentials = Credentials::new(&self.access_key, &self.secret_key, None, None, "test");
         client::config_from_env()
+            .expect("a valid environment")
             .into_builder()
             .endpoint_url(&self.url)
             .credentials_provider(SharedCredentialsProvider::new(credentials))

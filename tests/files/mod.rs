@@ -1,5 +1,8 @@
 //! `SAVE_FILES=true`: a version covers all objects in the draft's folder.
 
+mod large;
+mod listings;
+mod multipart;
 mod restore;
 mod store;
 
@@ -8,9 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
-use serde_json::Value;
+use serde_json::{Value, json};
 use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, draft_of_size};
-use test_support::s3::{Fault, Op, RawResponse, RecordedRequest, S3, ScriptedFault, When};
+use test_support::s3::{Fault, Op, RecordedRequest, S3, ScriptedFault, When};
 
 use crate::common::drafts::{
     Files, SAVE_FILES, file_key, put_document, put_files, read_folder, read_version, save, versions,
@@ -30,12 +33,6 @@ const UNUSUAL_PATHS: [&str; 10] = [
     "a//b",
     "😀",
 ];
-
-/// Sets the `Last-Modified` of a document to that of the listings and responses in these tests.
-fn date_document(s3: &S3, id: &str) {
-    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_759_060_050);
-    s3.set_last_modified(BUCKET, &draft_key(id), time);
-}
 
 /// The operations since the last call, in order.
 fn operations(s3: &S3) -> Vec<Op> {
@@ -60,16 +57,16 @@ async fn makes_the_documented_requests() {
     saved.assert_saved(s3, id, &document, &files);
     assert_eq!(operations(s3), [Get, List, Put], "without other files");
 
-    for number in 1..=20 {
+    for number in 1..=30 {
         files.extend(put_files(s3, id, [&*format!("assets/{number}.mp4")]));
     }
     let saved = save(function, id).await;
     saved.assert_saved(s3, id, &document, &files);
     let requests = s3.requests();
     let mut expected = vec![Get, List, List];
-    expected.extend([Copy; 20]);
-    expected.extend([List, List, Put, Put]);
-    assert_eq!(operations(s3), expected, "with 20 new files");
+    expected.extend([Copy; 30]);
+    expected.extend([Put, Put]);
+    assert_eq!(operations(s3), expected, "with 30 new files");
     for request in &requests {
         let is_manifest = request.key.ends_with("/files.json");
         match request.op {
@@ -104,14 +101,15 @@ async fn makes_the_documented_requests() {
         (&*again.outcome, &again.version),
         ("unchanged", &saved.version)
     );
-    let no_copies = [Get, List, List, Put, Put];
+    // The manifest is there already, and is compared.
+    let no_copies = [Get, List, List, Put, Get, Put];
     assert_eq!(operations(s3), no_copies, "without new files");
 
     // One file more: the others are shared with the version before.
     files.extend(put_files(s3, id, ["cover.jpg"]));
     let next = save(function, id).await;
     next.assert_saved(s3, id, &document, &files);
-    let expected = [Get, List, List, Copy, List, List, Put, Put];
+    let expected = [Get, List, List, Copy, Put, Put];
     assert_eq!(operations(s3), expected, "with one new file");
 
     // Back to the state before: its files and its manifest are already there.
@@ -122,6 +120,92 @@ async fn makes_the_documented_requests() {
         ("unchanged", saved.version)
     );
     assert_eq!(operations(s3), no_copies, "a state that was saved before");
+}
+
+#[tokio::test]
+async fn the_copies_of_a_few_files_are_asked_for_one_by_one() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, function, id) = (&test_env.s3, &test_env.function, "few");
+    let document = put_document(s3, id);
+    let paths: Vec<_> = (0..24).map(|number| number.to_string()).collect();
+    let files = put_files(s3, id, paths.iter().map(String::as_str));
+    save(function, id)
+        .await
+        .assert_saved(s3, id, &document, &files);
+    let mut requests = operations(s3);
+    assert_eq!(requests.drain(..2).collect::<Vec<_>>(), [Get, List]);
+    assert_eq!(requests.split_off(48), [Put, Put]);
+    requests.sort_by_key(|operation| *operation == Copy);
+    assert_eq!(requests, [[Head; 24], [Copy; 24]].concat());
+
+    save(function, id)
+        .await
+        .assert_saved(s3, id, &document, &files);
+    let expected = [&[Get, List][..], &[Head; 24], &[Put, Get, Put]].concat();
+    assert_eq!(operations(s3), expected, "all have copies");
+}
+
+#[tokio::test]
+async fn a_document_of_either_name_is_saved_under_its_name() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let s3 = &test_env.s3;
+    let (content, info) = (draft_of_size(3_000, 1), draft_of_size(3_000, 2));
+    for (id, names, expected) in [
+        ("content", &["draft_content.json"][..], "draft_content.json"),
+        ("info", &["draft_info.json"], "draft_info.json"),
+        (
+            "both",
+            &["draft_info.json", "draft_content.json"],
+            "draft_content.json",
+        ),
+    ] {
+        for name in names {
+            let document = if *name == "draft_info.json" {
+                &info
+            } else {
+                &content
+            };
+            s3.put(BUCKET, &file_key(id, name), document);
+        }
+        s3.clear_requests();
+        let saved = save(&test_env.function, id).await;
+        assert_eq!((saved.status, &*saved.outcome), (200, "created"), "{id}");
+        assert_eq!(saved.line["document"], expected);
+        let gets = s3.count(Get);
+        assert_eq!(gets, if id == "info" { 2 } else { 1 }, "{id}");
+        let folder = format!("saved/{id}/{}", saved.version);
+        let document = s3.get(BUCKET, &format!("{folder}/{expected}"));
+        let source = if id == "info" { &info } else { &content };
+        assert!(document.as_ref() == Some(source), "{id}");
+        // The other document is a file like any other.
+        let manifest = s3.get(BUCKET, &format!("{folder}/files.json"));
+        let files = manifest.map(|manifest| {
+            let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
+            manifest["files"][0]["path"].clone()
+        });
+        assert_eq!(
+            files,
+            (id == "both").then(|| json!("draft_info.json")),
+            "{id}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_document_that_appears_in_the_place_of_the_other_is_read() {
+    let s3 = Arc::new(S3::start_empty().await.expect("the S3 starts"));
+    let function = common::start_function(&s3, &[SAVE_FILES]).await;
+    let id = "appears";
+    let (content, info) = (draft_of_size(3_000, 1), draft_of_size(3_000, 2));
+    s3.put(BUCKET, &file_key(id, "draft_info.json"), &info);
+    let written = content.clone();
+    change_at(&s3, When::op(List).once(), move |s3| {
+        s3.put(BUCKET, &draft_key(id), &written);
+    });
+    let saved = save(&function, id).await;
+    let files = Files::from([("draft_info.json".to_owned(), info)]);
+    saved.assert_saved(&s3, id, &content, &files);
+    assert_eq!(versions(&s3, BUCKET, id), [saved.version]);
 }
 
 #[tokio::test]
@@ -354,14 +438,14 @@ async fn listings_of_several_pages_have_to_be_equal_twice() {
     let mut files = put_many_files(&s3, id);
     let saved = save(&function, id).await;
     saved.assert_saved(&s3, id, &document, &files);
-    let listings = [List; 4];
-    let expected = [&[Get][..], &listings, &listings, &[Put, Put]].concat();
+    let (folder, copies) = ([List; 4], [List, Head, Head, Head]);
+    let expected = [&[Get][..], &folder, &copies, &[Put, Put]].concat();
     assert_eq!(operations(&s3), expected);
 
     // The first file is replaced, and one is added at the end, before the second page is read. The
     // two pages together show a state that never existed: the old first file beside the new last one.
     let paths = ["0000", "9999"];
-    let second_page = When::op(List).and(|request| request.query.contains("continuation-token"));
+    let second_page = When::op(List).and(|request| request.query.contains("start-after"));
     change_at(&s3, second_page.once(), move |s3| {
         for path in paths {
             s3.put(BUCKET, &file_key(id, path), b"new");
@@ -407,90 +491,6 @@ async fn a_path_with_a_control_character_is_a_500_that_names_it() {
 }
 
 #[tokio::test]
-async fn more_files_than_a_listing_may_have_are_a_500() {
-    let test_env = TestEnv::with(&[SAVE_FILES]).await;
-    let (s3, id) = (&test_env.s3, "many");
-    put_document(s3, id);
-    let entry = "<Contents><Key>a</Key><LastModified>2025-09-28T11:47:30.000Z</LastModified>\
-                 <ETag>0</ETag><Size>1</Size></Contents>";
-    let entries = entry.repeat(10_001);
-    let xml =
-        format!("<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>");
-    let listing = Fault::Respond(RawResponse::new(200).body(xml));
-    s3.fault(When::op(List), listing);
-    let response = save(&test_env.function, id).await;
-    response.assert_error(500, "more than 10000 objects");
-    assert_eq!(operations(s3), [Get, List]);
-}
-
-#[tokio::test]
-async fn a_listing_that_ends_too_early_is_a_500() {
-    let test_env = TestEnv::with(&[SAVE_FILES]).await;
-    let (s3, id) = (&test_env.s3, "truncated");
-    put_document(s3, id);
-    let page = |rest: &str| {
-        let xml =
-            format!("<ListBucketResult><IsTruncated>true</IsTruncated>{rest}</ListBucketResult>");
-        Fault::Respond(RawResponse::new(200).body(xml))
-    };
-    for (rest, text) in [
-        ("", "last page"),
-        ("<Contents><Key>drafts/truncated/a</Key></Contents>", "ETag"),
-    ] {
-        let fault = s3.fault(When::op(List), page(rest));
-        save(&test_env.function, id).await.assert_error(500, text);
-        fault.clear();
-    }
-    assert_eq!(s3.keys(BUCKET, "saved"), [""; 0]);
-}
-
-/// A listing of the document and a file of 5 GiB and one byte.
-fn listing_with_a_huge_file(s3: &S3, id: &str, path: &str, bytes: u64) -> Fault {
-    let etag = s3
-        .metadata(BUCKET, &draft_key(id))
-        .expect("a document")
-        .etag;
-    let entry = |key: &str, etag: &str, bytes: u64| {
-        format!(
-            "<Contents><Key>{key}</Key><LastModified>2025-09-28T11:47:30.000Z</LastModified>\
-             <ETag>&quot;{etag}&quot;</ETag><Size>{bytes}</Size></Contents>"
-        )
-    };
-    let document = entry(&draft_key(id), &etag, 5000);
-    let file = entry(
-        &file_key(id, path),
-        "0123456789abcdef0123456789abcdef-640",
-        bytes,
-    );
-    let xml = format!(
-        "<ListBucketResult><IsTruncated>false</IsTruncated>{file}{document}</ListBucketResult>"
-    );
-    Fault::Respond(RawResponse::new(200).body(xml))
-}
-
-#[tokio::test]
-async fn a_file_over_5_gb_is_a_500_that_names_it() {
-    let test_env = TestEnv::with(&[SAVE_FILES]).await;
-    let (s3, id, path) = (&test_env.s3, "huge", "assets/long.mp4");
-    put_document(s3, id);
-    date_document(s3, id);
-    let list = || When::op(List).and(|request| request.query.contains("prefix=drafts"));
-    let limit = 5 << 30;
-    let fault = s3.fault(list(), listing_with_a_huge_file(s3, id, path, limit + 1));
-    let failed = save(&test_env.function, id).await;
-    failed.assert_error(500, "\"assets/long.mp4\" has 5368709121 bytes");
-    assert_eq!(s3.count(Copy), 0, "nothing is copied in vain");
-    fault.clear();
-
-    // A file of 5 GiB is copied. S3 may still refuse it.
-    s3.fault(list(), listing_with_a_huge_file(s3, id, path, limit));
-    s3.fault(When::op(Copy), Fault::Error(400, "InvalidRequest"));
-    save(&test_env.function, id).await.assert_error(500, path);
-    assert_eq!(s3.count(Copy), 1);
-    assert_eq!(versions(s3, BUCKET, id), [""; 0]);
-}
-
-#[tokio::test]
 async fn files_of_multipart_uploads_are_copied() {
     let test_env = TestEnv::with(&[SAVE_FILES]).await;
     let (s3, id) = (&test_env.s3, "multipart");
@@ -531,51 +531,11 @@ async fn files_of_multipart_uploads_are_copied() {
     let again = save(&test_env.function, id).await;
     assert_eq!(again.version, saved.version);
     assert_eq!(s3.count(Copy), 1);
-    assert_eq!(s3.count(Head), 0);
 
     // The ETags cannot be compared, but the sizes can.
     let copy = format!("saved-files/{id}/{etag}/a.mp4");
     s3.put(BUCKET, &copy, b"longer content");
     save(&test_env.function, id).await.assert_error(500, &copy);
-}
-
-#[tokio::test]
-async fn keys_in_listings_are_decoded() {
-    let test_env = TestEnv::with(&[SAVE_FILES]).await;
-    let (s3, id) = (&test_env.s3, "encoded");
-    let document = put_document(s3, id);
-    date_document(s3, id);
-    let files = put_files(s3, id, ["a b+c%2B"]);
-    let etag = |key: &str| s3.metadata(BUCKET, key).expect("the object exists").etag;
-    // S3 encodes a space as `+`. A store that ignores `encoding-type` does not encode.
-    for (encoding, key) in [
-        (
-            "<EncodingType>url</EncodingType>",
-            "drafts/encoded/a+b%2Bc%252B",
-        ),
-        ("", "drafts/encoded/a b+c%2B"),
-    ] {
-        let entry = |key: &str, etag: String, bytes: usize| {
-            format!(
-                "<Contents><Key>{key}</Key><LastModified>2025-09-28T11:47:30.000Z</LastModified>\
-                 <ETag>&quot;{etag}&quot;</ETag><Size>{bytes}</Size></Contents>"
-            )
-        };
-        let xml = format!(
-            "<ListBucketResult><IsTruncated>false</IsTruncated>{encoding}{}{}</ListBucketResult>",
-            entry(
-                key,
-                etag("drafts/encoded/a b+c%2B"),
-                files["a b+c%2B"].len()
-            ),
-            entry(&draft_key(id), etag(&draft_key(id)), document.len()),
-        );
-        let list = When::op(List).and(|request| request.query.contains("prefix=drafts"));
-        let fault = s3.fault(list, Fault::Respond(RawResponse::new(200).body(xml)));
-        let saved = save(&test_env.function, id).await;
-        saved.assert_saved(s3, id, &document, &files);
-        fault.clear();
-    }
 }
 
 #[tokio::test]
@@ -629,13 +589,9 @@ async fn a_document_that_changes_meanwhile_is_read_again() {
     let function = common::start_function(&s3, &[SAVE_FILES]).await;
     let id = "edited";
     put_document(&s3, id);
-    // Before the first listing, at a copy, and before each listing of the folder.
+    // Before the first listing, and before each listing of the folder.
     let list = || When::op(List).and(|request| request.query.contains("prefix=drafts"));
-    for (number, when, reads) in [
-        (0, list().once(), 2),
-        (1, When::op(Copy).once(), 2),
-        (2, list(), 5),
-    ] {
+    for (number, when, reads) in [(0, list().once(), 2), (1, list(), 5)] {
         put_files(&s3, id, [&*format!("{number}.mp4")]);
         let count = AtomicUsize::new(0);
         let fault = change_at(&s3, when, move |s3| {
@@ -650,7 +606,31 @@ async fn a_document_that_changes_meanwhile_is_read_again() {
         } else {
             response.assert_error(503, "the document changed");
         }
-        assert_eq!(s3.count(Get), reads);
+        let documents = s3.requests().into_iter();
+        let documents =
+            documents.filter(|request| request.op == Get && request.key == draft_key(id));
+        assert_eq!(documents.count(), reads);
         fault.clear();
     }
+}
+
+#[tokio::test]
+async fn a_change_while_files_are_copied_belongs_to_the_next_version() {
+    let s3 = Arc::new(S3::start_empty().await.expect("the S3 starts"));
+    let function = common::start_function(&s3, &[SAVE_FILES]).await;
+    let id = "copying";
+    let document = put_document(&s3, id);
+    let files = put_files(&s3, id, ["a.mp4", "b.mp4"]);
+    let next = draft_of_size(4_000, 1);
+    let written = next.clone();
+    change_at(&s3, When::op(Copy).once(), move |s3| {
+        s3.put(BUCKET, &draft_key(id), &written);
+        s3.put(BUCKET, &file_key(id, "c.mp4"), b"new");
+    });
+    save(&function, id)
+        .await
+        .assert_saved(&s3, id, &document, &files);
+    save(&function, id)
+        .await
+        .assert_saved(&s3, id, &next, &read_folder(&s3, id));
 }

@@ -85,7 +85,7 @@ fn function(s3: &S3) -> FunctionService {
     let options = s3.options();
     let credentials =
         Credentials::new(&options.access_key, &options.secret_key, None, None, "fuzz");
-    let sdk_config = client::config_from_env();
+    let sdk_config = client::config_from_env().expect("a valid environment");
     let sdk_config = sdk_config
         .into_builder()
         .endpoint_url(s3.endpoint())

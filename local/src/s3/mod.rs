@@ -299,6 +299,7 @@ impl Drop for S3 {
 pub fn sdk_config(endpoint: &str, access_key: &str, secret_key: &str) -> SdkConfig {
     let credentials = Credentials::new(access_key, secret_key, None, None, "local");
     config_from_env()
+        .expect("valid variables of the SDK")
         .into_builder()
         .endpoint_url(endpoint)
         .credentials_provider(SharedCredentialsProvider::new(credentials))

@@ -14,6 +14,7 @@ use std::{env, thread};
 pub mod check;
 pub mod fixtures;
 pub mod runtime;
+pub mod sizes;
 
 pub use local::s3;
 

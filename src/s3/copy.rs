@@ -1,0 +1,304 @@
+//! Copies of files. S3 copies the bytes; a large file is copied in parts, many at a time.
+
+use std::error::Error as StdError;
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::create_multipart_upload::builders::CreateMultipartUploadFluentBuilder;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, TaggingDirective};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::sync::SemaphorePermit;
+
+use super::Store;
+use super::client::attempt_timeouts;
+use super::response::{Request, is_condition_failed, is_copy_refused, status};
+use crate::error::{BoxError, Error};
+
+/// Maximum number of requests for copies at a time.
+pub(super) const MAX_REQUESTS: usize = 32;
+
+/// Maximum number of parts of a file ("Amazon S3 multipart upload limits", Amazon S3 User Guide), and
+/// of all files that are copied at a time, which limits their memory.
+pub(super) const MAX_PARTS: u32 = 10_000;
+
+/// A file of a draft.
+#[derive(Clone, Copy, Debug)]
+pub struct CopySource<'a> {
+    /// The key of the file.
+    pub key: &'a str,
+    /// Its `ETag`, as listed.
+    pub etag: &'a str,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// The result of a copy.
+#[derive(Debug)]
+pub enum CopyOutcome {
+    /// The copy was created.
+    Created,
+    /// The copy may exist, or the source has changed.
+    Refused(Refusal),
+}
+
+/// The response to a copy that was not created.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The response, for the log.
+    pub cause: BoxError,
+    /// True if a condition of the request did not hold.
+    pub is_condition: bool,
+}
+
+/// The reason why a copy was not created.
+enum Stop {
+    Refused(Refusal),
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Request<'_> {
+    fn stop<E>(&self, error: SdkError<E, HttpResponse>) -> Stop
+    where
+        E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+    {
+        if is_copy_refused(&error) {
+            Stop::Refused(Refusal {
+                is_condition: is_condition_failed(&error),
+                cause: self.sdk_error(error).into(),
+            })
+        } else {
+            Stop::Failed(self.save_error(error))
+        }
+    }
+}
+
+impl Store {
+    /// Waits until the process may make one more request for a copy.
+    async fn permit(&self) -> Result<SemaphorePermit<'_>, Error> {
+        self.requests.acquire().await.map_err(Error::save_failed)
+    }
+
+    /// Returns the size of the object `key` of the saved bucket. `None` if it does not exist, or S3
+    /// does not tell: without the permission to list, a missing object is a 403.
+    ///
+    /// # Errors
+    ///
+    /// - `ServiceUnavailable` if S3 could not be reached.
+    /// - `SaveFailed` for any other error.
+    pub async fn saved_size(&self, key: &str) -> Result<Option<u64>, Error> {
+        let request = self.request("HeadObject", &self.saved_bucket, key);
+        let _permit = self.permit().await?;
+        let head = self.client().head_object().bucket(&self.saved_bucket);
+        match head.key(key).send().await {
+            Ok(head) => {
+                let size = head.content_length().map(u64::try_from);
+                let size = size.and_then(Result::ok).ok_or_else(|| {
+                    let problem = "the response has no valid Content-Length header";
+                    Error::save_failed(request.error(problem, None))
+                })?;
+                Ok(Some(size))
+            }
+            Err(error) if matches!(status(&error), Some(403 | 404)) => Ok(None),
+            Err(error) => Err(request.save_error(error)),
+        }
+    }
+
+    /// Copies `source` from the draft bucket to the object `key` of the saved bucket, if the source
+    /// still has the listed `ETag` and the object does not exist. The copy has the bytes, the content
+    /// type and the metadata, but no tags.
+    ///
+    /// # Errors
+    ///
+    /// - `ServiceUnavailable` if S3 could not be reached.
+    /// - `SaveFailed` for any other error, such as denied access.
+    pub async fn copy(&self, source: CopySource<'_>, key: &str) -> Result<CopyOutcome, Error> {
+        let copied = if source.size <= self.max_copy_bytes {
+            self.copy_whole(source, key).await
+        } else {
+            self.copy_in_parts(source, key).await
+        };
+        match copied {
+            Ok(()) => Ok(CopyOutcome::Created),
+            Err(Stop::Refused(refusal)) => Ok(CopyOutcome::Refused(refusal)),
+            Err(Stop::Failed(error)) => Err(error),
+        }
+    }
+
+    async fn copy_whole(&self, source: CopySource<'_>, key: &str) -> Result<(), Stop> {
+        let request = self.request("CopyObject", &self.saved_bucket, key);
+        let _permit = self.permit().await?;
+        let copy = self
+            .client()
+            .copy_object()
+            .copy_source(self.copy_source(source.key))
+            .copy_source_if_match(source.etag)
+            .bucket(&self.saved_bucket)
+            .key(key)
+            .if_none_match("*")
+            // Copying tags would need permissions to read and write tags.
+            .tagging_directive(TaggingDirective::Replace)
+            .customize()
+            .config_override(attempt_timeouts(source.size));
+        let copied = copy.send().await;
+        copied.map(drop).map_err(|error| request.stop(error))
+    }
+
+    /// Creates the copy with a multipart upload. One that is not completed is aborted, here or by the
+    /// bucket's lifecycle rule.
+    async fn copy_in_parts(&self, source: CopySource<'_>, key: &str) -> Result<(), Stop> {
+        let part_bytes = source.size.div_ceil(MAX_PARTS.into());
+        let part_bytes = part_bytes.max(self.min_part_bytes);
+        let count = u32::try_from(source.size.div_ceil(part_bytes));
+        let count = count.unwrap_or(MAX_PARTS).min(MAX_PARTS);
+        let parts = self.parts.acquire_many(count).await;
+        let _parts = parts.map_err(Error::save_failed)?;
+
+        let head = self.head_source(source).await?;
+        let upload = self.create_upload(head, key).await?;
+        let completed = async {
+            let parts = self.copy_parts(source, key, &upload, part_bytes).await?;
+            self.complete(key, &upload, parts).await
+        };
+        let completed = completed.await;
+        if completed.is_err() {
+            let abort = self.client().abort_multipart_upload();
+            let abort = abort.bucket(&self.saved_bucket).key(key);
+            // The lifecycle rule aborts it too.
+            let _ = abort.upload_id(&upload).send().await;
+        }
+        completed
+    }
+
+    async fn head_source(&self, source: CopySource<'_>) -> Result<HeadObjectOutput, Stop> {
+        let request = self.request("HeadObject", &self.draft_bucket, source.key);
+        let _permit = self.permit().await?;
+        let head = self.client().head_object().bucket(&self.draft_bucket);
+        let head = head.key(source.key).if_match(source.etag).send().await;
+        head.map_err(|error| request.stop(error))
+    }
+
+    /// Creates an upload with the content type and the metadata in `head`, and returns its id.
+    async fn create_upload(&self, head: HeadObjectOutput, key: &str) -> Result<String, Stop> {
+        let request = self.request("CreateMultipartUpload", &self.saved_bucket, key);
+        let _permit = self.permit().await?;
+        let create = self.client().create_multipart_upload();
+        let create = with_properties(create.bucket(&self.saved_bucket).key(key), head);
+        let created = create.send().await.map_err(|error| request.stop(error))?;
+        let missing = || Error::save_failed(request.error("the response has no upload id", None));
+        Ok(created.upload_id.ok_or_else(missing)?)
+    }
+
+    async fn copy_parts(
+        &self,
+        source: CopySource<'_>,
+        key: &str,
+        upload: &str,
+        part_bytes: u64,
+    ) -> Result<Vec<CompletedPart>, Stop> {
+        let starts = (0..source.size).step_by(usize::try_from(part_bytes).unwrap_or(usize::MAX));
+        let parts = stream::iter((1..).zip(starts)).map(|(number, start)| {
+            let last = (start + part_bytes).min(source.size) - 1;
+            self.copy_part(source, key, upload, number, (start, last))
+        });
+        parts.buffered(MAX_REQUESTS).try_collect().await
+    }
+
+    async fn copy_part(
+        &self,
+        source: CopySource<'_>,
+        key: &str,
+        upload: &str,
+        number: i32,
+        (first, last): (u64, u64),
+    ) -> Result<CompletedPart, Stop> {
+        let request = self.request("UploadPartCopy", &self.saved_bucket, key);
+        let _permit = self.permit().await?;
+        let part = self
+            .client()
+            .upload_part_copy()
+            .copy_source(self.copy_source(source.key))
+            .copy_source_if_match(source.etag)
+            .copy_source_range(format!("bytes={first}-{last}"))
+            .bucket(&self.saved_bucket)
+            .key(key)
+            .upload_id(upload)
+            .part_number(number)
+            .customize()
+            .config_override(attempt_timeouts(last - first));
+        let part = part.send().await.map_err(|error| request.stop(error))?;
+        let etag = part.copy_part_result.and_then(|result| result.e_tag);
+        let missing = || Error::save_failed(request.error("the part has no ETag", None));
+        let etag = etag.ok_or_else(missing)?;
+        let part = CompletedPart::builder().part_number(number).e_tag(etag);
+        Ok(part.build())
+    }
+
+    async fn complete(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: Vec<CompletedPart>,
+    ) -> Result<(), Stop> {
+        let request = self.request("CompleteMultipartUpload", &self.saved_bucket, key);
+        let _permit = self.permit().await?;
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts));
+        let complete = self
+            .client()
+            .complete_multipart_upload()
+            .bucket(&self.saved_bucket)
+            .key(key)
+            .upload_id(upload)
+            .multipart_upload(parts.build())
+            .if_none_match("*")
+            .customize()
+            .config_override(attempt_timeouts(COMPLETE_BYTES));
+        let completed = complete.send().await;
+        completed.map(drop).map_err(|error| request.stop(error))
+    }
+
+    fn copy_source(&self, key: &str) -> String {
+        // "CopyObject" (Amazon S3 API Reference) names objects of access points in another form.
+        let separator = if self.draft_bucket.starts_with("arn:") {
+            "/object/"
+        } else {
+            "/"
+        };
+        let key = utf8_percent_encode(key, COPY_SOURCE);
+        format!("{}{separator}{key}", self.draft_bucket)
+    }
+}
+
+/// Completing a large upload can take minutes ("CompleteMultipartUpload", Amazon S3 API Reference): as
+/// much time as for the transfer of this many bytes.
+const COMPLETE_BYTES: u64 = 120_000_000;
+
+/// Characters that are not encoded in `x-amz-copy-source`: unreserved ones (RFC 3986, section 2.3)
+/// and the separator.
+const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'/')
+    .remove(b'_')
+    .remove(b'~');
+
+/// Sets what `CopyObject` copies beside the bytes.
+fn with_properties(
+    create: CreateMultipartUploadFluentBuilder,
+    head: HeadObjectOutput,
+) -> CreateMultipartUploadFluentBuilder {
+    create
+        .set_cache_control(head.cache_control)
+        .set_content_disposition(head.content_disposition)
+        .set_content_encoding(head.content_encoding)
+        .set_content_language(head.content_language)
+        .set_content_type(head.content_type)
+        .set_metadata(head.metadata)
+}

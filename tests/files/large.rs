@@ -1,0 +1,235 @@
+//! Drafts with many or large files, and with many older copies, in a store that keeps sizes in place of bytes.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use test_support::fixtures::{BUCKET, draft_key, draft_of_size, event, long_tests, post_id};
+use test_support::runtime::{Bootstrap, memory_kib};
+use test_support::sizes::{SizeRequest, SizeStore, Speed};
+
+use crate::common::BOOTSTRAP;
+
+async fn start(store: &SizeStore, memory: &str) -> Bootstrap {
+    let env = [
+        ("AWS_ENDPOINT_URL_S3", store.url()),
+        ("AWS_ACCESS_KEY_ID", "local"),
+        ("AWS_SECRET_ACCESS_KEY", "local-secret"),
+        ("DRAFT_BUCKET", BUCKET),
+        ("SAVE_FILES", "true"),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", memory),
+    ];
+    Bootstrap::start(BOOTSTRAP, env).await
+}
+
+/// Saves the draft `id`; returns the status code, and the record of the save.
+async fn save(function: &Bootstrap, id: &str) -> (u64, Value) {
+    let event = post_id(id).to_string();
+    let pending = function.begin_within(event, Duration::from_mins(5));
+    let request_id = pending.request_id.clone();
+    let response = pending.outcome().await.response();
+    let mut lines = function.logs_for(&request_id).await;
+    let status = response["statusCode"].as_u64().expect("a status code");
+    (status, lines.pop().expect("a record"))
+}
+
+fn put_document(store: &SizeStore, id: &str) {
+    store.put(&draft_key(id), draft_of_size(4_000, 1));
+}
+
+fn files(count: usize, bytes: u64) -> impl Iterator<Item = (String, u64)> {
+    (0..count).map(move |number| (format!("assets/{number:06}"), bytes))
+}
+
+fn count(requests: &[SizeRequest], operation: &str) -> usize {
+    let requests = requests.iter();
+    requests
+        .filter(|request| request.operation == operation)
+        .count()
+}
+
+#[tokio::test]
+async fn older_copies_add_no_requests() {
+    const OLDER: u64 = 100_000;
+    let store = SizeStore::start(Speed::default());
+    let function = start(&store, "512").await;
+    let mut counts = Vec::new();
+    for (id, older) in [("new", 0), ("old", OLDER)] {
+        put_document(&store, id);
+        store.put_files(id, files(20, 1000), true);
+        for number in 0..older {
+            let hash = format!(
+                "{:032x}",
+                u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
+            );
+            store.put_file(&format!("saved-files/{id}/{hash}/old"), 1);
+        }
+        store.take_requests();
+        for outcome in ["created", "unchanged"] {
+            let (status, record) = save(&function, id).await;
+            assert_eq!(
+                (status, &record["outcome"]),
+                (200, &json!(outcome)),
+                "{record}"
+            );
+            assert_eq!(record["FilesCopied"], 0);
+            counts.push(store.take_requests().len());
+        }
+    }
+    assert_eq!(counts, [24, 25, 24, 25]);
+}
+
+#[tokio::test]
+async fn a_file_over_256_mib_is_copied_in_parts() {
+    const SIZE: u64 = 4_000_000_000;
+    let store = SizeStore::start(Speed::default());
+    let function = start(&store, "512").await;
+    let id = "large";
+    put_document(&store, id);
+    store.put_files(
+        id,
+        [
+            ("clip.mp4".to_owned(), SIZE),
+            ("small.mp4".to_owned(), 256 << 20),
+        ],
+        false,
+    );
+    let (status, record) = save(&function, id).await;
+    assert_eq!(status, 200, "{record}");
+    assert_eq!(record["CopiedBytes"], SIZE + (256 << 20));
+    let requests = store.take_requests();
+    assert_eq!(count(&requests, "CopyObject"), 1);
+    let mut ranges: Vec<(u64, u64)> = requests
+        .iter()
+        .filter_map(|request| {
+            let (first, last) = request.range.strip_prefix("bytes=")?.split_once('-')?;
+            Some((
+                first.parse().expect("a number"),
+                last.parse().expect("a number"),
+            ))
+        })
+        .collect();
+    ranges.sort_unstable();
+    assert_eq!(ranges.len(), 60);
+    assert_eq!(ranges[0].0, 0);
+    assert!(ranges.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0));
+    assert_eq!(ranges.last().map(|range| range.1), Some(SIZE - 1));
+    let copies = store.keys(&format!("saved-files/{id}/"));
+    let sizes: Vec<_> = copies.iter().map(|key| store.size(key)).collect();
+    assert_eq!(sizes.iter().flatten().sum::<u64>(), SIZE + (256 << 20));
+    assert_eq!(store.uploads(), 0);
+}
+
+#[tokio::test]
+async fn the_largest_object_of_s3_has_10_000_parts() {
+    let store = SizeStore::start(Speed::default());
+    let function = start(&store, "512").await;
+    let size = 5 << 40;
+    put_document(&store, "huge");
+    store.put_files("huge", [("clip.mp4".to_owned(), size)], false);
+    let (status, record) = save(&function, "huge").await;
+    assert_eq!(status, 200, "{record}");
+    assert_eq!(count(&store.take_requests(), "UploadPartCopy"), 10_000);
+    assert_eq!(record["CopiedBytes"], size);
+}
+
+#[tokio::test]
+async fn requests_for_copies_of_all_drafts_have_one_limit() {
+    let latency = Duration::from_millis(5);
+    let store = SizeStore::start(Speed {
+        latency,
+        copy_bytes_per_second: 0,
+    });
+    let function = start(&store, "512").await;
+    for number in 0..4 {
+        let id = number.to_string();
+        put_document(&store, &id);
+        store.put_files(&id, files(60, 1000), false);
+    }
+    put_document(&store, "4");
+    store.put_files("4", [("clip.mp4".to_owned(), 10 << 30)], false);
+    let response = function.begin_within(batch(5), Duration::from_mins(2));
+    let response = response.outcome().await.response();
+    assert_eq!(response, json!({"batchItemFailures": []}));
+    assert_eq!(store.max_copying(), 32, "copies and parts at a time");
+}
+
+#[tokio::test]
+async fn a_draft_of_more_than_100_000_objects_is_a_500() {
+    let store = SizeStore::start(Speed::default());
+    let function = start(&store, "512").await;
+    put_document(&store, "many");
+    store.put_files("many", files(100_000, 1), false);
+    let (status, record) = save(&function, "many").await;
+    assert_eq!(status, 500, "{record}");
+    let error = record["error"].as_str().expect("an error");
+    assert!(error.contains("more than 100000 objects"), "{error}");
+    let requests = store.take_requests();
+    assert_eq!(requests.len(), count(&requests, "ListObjectsV2") + 1);
+}
+
+/// Returns an SQS event with one message for each of the drafts `0` to `count - 1`.
+fn batch(count: usize) -> String {
+    let mut event = event("sqs");
+    let message = event["Records"][0].take();
+    let messages = (0..count).map(|number| {
+        let mut message = message.clone();
+        message["messageId"] = number.to_string().into();
+        message["body"] = json!({"draft_id": number.to_string()}).to_string().into();
+        message
+    });
+    event["Records"] = messages.collect();
+    event.to_string()
+}
+
+/// The listings, states and manifests of all drafts of a batch share the memory of the function.
+#[tokio::test]
+async fn large_folders_side_by_side_fit_into_the_memory() {
+    let (drafts, count, memory) = if long_tests() {
+        (6, 9_999, 512)
+    } else {
+        (6, 3_000, 128)
+    };
+    let store = SizeStore::start(Speed::default());
+    let function = start(&store, &memory.to_string()).await;
+    for number in 0..drafts {
+        let id = number.to_string();
+        let document = if number == 0 { 50_000_000 } else { 4_000 };
+        let document = if memory == 128 {
+            document / 10
+        } else {
+            document
+        };
+        store.put(&draft_key(&id), draft_of_size(document, 1));
+        let folder = "f".repeat(940);
+        let paths = (0..count).map(|number| (format!("{folder}/{number:05}"), 1));
+        store.put_files(&id, paths, true);
+    }
+    let pending = function.begin_within(batch(drafts), Duration::from_mins(8));
+    let response = pending.outcome().await.response();
+    assert_eq!(response, json!({"batchItemFailures": []}));
+    let peak = memory_kib(function.pid(), "VmHWM") / 1024;
+    println!("{drafts} drafts of {count} files: peak {peak} MiB of {memory}");
+    assert!(peak < memory, "the function used {peak} MiB of {memory}");
+}
+
+#[tokio::test]
+async fn a_folder_that_needs_more_than_the_whole_memory_is_a_500_that_says_so() {
+    let store = SizeStore::start(Speed::default());
+    // 1 MiB more than the process itself.
+    let env = [
+        ("AWS_ENDPOINT_URL_S3", store.url()),
+        ("AWS_ACCESS_KEY_ID", "local"),
+        ("AWS_SECRET_ACCESS_KEY", "local-secret"),
+        ("DRAFT_BUCKET", BUCKET),
+        ("SAVE_FILES", "true"),
+        ("MAX_DRAFT_BYTES", "1000000"),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "65"),
+    ];
+    let function = Bootstrap::start(BOOTSTRAP, env).await;
+    put_document(&store, "small-memory");
+    store.put_files("small-memory", files(5_000, 1), true);
+    let (status, record) = save(&function, "small-memory").await;
+    assert_eq!(status, 500, "{record}");
+    let error = record["error"].as_str().expect("an error");
+    assert!(error.contains("raise its memory"), "{error}");
+}
