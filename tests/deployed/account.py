@@ -81,7 +81,7 @@ def emulator(directory):
         "MINISTACK_ACCOUNT_ID": ACCOUNT,
         "MINISTACK_REGION": REGION,
         "MINISTACK_HOST": f"{REGION}.amazonaws.com",
-        "AWS_CA_BUNDLE": str(ca),
+        "SSL_CERT_FILE": str(ca),
         "LAMBDA_ASYNC_RETRY_BASE_SECONDS": "0.1",
         # No engine answers here: functions run as processes.
         "DOCKER_HOST": f"unix://{directory}/no-docker.sock",
