@@ -79,17 +79,12 @@ else
 fi
 
 sam build --parameter-overrides "Architecture=$architecture" >"$work/log" 2>&1
-cargo build --locked --quiet --package local
-
+# shellcheck source=.ci/local-endpoint.sh
+. .ci/local-endpoint.sh
 data=$work/data
-exec 3< <(exec "${CARGO_TARGET_DIR:-target}/debug/local" --port 0 --s3-port 0 --data-dir "$data")
-started+=($!)
-s3_port=''
-while [ -z "$s3_port" ] && read -r line <&3; do
-  if [[ $line =~ ^'S3 is at http://127.0.0.1:'([0-9]+) ]]; then s3_port=${BASH_REMATCH[1]}; fi
-done
-[ -n "$s3_port" ] || fail 'the local S3 server did not start'
-cat <&3 >/dev/null &
+start_local_endpoint /dev/null --data-dir "$data" --allow-host host.docker.internal
+started+=("$endpoint_process")
+s3_port=$endpoint_s3_port
 id=2025092811473036584258
 draft=$data/drafts/drafts/$id/draft_content.json
 saved=$data/drafts/saved

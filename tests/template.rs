@@ -1,8 +1,9 @@
 //! Checks the names and texts that `template.yaml` and `docs/openapi.yaml` share with the code.
 //! `tests/deployed` checks how the deployed stack behaves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use save_draft::draft::keys::{COPIES, DocumentName, MANIFEST, VERSIONS};
 use save_draft::error::Error;
 use serde_json::{Value, json};
 use test_support::fixtures::read_yaml;
@@ -32,15 +33,31 @@ fn keys(object: &Value) -> BTreeSet<&str> {
     object.keys().map(String::as_str).collect()
 }
 
-/// Returns the first resource ARN of the policy statement with the given `Sid`.
-fn resource_of(statements: &Value, sid: &str) -> String {
+/// Returns the resources of the policy statement with the given `Sid`, without their buckets.
+fn resources_of(statements: &Value, sid: &str) -> BTreeSet<String> {
+    /// Adds the texts of nested lists: `!Sub` is a text, or a list of a text and its variables.
+    fn add(resource: &Value, found: &mut BTreeSet<String>) {
+        match resource {
+            Value::String(arn) => {
+                let (_, key) = arn.split_once('/').unwrap_or_default();
+                found.insert(key.to_owned());
+            }
+            Value::Array(list) => list.iter().for_each(|resource| add(resource, found)),
+            _ => {}
+        }
+    }
     let statements = statements.as_array().unwrap();
     let statement = statements.iter().find(|statement| statement["Sid"] == sid);
-    let resource = &statement.unwrap_or_else(|| panic!("no statement {sid}"))["Resource"];
-    // A list of ARNs, or of the text and the variables of `!Sub`.
-    let text = resource[0].as_str();
-    let text = text.unwrap_or_else(|| panic!("{sid} has no resource: {resource}"));
-    text.to_owned()
+    let statement = statement.unwrap_or_else(|| panic!("no statement {sid}"));
+    let mut found = BTreeSet::new();
+    add(&statement["Resource"], &mut found);
+    found
+}
+
+/// Returns `pattern` for each name that a document may have.
+fn documents(pattern: &str) -> BTreeSet<String> {
+    let names = DocumentName::ALL.map(DocumentName::as_str);
+    names.map(|name| format!("{pattern}{name}")).into()
 }
 
 #[test]
@@ -51,10 +68,6 @@ fn the_function_gets_the_variables_that_it_reads() {
     let mut read = common::variables();
     // The AWS SDK reads it.
     read.insert("AWS_ENDPOINT_URL_S3");
-    // The template's policies have their defaults.
-    for fixed in ["DRAFT_PREFIX", "SAVED_BUCKET"] {
-        assert!(read.remove(fixed), "the function no longer reads {fixed}");
-    }
     assert_eq!(given, read);
 
     // SAM CLI ignores variables that the template does not define.
@@ -71,20 +84,54 @@ fn the_function_gets_the_variables_that_it_reads() {
 #[test]
 fn policies_and_rules_have_the_functions_keys() {
     let template = template();
-    let role = &properties(&template, "Role")["Policies"][0]["PolicyDocument"]["Statement"];
-    let read = resource_of(role, "ReadDrafts");
-    assert!(read.ends_with(&format!("/{}", "drafts/*/draft_content.json")));
-    let create = resource_of(role, "CreateVersions");
-    assert!(create.ends_with(&format!("/{}", "saved/*/*/draft_content.json")));
+    let drafts = documents("${DraftPrefix}*/");
+    let versions = documents(&format!("{VERSIONS}*/*/"));
+    let manifests = format!("{VERSIONS}*/*/{MANIFEST}");
+    let copies = format!("{COPIES}*");
+
+    let policies = properties(&template, "Role")["Policies"]
+        .as_array()
+        .unwrap();
+    let role = &policies[0]["PolicyDocument"]["Statement"];
+    assert_eq!(resources_of(role, "ReadDrafts"), drafts);
+    assert_eq!(resources_of(role, "CreateVersions"), versions);
+    // `!If [SavesFiles, …]`
+    let files = &policies[1][1]["PolicyDocument"]["Statement"];
+    let read = BTreeSet::from([copies.clone(), manifests.clone()]);
+    assert_eq!(resources_of(files, "ReadCopiesAndManifests"), read);
+    assert_eq!(resources_of(files, "CreateCopies"), [copies.clone()].into());
+    assert_eq!(resources_of(files, "CreateManifests"), [manifests].into());
 
     let policy = &properties(&template, "BucketPolicy")["PolicyDocument"]["Statement"];
-    for sid in ["DenyOverwritesOfVersions", "DenyDeletesOfVersions"] {
-        let resource = resource_of(policy, sid);
-        assert!(resource.ends_with(&format!("/{}*", "saved/")));
+    let protected = BTreeSet::from([copies, format!("{VERSIONS}*")]);
+    for sid in [
+        "DenyOverwritesOfVersions",
+        "DenyImportsOfVersions",
+        "DenyDeletesOfVersions",
+    ] {
+        assert_eq!(resources_of(policy, sid), protected, "{sid}");
     }
 
     let rule = &properties(&template, "AutosaveRule")["EventPattern"]["detail"]["object"]["key"];
-    assert_eq!(*rule, json!([{"wildcard": "drafts/*/draft_content.json"}]));
+    let wildcards = rule.as_array().unwrap().iter();
+    let wildcards = wildcards.map(|key| key["wildcard"].as_str().unwrap().to_owned());
+    assert_eq!(wildcards.collect::<BTreeSet<_>>(), drafts);
+}
+
+#[test]
+fn the_autosave_queue_hides_a_message_for_six_timeouts() {
+    let template = template();
+    let timeouts = template["Parameters"]["Timeout"]["AllowedValues"].as_array();
+    let timeouts = timeouts
+        .unwrap()
+        .iter()
+        .map(|timeout| timeout.as_u64().unwrap());
+    let window = properties(&template, "AutosaveSource")["MaximumBatchingWindowInSeconds"].as_u64();
+    let expected: BTreeMap<_, _> = timeouts
+        .map(|timeout| (timeout.to_string(), 6 * timeout + window.unwrap()))
+        .collect();
+    let mapped = &template["Mappings"]["AutosaveQueue"]["VisibilityTimeoutOf"];
+    assert_eq!(*mapped, json!(expected));
 }
 
 #[test]
@@ -142,12 +189,28 @@ fn alarms_and_dashboard_show_the_metrics_that_are_written() {
 
     let body = properties(&template, "Dashboard")["DashboardBody"].as_str();
     let body: Value = serde_json::from_str(body.unwrap()).unwrap();
-    let widgets = body["widgets"].as_array().unwrap().iter();
-    let lines = widgets.flat_map(|widget| widget["properties"]["metrics"].as_array().unwrap());
     let mut shown = BTreeSet::new();
-    for line in lines.filter(|line| line[0] == NAMESPACE) {
-        assert_eq!(line[2], DIMENSION, "{line}");
-        shown.insert(line[1].as_str().unwrap());
+    for widget in body["widgets"].as_array().unwrap() {
+        // "." repeats the value of the metric before, "..." all of them.
+        let mut metric = Vec::new();
+        for line in widget["properties"]["metrics"].as_array().unwrap() {
+            let values: Vec<_> = line
+                .as_array()
+                .unwrap()
+                .iter()
+                .map_while(Value::as_str)
+                .collect();
+            if values != ["..."] {
+                let values = values.iter().enumerate();
+                metric = values
+                    .map(|(index, value)| if *value == "." { metric[index] } else { *value })
+                    .collect();
+            }
+            if metric[0] == NAMESPACE {
+                assert_eq!(metric[2], DIMENSION, "{line}");
+                shown.insert(metric[1]);
+            }
+        }
     }
     assert_eq!(shown, written);
 }

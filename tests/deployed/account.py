@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import platform
 import re
 import signal
 import socket
@@ -21,7 +22,8 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD = Path(os.environ.get("BUILD", ROOT / ".aws-sam/build"))
+# Architecture of the function, which the emulator runs on this machine.
+ARCHITECTURE = "arm64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
 REGION = "us-east-1"
 ACCOUNT = "123456789012"
 
@@ -79,7 +81,7 @@ def emulator(directory):
         "MINISTACK_ACCOUNT_ID": ACCOUNT,
         "MINISTACK_REGION": REGION,
         "MINISTACK_HOST": f"{REGION}.amazonaws.com",
-        "AWS_CA_BUNDLE": str(ca),
+        "SSL_CERT_FILE": str(ca),
         "LAMBDA_ASYNC_RETRY_BASE_SECONDS": "0.1",
         # No engine answers here: functions run as processes.
         "DOCKER_HOST": f"unix://{directory}/no-docker.sock",
@@ -101,11 +103,18 @@ def emulator(directory):
             process.wait()
 
 
+def unzip(archive, directory):
+    """Unpacks a package, and returns its folder."""
+    subprocess.run(["unzip", "-q", archive, "-d", directory], check=True)
+    [folder] = directory.iterdir()
+    return folder
+
+
 class Account:
     """The emulated AWS account, as an IAM user sees it. The root user is exempt from bucket policies."""
 
-    def __init__(self, port, ca):
-        self.port, self.ca = port, ca
+    def __init__(self, port, ca, package):
+        self.port, self.ca, self.package = port, ca, package
         root = self.session(Credentials("test", "test"))
         iam = root.client("iam")
         everything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
@@ -195,14 +204,11 @@ class Stack:
 
     def deploy(self, **parameters):
         """Runs `sam deploy`, and returns its exit code. Reads the outputs."""
-        arguments = [
-            os.environ.get("SAM", "sam"), "deploy", "--template-file", BUILD / "template.yaml",
-            "--config-file", ROOT / "samconfig.toml", "--stack-name", self.name, "--no-confirm-changeset",
-        ]
-        if parameters:
-            arguments += ["--parameter-overrides", *(f"{key}={value}" for key, value in parameters.items())]
-        environment = self.account.environment()
-        process = subprocess.run(arguments, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+        parameters = {"Architecture": ARCHITECTURE, **parameters}
+        arguments = ["sam", "deploy", "--stack-name", self.name, "--no-confirm-changeset", "--parameter-overrides",
+                     *(f"{key}={value}" for key, value in parameters.items())]
+        process = subprocess.run(arguments, env=self.account.environment(), cwd=self.account.package,
+                                 capture_output=True, text=True, check=False)
         self.log = process.stdout + process.stderr
         if process.returncode == 0:
             self.read_outputs()

@@ -1,8 +1,7 @@
 """Deploys the stack to the AWS emulator, and checks with real requests that it works.
 
 Environment variables:
-  BUILD     directory with the output of `sam build` (default: .aws-sam/build)
-  SAM       path of the SAM CLI (default: sam)
+  PACKAGE   zip file of the package
   KEEP_LOG  file that receives the emulator's log
 
 Prints one line for each check, and at the end `N passed, N failed`.
@@ -10,6 +9,7 @@ Prints one line for each check, and at the end `N passed, N failed`.
 
 import functools
 import json
+import os
 import re
 import signal
 import sys
@@ -21,7 +21,7 @@ from botocore.credentials import Credentials
 
 sys.dont_write_bytecode = True
 
-from account import ACCOUNT, REGION, Account, Drafts, Stack, emulator, error_of, wait_for  # noqa: E402
+from account import ACCOUNT, REGION, Account, Drafts, Stack, emulator, error_of, unzip, wait_for  # noqa: E402
 from runbook import Runbook  # noqa: E402
 
 ORIGIN = "https://editor.example"
@@ -255,7 +255,7 @@ def check_policies(account, stack):
         ("read the dead letters", sqs.receive_message, {"QueueUrl": stack.outputs["DeadLettersUrl"]}),
         ("invoke the function", function.invoke, {"FunctionName": stack.function}),
         ("change its own policy", session.client("iam").delete_role_policy,
-         {"RoleName": role, "PolicyName": "save-draft"}),
+         {"RoleName": stack.resource("Role"), "PolicyName": "save-draft"}),
     ]:
         denied = error_of(call, **arguments)
         check(f"the role cannot {name}", denied in ("AccessDenied", "AccessDeniedException", "403"))
@@ -748,9 +748,10 @@ def main():
     # Ends the emulator too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="save-draft-") as directory:
-        with emulator(Path(directory)) as (port, ca):
-            account = Account(port, ca)
-            run(account)
+        directory = Path(directory)
+        package = unzip(Path(os.environ["PACKAGE"]).resolve(), directory / "package")
+        with emulator(directory) as (port, ca):
+            run(Account(port, ca, package))
     print(f"{results['passed']} passed, {results['failed']} failed")
     sys.exit(1 if results["failed"] else 0)
 

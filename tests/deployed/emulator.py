@@ -7,6 +7,7 @@ proves the text of the template, not how AWS reads it.
 """
 
 import os
+import re
 import socket
 import sys
 
@@ -22,7 +23,7 @@ import asyncio  # noqa: E402
 from hypercorn.asyncio import serve  # noqa: E402
 from hypercorn.config import Config  # noqa: E402
 from ministack.app import app  # noqa: E402
-from ministack.core import iam_actions  # noqa: E402
+from ministack.core import iam_actions, iam_evaluator  # noqa: E402
 from ministack.core.iam_evaluator import enforce  # noqa: E402
 from ministack.core.responses import get_region  # noqa: E402
 from ministack.core.router import extract_access_key_id  # noqa: E402
@@ -72,6 +73,19 @@ def gap_conditions_of_writes():
         return context
 
     iam_actions._s3_object_context = s3_object_context
+
+
+def gap_principal_arn():
+    """The condition key `aws:PrincipalArn` of a session has the session in place of its role."""
+    original = iam_evaluator._resolve_condition_key
+
+    def resolve_condition_key(key, context):
+        value = original(key, context)
+        if key.lower() != "aws:principalarn":
+            return value
+        return re.sub(r"^arn:aws:sts::(\d+):assumed-role/([^/]+)/.*", r"arn:aws:iam::\1:role/\2", value)
+
+    iam_evaluator._resolve_condition_key = resolve_condition_key
 
 
 def gap_missing_keys():

@@ -10,6 +10,8 @@ cd "$(dirname "$0")/../.."
 seconds=${1:-600}
 if (($# > 1)); then targets=("${@:2}"); else targets=(document event request); fi
 output=${CARGO_TARGET_DIR:-target}/fuzz
+# Without optimization across crates, so that the targets build faster.
+export CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_LTO=off
 
 for target in "${targets[@]}"; do
   corpus=$output/corpus/$target
