@@ -5,9 +5,9 @@
 //!
 //! | here | stands for |
 //! |---|---|
-//! | [`saver`] | `Saver::run`, `Saver::write`, `FileSaver::save` |
-//! | [`prune`] | the command `drafts prune` |
-//! | [`s3`] | both buckets |
+//! | [`saver`] | `Saver::run_with` and `FileSaver::save` in `src/save` |
+//! | [`prune`] | `Prune::plan` and `Prune::run` in `cli/src/commands/prune.rs` |
+//! | [`s3`] | both buckets, through `src/s3` |
 //!
 //! The search visits every state that can be reached within the limits of an [`Instance`], and checks the properties in
 //! [`Instance::properties`] in each. With a [`Rule`] left out, it finds the shortest sequence of steps to a state that

@@ -1,4 +1,4 @@
-//! Prune beside saves: the command `drafts prune`, one step for each request that changes an object.
+//! Prune beside saves: `Prune::plan` and `Prune::run`, one step for each request that changes an object.
 //!
 //! A run deletes versions, lists the copies, reads the manifests, and deletes the old copies that no manifest names.
 //! After the longest time that a save may take, it looks again, and removes the delete markers of the manifests and
@@ -39,7 +39,7 @@ pub enum Stage {
         /// The version of which the first of two objects is deleted.
         half: Option<Name>,
     },
-    /// The copies are listed, and the manifests are read next; the other way round without
+    /// `Prune::unnamed_copies`: the copies are listed, and the manifests are read next; the other way round without
     /// [`Rule::CopiesBeforeManifests`].
     Listed {
         /// Old copies, or copies that no manifest names.
@@ -50,14 +50,14 @@ pub enum Stage {
         /// Old copies that no manifest names.
         keys: Vec<CopyKey>,
     },
-    /// The longest save is waited for.
+    /// `Prune::wait`: the longest save is waited for.
     Wait,
-    /// Delete markers of manifests are removed.
+    /// `Prune::recover`: the delete markers that `Prune::lost_manifests` found are removed.
     RestoreManifests {
         /// Versions, each with a marker.
         markers: Vec<(Name, u8)>,
     },
-    /// Delete markers of copies are removed.
+    /// `Prune::recover`: the delete markers that `Prune::named` found are removed.
     RestoreCopies {
         /// Copies, each with a marker.
         markers: Vec<(CopyKey, u8)>,
