@@ -1,6 +1,6 @@
 //! All interleavings of an editor, savers and prune, in a model of what they ask of S3: the package `save-protocol`.
 
-use save_protocol::{Instance, Report, Rule};
+use save_protocol::{History, Instance, Report, Rule};
 
 /// A save of a folder that is listed on one page or several, with a large file, and with a write whose answer is lost.
 const SAVE: Instance = Instance {
@@ -15,7 +15,7 @@ const SAVE: Instance = Instance {
     lost_answers: 1,
     reads: 2,
     listings: 3,
-    has_history: false,
+    history: History::None,
     pruners: 0,
     runs: 0,
     drops: 0,
@@ -57,11 +57,19 @@ const PRUNE: Instance = Instance {
     ticks: 3,
     has_large_file: false,
     lost_answers: 0,
-    has_history: true,
+    history: History::Version,
     pruners: 1,
     runs: 1,
     drops: 1,
     ..SAVE
+};
+
+/// One run of prune beside a save that needs an old manifest without a document.
+const PRUNE_MANIFEST: Instance = Instance {
+    edits: 0,
+    history: History::Manifest,
+    drops: 0,
+    ..PRUNE
 };
 
 /// A run of prune that is killed and started again, beside a save.
@@ -116,6 +124,7 @@ fn a_save_is_right_in_every_interleaving() {
 #[test]
 fn prune_beside_a_save_is_right_in_every_interleaving() {
     assert_right("prune", &PRUNE, 1);
+    assert_right("prune of a manifest", &PRUNE_MANIFEST, 1);
 }
 
 #[test]
@@ -155,6 +164,14 @@ fn larger_instances_are_right_in_every_interleaving() {
                 savers: 2,
                 edits: 0,
                 ..PRUNE
+            },
+        ),
+        (
+            "prune of a manifest beside two saves",
+            Instance {
+                savers: 2,
+                ticks: 4,
+                ..PRUNE_MANIFEST
             },
         ),
         ("prune that is killed and started again", KILLED_PRUNE),
@@ -251,7 +268,7 @@ rules_that_are_needed! {
     markers_of_other_runs: MarkersOfOtherRuns in Instance { drops: 0, ..KILLED_PRUNE } => INCOMPLETE;
     single_deletion: SingleDeletion in Instance { drops: 0, lost_answers: 1, ..PRUNE } => INTERRUPTED;
     all_markers: AllMarkers in Instance { drops: 0, ticks: 2, reads: 1, ..TWO_PRUNERS } => INCOMPLETE;
-    restored_manifests: RestoredManifests in PRUNE => INCOMPLETE;
+    restored_manifests: RestoredManifests in PRUNE_MANIFEST => INCOMPLETE;
 }
 
 /// The name of a version fixes the files in its manifest, so that the comparison only finds foreign objects.

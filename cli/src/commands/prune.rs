@@ -2,7 +2,7 @@
 //!
 //! Saves run at the same time: one may use an old copy, or an old manifest, at the moment at which it is deleted. So
 //! nothing is deleted for good: deletes leave markers, which a second look removes from whatever a version needs,
-//! after the longest time that a save may take. The order of the steps matters; `tests/model.rs` checks it.
+//! after the longest time that a save may take. The order of the steps matters; `tests/protocol` checks it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;

@@ -5,9 +5,9 @@
 //!
 //! | here | stands for |
 //! |---|---|
-//! | [`saver`] | `Saver::run`, `Saver::write`, `FileSaver::save` |
-//! | [`prune`] | the command `drafts prune` |
-//! | [`s3`] | both buckets |
+//! | [`saver`] | `Saver::run_with` and `FileSaver::save` in `src/save` |
+//! | [`prune`] | `Prune::plan` and `Prune::run` in `cli/src/commands/prune.rs` |
+//! | [`s3`] | both buckets, through `src/s3` |
 //!
 //! The search visits every state that can be reached within the limits of an [`Instance`], and checks the properties in
 //! [`Instance::properties`] in each. With a [`Rule`] left out, it finds the shortest sequence of steps to a state that
@@ -88,6 +88,17 @@ pub enum Rule {
     RestoredManifests,
 }
 
+/// Objects of earlier saves, older than the day of grace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum History {
+    /// None.
+    None,
+    /// The draft has a version of its state, and a copy that no manifest names.
+    Version,
+    /// The same, but the document of the version is missing: the save or prune was killed.
+    Manifest,
+}
+
 /// Limits of a search, and the rule that is left out.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "they are independent")]
@@ -114,8 +125,8 @@ pub struct Instance {
     pub reads: u8,
     /// Listings after a read (`MAX_LISTINGS`).
     pub listings: u8,
-    /// The draft has a version and an old copy that no manifest names.
-    pub has_history: bool,
+    /// Objects of earlier saves.
+    pub history: History,
     /// Number of processes that prune.
     pub pruners: usize,
     /// Number of runs of prune, with those that are started again.
@@ -242,19 +253,19 @@ impl Model for Instance {
         };
         let mut saved = Saved::default();
         saved.keys_have_no_etag = self.leaves_out(Rule::EtagInKeyOfCopy);
-        let mut now = 0;
-        if self.has_history {
-            now = GRACE + LONGEST_SAVE + 1;
+        if self.history != History::None {
             if let Some(name) = draft.name() {
                 let version = saved.version(name);
                 version.manifest = Versioned::object(0, 0);
-                version.document = Versioned::object(name.document, 0);
+                if self.history == History::Version {
+                    version.document = Versioned::object(name.document, 0);
+                }
             }
             *saved.copy_mut((0, 0)) = Versioned::object(0, 0);
             *saved.copy_mut((0, 1)) = Versioned::object(1, 0);
         }
         vec![State {
-            now,
+            now: self.start(),
             edits_left: self.edits,
             lost_left: self.lost_answers,
             runs_left: self.runs,
@@ -280,7 +291,7 @@ impl Model for Instance {
                 }
             }
         }
-        if state.now < self.ticks + self.init_time() {
+        if state.now < self.ticks + self.start() {
             actions.push(Action::Tick);
         }
         for (index, saver) in state.savers.iter().enumerate() {
@@ -433,11 +444,12 @@ impl Model for Instance {
 }
 
 impl Instance {
-    fn init_time(&self) -> Tick {
-        if self.has_history {
-            GRACE + LONGEST_SAVE + 1
-        } else {
+    /// Returns the time of the start.
+    fn start(&self) -> Tick {
+        if self.history == History::None {
             0
+        } else {
+            GRACE + LONGEST_SAVE + 1
         }
     }
 

@@ -1,4 +1,4 @@
-//! Prune beside saves: the command `drafts prune`, one step for each request that changes an object.
+//! Prune beside saves: `Prune::plan` and `Prune::run`, one step for each request that changes an object.
 //!
 //! A run deletes versions, lists the copies, reads the manifests, and deletes the old copies that no manifest names.
 //! After the longest time that a save may take, it looks again, and removes the delete markers of the manifests and
@@ -32,12 +32,14 @@ pub enum Pruner {
 /// The next step of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// Versions are deleted.
+    /// Versions are deleted, and old manifests without a document.
     Versions {
+        /// Versions that had such a manifest when the run began.
+        orphans: Vec<Name>,
         /// The version of which the first of two objects is deleted.
         half: Option<Name>,
     },
-    /// The copies are listed, and the manifests are read next; the other way round without
+    /// `Prune::unnamed_copies`: the copies are listed, and the manifests are read next; the other way round without
     /// [`Rule::CopiesBeforeManifests`].
     Listed {
         /// Old copies, or copies that no manifest names.
@@ -48,14 +50,14 @@ pub enum Stage {
         /// Old copies that no manifest names.
         keys: Vec<CopyKey>,
     },
-    /// The longest save is waited for.
+    /// `Prune::wait`: the longest save is waited for.
     Wait,
-    /// Delete markers of manifests are removed.
+    /// `Prune::recover`: the delete markers that `Prune::lost_manifests` found are removed.
     RestoreManifests {
         /// Versions, each with a marker.
         markers: Vec<(Name, u8)>,
     },
-    /// Delete markers of copies are removed.
+    /// `Prune::recover`: the delete markers that `Prune::named` found are removed.
     RestoreCopies {
         /// Copies, each with a marker.
         markers: Vec<(CopyKey, u8)>,
@@ -69,8 +71,10 @@ pub enum Action {
     Start,
     /// Deletes the document of a version.
     DeleteDocument(Name),
-    /// Deletes a manifest.
+    /// Deletes the manifest of a version.
     DeleteManifest(Name),
+    /// Deletes a manifest that had no document.
+    DeleteOrphan(Name),
     /// Lists the copies.
     ListCopies,
     /// Reads the manifests.
@@ -96,7 +100,10 @@ pub enum Action {
 impl Action {
     /// Returns whether the request deletes a manifest or a copy.
     pub fn is_deletion(self) -> bool {
-        matches!(self, Self::DeleteManifest(_) | Self::DeleteCopy(_))
+        matches!(
+            self,
+            Self::DeleteManifest(_) | Self::DeleteOrphan(_) | Self::DeleteCopy(_)
+        )
     }
 }
 
@@ -134,25 +141,31 @@ impl Pruner {
         };
         let is_manifest_first = instance.leaves_out(Rule::DocumentBeforeManifest);
         match stage {
-            Stage::Versions { half: None } => {
+            Stage::Versions {
+                half: None,
+                orphans,
+            } => {
                 for version in &state.saved.versions {
-                    let name = version.name;
-                    if !version.document.exists() {
-                        if is_old(instance, state, version.manifest) {
-                            add(Action::DeleteManifest(name));
-                        }
-                    } else if state.drops_left > 0 && is_manifest_first {
-                        add(Action::DeleteManifest(name));
-                    } else if state.drops_left > 0 {
-                        add(Action::DeleteDocument(name));
+                    if version.document.exists() && state.drops_left > 0 {
+                        add(if is_manifest_first {
+                            Action::DeleteManifest(version.name)
+                        } else {
+                            Action::DeleteDocument(version.name)
+                        });
                     }
+                }
+                for &name in orphans {
+                    add(Action::DeleteOrphan(name));
                 }
                 add(list);
             }
-            Stage::Versions { half: Some(name) } if is_manifest_first => {
-                add(Action::DeleteDocument(*name));
-            }
-            Stage::Versions { half: Some(name) } => add(Action::DeleteManifest(*name)),
+            Stage::Versions {
+                half: Some(name), ..
+            } => add(if is_manifest_first {
+                Action::DeleteDocument(*name)
+            } else {
+                Action::DeleteManifest(*name)
+            }),
             Stage::Listed { .. } => add(then),
             Stage::Copies { keys } => {
                 for &key in keys {
@@ -217,16 +230,22 @@ fn start(instance: &Instance, state: &mut State) -> Pruner {
         let is_complete = version.document.exists() && state.saved.is_complete(version);
         state.saved.versions[index].was_complete |= is_complete;
     }
+    let versions = state.saved.versions.iter();
+    let orphans = versions
+        .filter(|version| !version.document.exists() && is_old(instance, state, version.manifest));
     Pruner::Running {
         run,
-        stage: Stage::Versions { half: None },
+        stage: Stage::Versions {
+            half: None,
+            orphans: orphans.map(|version| version.name).collect(),
+        },
     }
 }
 
 impl Stage {
     fn step(self, instance: &Instance, state: &mut State, action: Action, run: u8) -> Self {
         match (self, action) {
-            (Self::Versions { half }, Action::DeleteDocument(name)) => {
+            (Self::Versions { half, orphans }, Action::DeleteDocument(name)) => {
                 let version = state.saved.version(name);
                 // Its delete marker is never removed.
                 version.document = Versioned::default();
@@ -235,16 +254,23 @@ impl Stage {
                 let has_manifest = version.manifest.exists();
                 Self::Versions {
                     half: (half.is_none() && has_manifest).then_some(name),
+                    orphans,
                 }
             }
-            (Self::Versions { half }, Action::DeleteManifest(name)) => {
-                let now = state.now;
-                let version = state.saved.version(name);
-                delete(instance, &mut version.manifest, run, now);
-                let has_document = version.document.exists();
-                state.unfinished_runs |= 1 << run;
+            (Self::Versions { half, orphans }, Action::DeleteManifest(name)) => {
+                delete_manifest(instance, state, name, run);
+                let has_document = state.saved.version(name).document.exists();
                 Self::Versions {
                     half: (half.is_none() && has_document).then_some(name),
+                    orphans,
+                }
+            }
+            (Self::Versions { mut orphans, .. }, Action::DeleteOrphan(name)) => {
+                delete_manifest(instance, state, name, run);
+                orphans.retain(|&other| other != name);
+                Self::Versions {
+                    half: None,
+                    orphans,
                 }
             }
             (Self::Versions { .. }, action) => Self::Listed {
@@ -328,6 +354,12 @@ fn is_old(instance: &Instance, state: &State, object: Versioned) -> bool {
     object.current().is_some_and(|object| {
         state.now > object.written + GRACE || instance.leaves_out(Rule::Grace)
     })
+}
+
+fn delete_manifest(instance: &Instance, state: &mut State, name: Name, run: u8) {
+    let now = state.now;
+    delete(instance, &mut state.saved.version(name).manifest, run, now);
+    state.unfinished_runs |= 1 << run;
 }
 
 fn delete(instance: &Instance, object: &mut Versioned, run: u8, now: Tick) {
