@@ -49,7 +49,7 @@ class Runbook:
         process = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", self.setup + self.blocks[heading][block] + options],
             env={**self.environment, **variables}, cwd=self.folder, text=True, check=False,
-            input=answers, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120,
+            input=answers, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,
         )
         return process.returncode, process.stdout
 
