@@ -103,18 +103,13 @@ def emulator(directory):
             process.wait()
 
 
-def unzip(archive, directory):
-    """Unpacks a package, and returns its folder."""
-    subprocess.run(["unzip", "-q", archive, "-d", directory], check=True)
-    [folder] = directory.iterdir()
-    return folder
-
-
 class Account:
     """The emulated AWS account, as an IAM user sees it. The root user is exempt from bucket policies."""
 
-    def __init__(self, port, ca, package):
-        self.port, self.ca, self.package = port, ca, package
+    def __init__(self, port, ca):
+        self.port, self.ca = port, ca
+        # The folder of the unpacked package, as soon as there is one.
+        self.package = None
         root = self.session(Credentials("test", "test"))
         iam = root.client("iam")
         everything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}

@@ -8,20 +8,25 @@ Prints one line for each check, and at the end `N passed, N failed`.
 """
 
 import functools
+import hashlib
 import json
 import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
+import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from botocore.credentials import Credentials
 
 sys.dont_write_bytecode = True
 
-from account import ACCOUNT, REGION, Account, Drafts, Stack, emulator, error_of, unzip, wait_for  # noqa: E402
+from account import ACCOUNT, ARCHITECTURE, REGION, Account, Drafts, Stack, emulator, error_of, wait_for  # noqa: E402
 from runbook import Runbook  # noqa: E402
 
 ORIGIN = "https://editor.example"
@@ -53,6 +58,97 @@ def draft_url(draft_id):
 def document(text):
     """Returns the bytes of a draft's document, with a content that the tests can tell apart."""
     return json.dumps({"name": text, "tracks": [], "materials": {}, "ratio": "16：9"}, ensure_ascii=False).encode()
+
+
+def check_release(account):
+    """Deploys the package with the documented commands, as a user without Rust does, and updates the stack."""
+    begin("release")
+    archive = Path(os.environ["PACKAGE"])
+    version = archive.stem.removeprefix("save-draft-")
+    stack = Stack(account, "save-draft")
+    runbook = Runbook(account, stack)
+    shutil.copy(archive, runbook.folder)
+    account.package = runbook.folder / archive.stem
+    check("no tool of Rust is in the path", [shutil.which(tool) for tool in ["cargo", "rustc", "cargo-lambda"]], [None] * 3)
+    started = time.monotonic()
+    check("the package is unpacked and deployed", runbook.error_of("Deploy", 2, "y\n", VERSION=version), None)
+    seconds = time.monotonic() - started
+    sums = subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=account.package, check=False)
+    check("the files have their checksums", sums.returncode, 0)
+    overrides = {"Architecture": ARCHITECTURE, "SaveFiles": "true", "VersionImporterArns": account.user_arn}
+    options = " --parameter-overrides " + " ".join(f"{key}={value}" for key, value in overrides.items())
+    check("the stack is updated", runbook.error_of("Update", 0, "y\n", options, VERSION=version), None)
+    stack.read_outputs()
+    print(f"     release: unpacked and deployed in {seconds:.1f} s", flush=True)
+    check_earlier_versions(account, stack)
+    check_backfill(account, stack, runbook)
+    check("the stack is deleted", stack.delete(), "ValidationError")
+
+
+def check_earlier_versions(account, stack):
+    """Writes versions with the layout of 0.2.0: they are found, and the next state is saved beside them."""
+    begin("versions of 0.2.0")
+    drafts, function = Drafts(account, stack), account.aws.client("lambda")
+    s3 = drafts.s3
+
+    def save(draft_id):
+        response = function.invoke(FunctionName=stack.function, Payload=json.dumps({"draft_id": draft_id}))
+        return json.loads(response["Payload"].read())
+
+    def create(key, body):
+        s3.put_object(Bucket=stack.saved_bucket, Key=key, Body=body, IfNoneMatch="*")
+
+    for draft_id, paths in [("20250928000100", []), ("20250928000101", ["assets/a.mp4", "draft_meta_info.json"])]:
+        folder = f"drafts/{draft_id}"
+        body = document(f"saved by 0.2.0 with {len(paths)} files")
+        drafts.put(draft_id, body)
+        for path in paths:
+            drafts.put_key(f"{folder}/{path}", path.encode())
+        objects = s3.list_objects_v2(Bucket=stack.draft_bucket, Prefix=f"{folder}/")["Contents"]
+        newest = max(item["LastModified"] for item in objects)
+        digest = hashlib.sha256(body).hexdigest()
+        files = []
+        for path in paths:
+            [found] = [item for item in objects if item["Key"] == f"{folder}/{path}"]
+            etag = found["ETag"].strip('"')
+            key = f"saved-files/{draft_id}/{etag}/{path}"
+            files.append({"path": path, "size": found["Size"], "etag": etag,
+                          "last_modified": found["LastModified"].strftime("%Y-%m-%dT%H:%M:%SZ"), "key": key})
+            create(key, path.encode())
+        if files:
+            state = json.dumps([digest, [[file["path"], file["etag"]] for file in files]], separators=(",", ":"))
+            digest = hashlib.sha256(state.encode()).hexdigest()
+        version = f"{newest.strftime('%Y%m%dT%H%M%SZ')}-{digest}"
+        if files:
+            manifest = json.dumps({"draft_id": draft_id, "files": files}, indent=2)
+            create(f"saved/{draft_id}/{version}/files.json", manifest)
+        create(f"saved/{draft_id}/{version}/draft_content.json", body)
+        before = drafts.versions(draft_id)
+
+        found = save(draft_id)
+        check(f"a version with {len(files)} files is found", (found.get("saved"), found.get("version")),
+              ("unchanged", version))
+        drafts.put(draft_id, document("saved by this release"))
+        check("the next state is saved", save(draft_id).get("saved"), "created")
+        after = drafts.versions(draft_id)
+        check("the earlier version is unchanged", {key: after.get(key) for key in before}, before)
+
+
+def check_backfill(account, stack, runbook):
+    """Saves 1,000 drafts that nobody has saved yet, with the documented command."""
+    begin("backfill")
+    drafts = Drafts(account, stack)
+    ids = [f"backfill-{number:04}" for number in range(1000)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda draft_id: drafts.put(draft_id, document(draft_id)), ids))
+    drafts.put("backfill-0500", b'{"tracks": [')
+    started = time.monotonic()
+    status, output = runbook.run("Drafts from before the deployment")
+    seconds = time.monotonic() - started
+    check("it ends, and prints the draft that cannot be saved", (status, output.split()), (0, ["backfill-0500"]))
+    saved = {key.split("/")[1] for key in drafts.keys("saved/backfill-")}
+    check("all other drafts have a version", saved, set(ids) - {"backfill-0500"})
+    print(f"     backfill: 1,000 drafts in {seconds:.1f} s", flush=True)
 
 
 def check_api(account, stack):
@@ -283,16 +379,16 @@ def session_of_role(account, stack):
     return account.session(Credentials(token["AccessKeyId"], token["SecretAccessKey"], token["SessionToken"]))
 
 
-def check_permissions(account, stack, policy_name, rows, change_draft):
+def check_permissions(account, stack, policy_name, rows, prepare):
     """Removes statements from a policy of the role, one in each row: without it, the save has another result.
 
-    `change_draft` is called before each save.
+    `prepare` is called before each save.
     """
     iam, function = account.aws.client("iam"), account.aws.client("lambda")
     name = {"RoleName": stack.resource("Role"), "PolicyName": policy_name}
     policy = iam.get_role_policy(**name)["PolicyDocument"]
     for sid, draft_id, expected in rows:
-        change_draft()
+        prepare()
         statements = [statement for statement in policy["Statement"] if statement["Sid"] != sid]
         iam.put_role_policy(**name, PolicyDocument=json.dumps({**policy, "Statement": statements}))
         response = function.invoke(FunctionName=stack.function, Payload=json.dumps({"draft_id": draft_id}))
@@ -668,6 +764,15 @@ def check_whole_drafts(account, stack, body):
         ("CreateManifests", draft_id, "SaveFailed"),
         (None, draft_id, "created"),
     ], lambda: drafts.put_key(f"drafts/{draft_id}/assets/{len(drafts.keys(f'drafts/{draft_id}/'))}", b"new"))
+    # The manifest of a save that was interrupted before it wrote the document, which is its last step.
+    invoke = functools.partial(account.aws.client("lambda").invoke, FunctionName=stack.function)
+    response = invoke(Payload=json.dumps({"draft_id": draft_id}))
+    version = json.loads(response["Payload"].read())["version"]
+    interrupted = {"Bucket": stack.saved_bucket, "Key": f"saved/{draft_id}/{version}/draft_content.json"}
+    check_permissions(account, stack, "save-files", [
+        ("ReadCopiesAndManifests", draft_id, "SaveFailed"),
+        (None, draft_id, "created"),
+    ], lambda: drafts.s3.delete_object(**interrupted))
 
 
 def check_buckets(account):
@@ -728,6 +833,7 @@ def create_topic(account):
 def run(account):
     stack = Stack(account, "drafts")
     areas = [
+        lambda: check_release(account),
         lambda: check_failed_creation(account),
         lambda: create_topic(account),
         lambda: stack.must_deploy(CorsOrigin=ORIGIN, AlarmTopicArn=TOPIC),
@@ -748,10 +854,8 @@ def main():
     # Ends the emulator too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="save-draft-") as directory:
-        directory = Path(directory)
-        package = unzip(Path(os.environ["PACKAGE"]).resolve(), directory / "package")
-        with emulator(directory) as (port, ca):
-            run(Account(port, ca, package))
+        with emulator(Path(directory)) as (port, ca):
+            run(Account(port, ca))
     print(f"{results['passed']} passed, {results['failed']} failed")
     sys.exit(1 if results["failed"] else 0)
 

@@ -41,19 +41,19 @@ class Runbook:
             aws() {{ command aws --endpoint-url "$AWS_ENDPOINT_URL" "$@"; }}
         """
 
-    def run(self, heading, block=0, answers="", **variables):
+    def run(self, heading, block=0, answers="", options="", **variables):
         """Runs a block under `heading` in which these variables are set, and answers its questions.
 
-        Returns the exit code and the output.
+        Adds the options to its last command. Returns the exit code and the output.
         """
         process = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", self.setup + self.blocks[heading][block]],
+            ["bash", "-euo", "pipefail", "-c", self.setup + self.blocks[heading][block] + options],
             env={**self.environment, **variables}, cwd=self.folder, text=True, check=False,
-            input=answers, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120,
+            input=answers, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,
         )
         return process.returncode, process.stdout
 
-    def error_of(self, heading, block=0, answers="", **variables):
+    def error_of(self, heading, block=0, answers="", options="", **variables):
         """Runs a block, and returns its output if it failed, or None."""
-        status, output = self.run(heading, block, answers, **variables)
+        status, output = self.run(heading, block, answers, options, **variables)
         return output if status else None
