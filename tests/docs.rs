@@ -39,8 +39,8 @@ fn pages_name_variables_parameters_outputs_and_events() {
     }
 }
 
-/// In a column with the heading "tests", `module::test` is a test, `module` is a file or a folder of `tests/`,
-/// `module::tests` are the unit tests of a module of `src/`, and `local::…` is below `local/tests/`.
+/// In a column with the heading "tests", `module::test` is a test, `module` is a file or a folder of `tests/` or a package,
+/// and `module::tests` are the unit tests of a module of `src/`.
 #[test]
 fn pages_name_existing_tests() {
     let source = |path: &str| {
@@ -51,16 +51,11 @@ fn pages_name_existing_tests() {
     let has = |path: String, text: &str| source(&path).is_some_and(|it| it.contains(text));
     let exists = |name: &str| {
         let path = name.replace("::", "/");
-        if let Some((module, test)) = path
-            .strip_prefix("local/")
-            .and_then(|it| it.rsplit_once('/'))
-        {
-            return has(format!("local/tests/{module}"), &format!("fn {test}("));
-        }
         match path.rsplit_once('/') {
             None => {
-                source(&format!("tests/{path}")).is_some()
-                    || in_repository("tests").join(path).is_dir()
+                let folders = [format!("tests/{path}"), format!("{path}/tests")];
+                let is_folder = folders.iter().any(|path| in_repository(path).is_dir());
+                is_folder || source(&format!("tests/{path}")).is_some()
             }
             Some((module, "tests")) => has(format!("src/{module}"), "mod tests {"),
             Some((module, test)) => has(format!("tests/{module}"), &format!("fn {test}(")),

@@ -1,19 +1,20 @@
 //! Memory and time for the largest drafts: the real process stays within the function's memory, and answers in time.
 
 use std::env;
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
-use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use test_support::fixtures::{event, post_id};
+use test_support::fixtures::{BUCKET, draft_of_size, event, post_id};
+use test_support::runtime::memory_kib;
 use test_support::s3::{Fault, Op, RawResponse, When};
+use tokio::task::JoinSet;
+use tokio::time::interval;
 
 use crate::common::TestEnv;
-use test_support::runtime::memory_kib;
-use test_support::skip_or_fail;
 
 /// Default of `MAX_DRAFT_BYTES`.
 const MAX_DRAFT_BYTES: usize = 64 << 20;
@@ -80,74 +81,41 @@ async fn a_deeply_nested_document_does_not_take_more_memory_than_its_size() {
     assert!(peak < 128, "the function used {peak} MiB of 128");
 }
 
-/// A control group that limits the processor time of the process `pid`.
-struct CpuQuota {
-    pid: u32,
-    root: PathBuf,
-    group: PathBuf,
+/// Gives a process a part of one processor, as Lambda does: stops it for the rest of each period of 100 ms.
+struct CpuShare {
+    pid: Pid,
+    is_over: Arc<AtomicBool>,
 }
 
-impl CpuQuota {
-    /// Limits the process `pid` to this part of one processor, or returns the reason why it is not possible.
-    ///
-    /// Needs root, or `sudo` without a password where `CI` is `true`.
-    fn limit(pid: u32, percent: u32) -> Result<Self, String> {
-        let version_1 = PathBuf::from("/sys/fs/cgroup/cpu");
-        let is_version_1 = version_1.join("cpu.cfs_quota_us").exists();
-        let root = if is_version_1 {
-            version_1
-        } else {
-            PathBuf::from("/sys/fs/cgroup")
-        };
-        let group = root.join(format!("save-draft-{pid}"));
-        let path = group.display();
-        let quota = percent * 1000;
-        // The period is 100 ms. The weight guarantees the quota beside other processes, as Lambda does.
-        let limit = if is_version_1 {
-            format!("echo {quota} > {path}/cpu.cfs_quota_us && echo 200000 > {path}/cpu.shares")
-        } else {
-            format!("echo {quota} 100000 > {path}/cpu.max && echo 10000 > {path}/cpu.weight")
-        };
-        run_as_root(&format!(
-            "mkdir {path} && {limit} && echo {pid} > {path}/cgroup.procs"
-        ))?;
-        Ok(Self { pid, root, group })
+impl CpuShare {
+    fn limit(pid: u32, percent: u64) -> Self {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let pid = pid.expect("the id of a process");
+        let is_over = Arc::new(AtomicBool::new(false));
+        let limit = Arc::clone(&is_over);
+        thread::spawn(move || {
+            while !limit.load(SeqCst) {
+                // It fails when the process has ended.
+                let _ = kill_process(pid, Signal::CONT);
+                thread::sleep(Duration::from_millis(percent));
+                let _ = kill_process(pid, Signal::STOP);
+                thread::sleep(Duration::from_millis(100 - percent));
+            }
+        });
+        Self { pid, is_over }
     }
 }
 
-impl Drop for CpuQuota {
+impl Drop for CpuShare {
     fn drop(&mut self) {
-        // A group with processes cannot be removed.
-        let (root, group) = (self.root.display(), self.group.display());
-        let remove = format!("echo {} > {root}/cgroup.procs; rmdir {group}", self.pid);
-        if let Err(error) = run_as_root(&remove) {
-            println!("{error}");
-        }
+        self.is_over.store(true, SeqCst);
+        let _ = kill_process(self.pid, Signal::CONT);
     }
-}
-
-fn run_as_root(script: &str) -> Result<(), String> {
-    let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
-    let is_ci = env::var("CI").as_deref() == Ok("true");
-    let mut command = if is_ci && !is_root {
-        let mut sudo = Command::new("sudo");
-        sudo.args(["-n", "sh"]);
-        sudo
-    } else {
-        Command::new("sh")
-    };
-    let output = command.arg("-c").arg(script).output();
-    let output = output.map_err(|error| format!("a CPU quota needs root: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let error = String::from_utf8_lossy(&output.stderr);
-    Err(format!("a CPU quota needs root: {}", error.trim()))
 }
 
 /// Lambda gives a function of 1,769 MB one processor ("Configure Lambda function memory", AWS Lambda Developer Guide).
 #[tokio::test]
-#[ignore = "needs root: tests/soak.sh cpu"]
+#[ignore = "takes half a minute"]
 async fn the_slowest_documents_are_answered_before_the_deadline_with_little_cpu() {
     let smallest = save_slowest_documents("256", 14);
     let default = save_slowest_documents("512", 29);
@@ -155,7 +123,7 @@ async fn the_slowest_documents_are_answered_before_the_deadline_with_little_cpu(
 }
 
 /// Saves the slowest documents in one batch, with this memory in MB and this part of one processor.
-async fn save_slowest_documents(memory: &str, percent: u32) {
+async fn save_slowest_documents(memory: &str, percent: u64) {
     /// Long enough for a document to be read and its validation to start.
     const TIME_LIMIT: Duration = Duration::from_secs(15);
     let documents = [
@@ -179,10 +147,7 @@ async fn save_slowest_documents(memory: &str, percent: u32) {
     // The start is not part of the measurement.
     let missing = env.function.invoke(&post_id("missing")).await.response();
     assert_eq!(missing["statusCode"], 404);
-    let quota = match CpuQuota::limit(env.function.pid(), percent) {
-        Ok(quota) => quota,
-        Err(reason) => return skip_or_fail(&reason),
-    };
+    let share = CpuShare::limit(env.function.pid(), percent);
     let start = Instant::now();
     let event = batch(documents.len()).to_string();
     let pending = env.function.begin_within(event, TIME_LIMIT);
@@ -194,8 +159,7 @@ async fn save_slowest_documents(memory: &str, percent: u32) {
         elapsed < TIME_LIMIT,
         "{memory} MB: {elapsed:?} of {TIME_LIMIT:?}"
     );
-    env.function.kill().await;
-    drop(quota);
+    drop(share);
 }
 
 /// 10 MB get 10 seconds: one second for each MB, where small documents get 8 seconds.
@@ -212,4 +176,59 @@ async fn an_upload_of_a_large_draft_may_take_longer_than_that_of_a_small_one() {
     let response = pending.outcome().await.response();
     assert_eq!(response["headers"]["draft-saved"], "created", "{response}");
     assert_eq!(env.s3.count(Op::PutObject), 1, "number of uploads");
+}
+
+/// Saves drafts that change, for `LOAD_SECONDS` or a minute, while 1% of the requests to S3 fail.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute"]
+async fn no_version_is_lost_and_the_memory_does_not_grow_under_load() {
+    let seconds = env::var("LOAD_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(60));
+    let env = TestEnv::with(&[("AWS_LAMBDA_MAX_CONCURRENCY", "16")]).await;
+    let env = Arc::new(env);
+    env.s3
+        .fault(When::any().rate(0.005, 1), Fault::INTERNAL_ERROR);
+    env.s3
+        .fault(When::any().rate(0.005, 2), Fault::LoseResponse);
+    let mut clients = JoinSet::new();
+    for client in 0..16_u64 {
+        let env = Arc::clone(&env);
+        clients.spawn(async move {
+            let (mut saved, mut unavailable) = (0, 0);
+            while Instant::now() < end {
+                let id = format!("load-{client}-{}", saved % 8);
+                let document = draft_of_size(4_096, client << 32 | saved);
+                env.put_draft(&id, &document);
+                let response = env.function.invoke(&post_id(&id)).await.response();
+                let Some(version) = response["headers"]["draft-version"].as_str() else {
+                    assert_eq!(response["statusCode"], 503, "{response}");
+                    unavailable += 1;
+                    continue;
+                };
+                let key = format!("saved/{id}/{version}/draft_content.json");
+                assert!(env.s3.get(BUCKET, &key) == Some(document), "{key}");
+                saved += 1;
+            }
+            (saved, unavailable)
+        });
+    }
+    let mut memory = Vec::new();
+    let mut second = interval(Duration::from_secs(1));
+    while Instant::now() < end {
+        second.tick().await;
+        memory.push(memory_kib(env.function.pid(), "VmRSS"));
+        env.s3.clear_requests();
+    }
+    let counts = clients.join_all().await;
+    let saved: u64 = counts.iter().map(|(saved, _)| saved).sum();
+    let unavailable: u64 = counts.iter().map(|(_, unavailable)| unavailable).sum();
+    println!("{saved} saves, {unavailable} times 503, memory in KiB: {memory:?}");
+    assert!(saved > 100 * unavailable, "{unavailable} times 503");
+    let (third, last) = (memory[memory.len() / 3], memory[memory.len() - 1]);
+    assert!(
+        last < third + third / 4,
+        "memory grew from {third} KiB to {last} KiB"
+    );
 }

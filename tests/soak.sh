@@ -6,8 +6,8 @@
 #     races       LONG=1: 200 rounds of each race, 200 killed processes of each kind
 #     model       LONG=1: 300 random sequences of each kind
 #     protocol    all interleavings of saves and prune in a model: larger instances than in `cargo test`
-#     cpu         the slowest documents with a small share of a CPU; needs root
-#     load        the local endpoint with 1% faults, for LOAD_SECONDS (60)
+#     cpu         the slowest documents with a small share of a CPU
+#     load        16 concurrent clients with 1% faults, for LOAD_SECONDS (60)
 #     fuzz        each fuzz target, for FUZZ_SECONDS (600); needs cargo-fuzz
 #     ceph        the store tests against Ceph; tests/ceph.sh installs it if it is run by root
 set -euo pipefail
@@ -21,7 +21,7 @@ run_part() {
     model) LONG=1 run_tests model:: ;;
     protocol) run_tests protocol:: ;;
     cpu) run_tests slowest_documents ;;
-    load) cargo test -p local --test main -- --include-ignored --nocapture load:: ;;
+    load) run_tests under_load ;;
     fuzz) tests/fuzz/run.sh "${FUZZ_SECONDS:-600}" ;;
     ceph) tests/ceph.sh ;;
   esac

@@ -6,7 +6,7 @@ mod store;
 
 pub use self::figures::{Budget, cpu_time, median, memory};
 pub use self::programs::{Program, programs};
-pub use self::store::Store;
+pub use self::store::{Speed, Store};
 
 use test_support::fixtures::{post_id, sample_draft};
 use tokio::runtime::{Builder, Runtime};

@@ -8,18 +8,48 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Bytes, Incoming};
+use futures_util::stream;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::rt::{Read, Write};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::time::sleep_until;
 use tokio_rustls::TlsAcceptor;
 
 use super::single_threaded_runtime;
+
+/// Bytes that the store sends at once if it has a bandwidth.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// The speed of a store.
+#[derive(Clone, Copy)]
+pub struct Speed {
+    /// Time before a response.
+    pub latency: Duration,
+    /// Bytes of one request or response in a second.
+    pub bytes_per_second: Option<f64>,
+}
+
+impl Speed {
+    /// As fast as the machine.
+    pub const AT_ONCE: Self = Self {
+        latency: Duration::ZERO,
+        bytes_per_second: None,
+    };
+
+    /// Returns the time at which this many bytes have been moved since `start`.
+    fn time_of(self, start: Instant, bytes: usize) -> Instant {
+        let bytes = f64::from(u32::try_from(bytes).expect("less than 4 GB"));
+        let rate = self.bytes_per_second.unwrap_or(f64::INFINITY);
+        start + Duration::from_secs_f64(bytes / rate)
+    }
+}
 
 /// A store that sends the same document for every GET and accepts every PUT. It runs on a thread of
 /// its own until the process ends.
@@ -30,14 +60,14 @@ pub struct Store {
 
 struct Server {
     document: Bytes,
-    latency: Duration,
+    speed: Speed,
     tls: Option<TlsAcceptor>,
     requests: Arc<AtomicU32>,
 }
 
 impl Store {
-    /// Starts a store that answers each request after `latency`, and uses TLS if `tls` is given.
-    pub fn start(document: Vec<u8>, latency: Duration, tls: Option<TlsAcceptor>) -> Self {
+    /// Starts a store of this speed, which uses TLS if `tls` is given.
+    pub fn start(document: Vec<u8>, speed: Speed, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         listener.set_nonblocking(true).expect("a socket");
         let port = listener.local_addr().expect("a bound socket").port();
@@ -48,7 +78,7 @@ impl Store {
         let requests = Arc::new(AtomicU32::new(0));
         let server = Arc::new(Server {
             document: document.into(),
-            latency,
+            speed,
             tls,
             requests: Arc::clone(&requests),
         });
@@ -97,23 +127,50 @@ impl Server {
     async fn answer(
         &self,
         request: Request<Incoming>,
-    ) -> Result<Response<Full<Bytes>>, Infallible> {
+    ) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, Infallible> {
         self.requests.fetch_add(1, Ordering::Relaxed);
+        let (start, speed) = (Instant::now(), self.speed);
         let is_get = request.method() == Method::GET;
         let mut body = request.into_body();
-        while body.frame().await.is_some() {}
-        if !self.latency.is_zero() {
-            tokio::time::sleep(self.latency).await;
+        let mut received = 0;
+        while let Some(frame) = body.frame().await {
+            let data = frame.ok().and_then(|frame| frame.into_data().ok());
+            received += data.map_or(0, |data| data.len());
+            let time = speed.time_of(start, received);
+            // A timer has the resolution of a millisecond.
+            if time > Instant::now() + Duration::from_millis(1) {
+                sleep_until(time.into()).await;
+            }
         }
-        let body = if is_get {
-            self.document.clone()
-        } else {
-            Bytes::new()
+        if !speed.latency.is_zero() {
+            sleep_until((speed.time_of(start, received) + speed.latency).into()).await;
+        }
+        let body = match (is_get, speed.bytes_per_second) {
+            (true, None) => Full::new(self.document.clone()).boxed_unsync(),
+            (true, Some(_)) => paced(self.document.clone(), speed),
+            (false, _) => Full::new(Bytes::new()).boxed_unsync(),
         };
+        let length = if is_get { self.document.len() } else { 0 };
         let response = Response::builder()
             .header("etag", "\"0\"")
             .header("last-modified", "Sun, 28 Sep 2025 11:47:30 GMT")
-            .body(Full::new(body));
+            .header("content-length", length)
+            .body(body);
         Ok(response.expect("valid headers"))
     }
+}
+
+/// A body that is sent with the bandwidth of `speed`.
+fn paced(bytes: Bytes, speed: Speed) -> UnsyncBoxBody<Bytes, Infallible> {
+    let state = (bytes, Instant::now(), 0);
+    let chunks = stream::unfold(state, move |(mut rest, start, sent)| async move {
+        if rest.is_empty() {
+            return None;
+        }
+        sleep_until(speed.time_of(start, sent).into()).await;
+        let chunk = rest.split_to(CHUNK_BYTES.min(rest.len()));
+        let sent = sent + chunk.len();
+        Some((Ok(Frame::data(chunk)), (rest, start, sent)))
+    });
+    StreamBody::new(chunks).boxed_unsync()
 }

@@ -4,5 +4,4 @@
 
 mod documentation;
 mod endpoint;
-mod load;
 mod s3;

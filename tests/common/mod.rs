@@ -7,22 +7,19 @@ use std::collections::BTreeSet;
 use std::env;
 use std::time::{Duration, SystemTime};
 
-use aws_config::{Region, SdkConfig};
-use aws_credential_types::Credentials;
-use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_config::SdkConfig;
 use lambda_http::lambda_runtime::{Context, Diagnostic, LambdaEvent, Service};
 use lambda_http::tower::ServiceExt as _;
 use save_draft::config::Config;
 use save_draft::lambda::telemetry::Telemetry;
 use save_draft::lambda::{Function, Payload};
 use save_draft::s3::Store;
-use save_draft::s3::client;
 use save_draft::save::Saver;
 use serde::Serialize;
 use serde_json::Value;
 use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, sample_draft};
 use test_support::runtime::{Bootstrap, Outcome};
-use test_support::s3::{Op, S3};
+use test_support::s3::{Op, S3, sdk_config};
 
 /// Path of the function's executable.
 pub const BOOTSTRAP: &str = env!("CARGO_BIN_EXE_bootstrap");
@@ -61,14 +58,7 @@ impl Endpoint {
 
     /// Returns the SDK configuration of the function for this endpoint.
     pub fn sdk(&self) -> SdkConfig {
-        let credentials = Credentials::new(&self.access_key, &self.secret_key, None, None, "test");
-        client::config_from_env()
-            .expect("a valid environment")
-            .into_builder()
-            .endpoint_url(&self.url)
-            .credentials_provider(SharedCredentialsProvider::new(credentials))
-            .region(Region::from_static("us-east-1"))
-            .build()
+        sdk_config(&self.url, &self.access_key, &self.secret_key)
     }
 }
 

@@ -2,9 +2,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use aws_config::Region;
-use aws_credential_types::Credentials;
-use aws_credential_types::provider::SharedCredentialsProvider;
 use lambda_http::lambda_runtime::{Context, LambdaEvent};
 use lambda_http::tower::ServiceExt as _;
 use lambda_http::tower::util::BoxCloneService;
@@ -12,7 +9,6 @@ use save_draft::config::Config;
 use save_draft::lambda::telemetry::Telemetry;
 use save_draft::lambda::{Function, Payload};
 use save_draft::s3::Store;
-use save_draft::s3::client;
 use save_draft::save::Saver;
 use serde_json::Value;
 use test_support::check::{self, InputStrings};
@@ -82,18 +78,8 @@ impl FuzzEnv {
 fn function(s3: &S3) -> FunctionService {
     let config = Config::from_lookup(|name| (name == "DRAFT_BUCKET").then(|| BUCKET.into()));
     let config = config.expect("a valid configuration");
-    let options = s3.options();
-    let credentials =
-        Credentials::new(&options.access_key, &options.secret_key, None, None, "fuzz");
-    let sdk_config = client::config_from_env().expect("a valid environment");
-    let sdk_config = sdk_config
-        .into_builder()
-        .endpoint_url(s3.endpoint())
-        .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .region(Region::from_static("us-east-1"))
-        .build();
     let telemetry = Telemetry::new("fuzz", |_| {});
-    let saver = Saver::new(Store::new(&sdk_config, config.storage), config.saves);
+    let saver = Saver::new(Store::new(&s3.sdk_config(), config.storage), config.saves);
     let function = Function::new(saver, config.requests, telemetry);
     function
         .into_service()
