@@ -95,7 +95,8 @@ impl Copier {
             let copied = if source.size > MAX_WHOLE_BYTES {
                 self.copy_in_parts(source, target, condition).await?
             } else {
-                self.copy_whole(source, target, condition, content_type).await?
+                self.copy_whole(source, target, condition, content_type)
+                    .await?
             };
             match copied {
                 Copied::Done => return Ok(()),
@@ -106,9 +107,8 @@ impl Copier {
                 // A repeated request meets what the first one wrote, if its response was lost.
                 Copied::Refused => {
                     let head = self.store.head(Bucket::Drafts, target).await?;
-                    let is_copy = |object: &Object| {
-                        object.size == source.size && object.etag == source.etag
-                    };
+                    let is_copy =
+                        |object: &Object| object.size == source.size && object.etag == source.etag;
                     if head.is_some_and(|head| is_copy(&head.object)) {
                         return Ok(());
                     }
@@ -152,7 +152,9 @@ impl Copier {
             .tagging_directive(TaggingDirective::Replace);
         match copy.send().await {
             Ok(_) => Ok(Copied::Done),
-            Err(error) => refusal(&error).map_or_else(|| Err(self.failed(source, &request, &error)), Ok),
+            Err(error) => {
+                refusal(&error).map_or_else(|| Err(self.failed(source, &request, &error)), Ok)
+            }
         }
     }
 
@@ -288,7 +290,10 @@ impl Copier {
             key,
         };
         let delete = self.store.client().delete_object();
-        let delete = delete.bucket(request.bucket).key(key).if_match(quoted(etag));
+        let delete = delete
+            .bucket(request.bucket)
+            .key(key)
+            .if_match(quoted(etag));
         match delete.send().await {
             Ok(_) => Ok(()),
             // It is gone already.

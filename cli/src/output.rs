@@ -6,8 +6,8 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
-use jiff::{Timestamp, ZonedDateTime};
 use jiff::tz::TimeZone;
+use jiff::{Timestamp, ZonedDateTime};
 use serde::Serialize;
 
 use crate::error::{Error, Result};

@@ -62,7 +62,9 @@ impl Present {
                     document: None,
                 });
             };
-            let read = store.read_all(Bucket::Drafts, &prefix.document(id, name)).await?;
+            let read = store
+                .read_all(Bucket::Drafts, &prefix.document(id, name))
+                .await?;
             if let Some((head, bytes)) = read
                 && head.object.etag == listed.etag
             {
@@ -79,7 +81,10 @@ impl Present {
 
     /// Returns the files: all objects but the document.
     pub fn files(&self) -> impl Iterator<Item = (&str, &PresentObject)> {
-        let document = self.document.as_ref().map(|document| document.name.as_str());
+        let document = self
+            .document
+            .as_ref()
+            .map(|document| document.name.as_str());
         let objects = self.objects.iter().map(|(path, object)| (&**path, object));
         objects.filter(move |(path, _)| Some(*path) != document)
     }
@@ -87,7 +92,10 @@ impl Present {
     /// Returns the digest that a save gives to this state if it saves the files, or `None` without a document.
     pub fn state_digest(&self) -> Option<String> {
         let document = self.document.as_ref()?;
-        let files: Vec<_> = self.files().map(|(path, object)| (path, &*object.etag)).collect();
+        let files: Vec<_> = self
+            .files()
+            .map(|(path, object)| (path, &*object.etag))
+            .collect();
         // Without other files, the version is named by its document alone.
         Some(if files.is_empty() {
             document.sha256.to_string()

@@ -150,7 +150,12 @@ mod tests {
 
     #[test]
     fn copies_what_differs_and_removes_the_rest_only_if_asked() {
-        let files = [file("a", "1"), file("b", "2"), file("c", "3-2"), file("d", "4")];
+        let files = [
+            file("a", "1"),
+            file("b", "2"),
+            file("c", "3-2"),
+            file("d", "4"),
+        ];
         let present = present(&[
             ("a", "1"),
             ("b", "x"),

@@ -3,6 +3,9 @@
 #![allow(clippy::expect_used, reason = "it is a test")]
 
 mod common;
+mod download;
 mod errors;
 mod look;
+mod prune;
+mod restore;
 mod verify;

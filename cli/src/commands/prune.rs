@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use save_draft::draft::keys::{self, DocumentName, MANIFEST};
 use save_draft::draft::DraftId;
+use save_draft::draft::keys::{self, DocumentName, MANIFEST};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::concurrent::{for_each, interrupted, panicked};
 use crate::contents::parse;
 use crate::error::{Error, Outcome, Result};
-use crate::history::{History, SavedVersion};
+use crate::history::{History, MemoryBudget, SavedVersion};
 use crate::output::{self, Align};
 use crate::retention::{Count, Policy, Span};
 use crate::store::{Bucket, CONCURRENCY, Object, Store};
@@ -143,14 +143,19 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
             .advise("Pass at least one of --keep-last, --keep-hourly, --keep-daily, --keep-weekly, --keep-monthly and --keep-within."));
     }
     if !args.yes && !args.dry_run && !io::stdin().is_terminal() {
-        return Err(Error::new("prune asks before it deletes, and there is no terminal")
-            .advise("Pass --yes to delete without a question, or --dry-run."));
+        return Err(
+            Error::new("prune asks before it deletes, and there is no terminal")
+                .advise("Pass --yes to delete without a question, or --dry-run."),
+        );
     }
     let store = &context.store;
     if !store.has_versioning(Bucket::Saved).await? {
         let bucket = store.name(Bucket::Saved);
-        return Err(Error::new(format!("the bucket {bucket} has no versioning"))
-            .advise("Enable it: without versioning, a file that a save is about to use would be lost."));
+        return Err(
+            Error::new(format!("the bucket {bucket} has no versioning")).advise(
+                "Enable it: without versioning, a file that a save is about to use would be lost.",
+            ),
+        );
     }
     let prune = Prune {
         store: store.clone(),
@@ -159,7 +164,11 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
         max_save: SignedDuration::from_secs(args.max_save.into()),
         hasher: RandomState::new(),
     };
-    let ids = if args.all { prune.all_drafts().await? } else { args.ids.clone() };
+    let ids = if args.all {
+        prune.all_drafts().await?
+    } else {
+        args.ids.clone()
+    };
     let bar = context.output.count_bar("reading", ids.len() as u64);
     let mut plans = Vec::new();
     for id in &ids {
@@ -182,7 +191,11 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
         };
     }
     print_result(context, &report)?;
-    Ok(if report.missing.is_empty() { Outcome::Success } else { Outcome::ProblemsFound })
+    Ok(if report.missing.is_empty() {
+        Outcome::Success
+    } else {
+        Outcome::ProblemsFound
+    })
 }
 
 fn stopped() -> Error {
@@ -216,9 +229,17 @@ fn report(args: &Args, plans: &[DraftPlan]) -> Report {
                 reasons: reasons.clone(),
             })
             .collect(),
-        remove: plan.removed.iter().map(|version| version.name.to_string()).collect(),
+        remove: plan
+            .removed
+            .iter()
+            .map(|version| version.name.to_string())
+            .collect(),
         unused_manifests: plan.manifests.len()
-            - plan.removed.iter().filter(|version| version.manifest.is_some()).count(),
+            - plan
+                .removed
+                .iter()
+                .filter(|version| version.manifest.is_some())
+                .count(),
         unused_files: plan.copies.len(),
         unused_bytes: plan.copies.iter().map(|copy| copy.size).sum(),
     });
@@ -231,9 +252,8 @@ fn report(args: &Args, plans: &[DraftPlan]) -> Report {
 }
 
 fn summary(report: &Report) -> String {
-    let sum = |count: fn(&DraftReport) -> usize| {
-        report.drafts.iter().map(count).sum::<usize>() as u64
-    };
+    let sum =
+        |count: fn(&DraftReport) -> usize| report.drafts.iter().map(count).sum::<usize>() as u64;
     let bytes = report.drafts.iter().map(|draft| draft.unused_bytes).sum();
     let manifests = sum(|draft| draft.unused_manifests);
     let mut text = format!(
@@ -243,7 +263,11 @@ fn summary(report: &Report) -> String {
         output::size(bytes),
     );
     if manifests > 0 {
-        let _ = write!(text, ", and {} of interrupted saves", output::count(manifests, "manifest"));
+        let _ = write!(
+            text,
+            ", and {} of interrupted saves",
+            output::count(manifests, "manifest")
+        );
     }
     text
 }
@@ -251,9 +275,15 @@ fn summary(report: &Report) -> String {
 fn print_plan(context: &Context, plans: &[DraftPlan]) -> Result<()> {
     let output = &context.output;
     for plan in plans {
-        let mut versions: Vec<_> = plan.kept.iter().map(|(version, reasons)| (version, &**reasons)).collect();
+        let mut versions: Vec<_> = plan
+            .kept
+            .iter()
+            .map(|(version, reasons)| (version, &**reasons))
+            .collect();
         versions.extend(plan.removed.iter().map(|version| (version, &[][..])));
-        versions.sort_by_key(|(version, _)| std::cmp::Reverse((version.state_time(), version.saved_at)));
+        versions.sort_by_key(|(version, _)| {
+            std::cmp::Reverse((version.state_time(), version.saved_at))
+        });
         if versions.is_empty() && plan.is_empty() {
             continue;
         }
@@ -289,7 +319,11 @@ fn print_result(context: &Context, report: &Report) -> Result<()> {
     if output.is_json() {
         output.json(report)?;
     } else {
-        let verb = if report.dry_run { "would delete" } else { "deleted" };
+        let verb = if report.dry_run {
+            "would delete"
+        } else {
+            "deleted"
+        };
         let mut text = format!("{verb} {}\n", summary(report));
         if report.recovered > 0 {
             let count = output::count(report.recovered, "object");
@@ -329,7 +363,10 @@ impl Prune {
         folders.extend(self.store.folders(Bucket::Saved, keys::COPIES).await?);
         folders.sort_unstable();
         folders.dedup();
-        Ok(folders.iter().filter_map(|name| name.parse().ok()).collect())
+        Ok(folders
+            .iter()
+            .filter_map(|name| name.parse().ok())
+            .collect())
     }
 
     fn is_old(&self, time: Timestamp) -> bool {
@@ -352,19 +389,25 @@ impl Prune {
                 kept.push((version, reasons));
             }
         }
-        let mut documents: Vec<_> =
-            removed.iter().map(|version| version.document.key.clone()).collect();
+        let mut documents: Vec<_> = removed
+            .iter()
+            .map(|version| version.document.key.clone())
+            .collect();
         let mut manifests: Vec<_> = removed
             .iter()
             .filter_map(|version| version.manifest.as_ref())
             .map(|manifest| manifest.key.clone())
             .collect();
         let prefix = keys::versions(id);
-        let removed_names: HashSet<_> =
-            removed.iter().map(|version| version.name.as_str()).collect();
+        let removed_names: HashSet<_> = removed
+            .iter()
+            .map(|version| version.name.as_str())
+            .collect();
         for object in history.other {
             let path = object.key.strip_prefix(&prefix).unwrap_or_default();
-            let Some((version, name)) = path.split_once('/') else { continue };
+            let Some((version, name)) = path.split_once('/') else {
+                continue;
+            };
             let is_document = DocumentName::ALL.iter().any(|it| it.as_str() == name);
             if is_document && removed_names.contains(version) {
                 documents.push(object.key);
@@ -392,7 +435,10 @@ impl Prune {
         let mut copies = Vec::new();
         let mut pages = self.store.pages(Bucket::Saved, &keys::copies(id));
         while let Some(page) = pages.next().await? {
-            copies.extend(page.into_iter().filter(|copy| self.is_old(copy.last_modified)));
+            copies.extend(
+                page.into_iter()
+                    .filter(|copy| self.is_old(copy.last_modified)),
+            );
         }
         if !copies.is_empty() {
             let named = self.named_copies(id, without).await?;
@@ -431,17 +477,22 @@ impl Prune {
         let mut manifests = Vec::new();
         let mut pages = self.store.pages(Bucket::Saved, &keys::versions(id));
         while let Some(page) = pages.next().await? {
-            let keys = page.into_iter().map(|object| object.key);
-            manifests.extend(keys.filter(|key| is_manifest(key) && !without.contains(&**key)));
+            let is_wanted =
+                |object: &Object| is_manifest(&object.key) && !without.contains(&*object.key);
+            manifests.extend(page.into_iter().filter(is_wanted));
         }
-        for_each(manifests, CONCURRENCY, |key| {
+        let memory = MemoryBudget::default();
+        for_each(manifests, CONCURRENCY, |Object { key, size, .. }| {
             let (store, id, visit) = (self.store.clone(), id.clone(), visit.clone());
+            let memory = memory.clone();
             async move {
+                let _memory = memory.reserve_bytes(size).await;
                 let url = store.url(Bucket::Saved, &key);
                 // Without this manifest, its files would look as if no version had them.
                 let read = store.read_all(Bucket::Saved, &key).await?;
                 let (_, bytes) = read.ok_or_else(|| {
-                    Error::new(format!("{url} was deleted meanwhile")).advise("Run the command again.")
+                    Error::new(format!("{url} was deleted meanwhile"))
+                        .advise("Run the command again.")
                 })?;
                 let files = parse(&bytes, &id).map_err(|problem| {
                     Error::problem(format!("{url} is not a manifest: {problem}"))
@@ -476,7 +527,9 @@ impl Prune {
         }
         bar.finish_and_clear();
         let marked = self.wait(context, ids).await?;
-        let bar = context.output.count_bar("looking again", marked.len() as u64);
+        let bar = context
+            .output
+            .count_bar("looking again", marked.len() as u64);
         let (mut recovered, mut missing) = (0, Vec::new());
         for id in marked {
             recovered += self.recover(&id, &mut missing).await?;
@@ -493,7 +546,9 @@ impl Prune {
         let mut youngest: Option<Timestamp> = None;
         for id in ids {
             let manifests = self.markers(&keys::versions(id)).await?;
-            let manifests = manifests.into_values().filter(|marker| is_manifest(&marker.key));
+            let manifests = manifests
+                .into_values()
+                .filter(|marker| is_manifest(&marker.key));
             let copies = self.markers(&keys::copies(id)).await?.into_values();
             let times = manifests.chain(copies).map(|marker| marker.time);
             if let Some(time) = times.max() {
@@ -520,7 +575,9 @@ impl Prune {
     /// Returns the delete markers that are the newest versions of their objects, by key.
     async fn markers(&self, prefix: &str) -> Result<BTreeMap<String, Marker>> {
         let versions = self.store.object_versions(Bucket::Saved, prefix).await?;
-        let markers = versions.into_iter().filter(|it| it.is_latest && it.is_delete_marker);
+        let markers = versions
+            .into_iter()
+            .filter(|it| it.is_latest && it.is_delete_marker);
         let markers = markers.map(|version| {
             let marker = Marker {
                 key: version.object.key.clone(),
@@ -579,11 +636,7 @@ impl Prune {
     }
 
     /// Returns those of the markers whose copies a manifest names.
-    async fn named(
-        &self,
-        id: &DraftId,
-        markers: BTreeMap<String, Marker>,
-    ) -> Result<Vec<Marker>> {
+    async fn named(&self, id: &DraftId, markers: BTreeMap<String, Marker>) -> Result<Vec<Marker>> {
         let markers = Arc::new(Mutex::new((markers, Vec::new())));
         let find = {
             let markers = Arc::clone(&markers);
@@ -601,8 +654,12 @@ impl Prune {
     /// Removes markers, so that the versions below them are the newest ones again. A marker that is gone, or no
     /// longer the newest version, does no harm.
     async fn remove(&self, markers: &[Marker]) -> Result<()> {
-        let versions = markers.iter().map(|marker| (marker.key.clone(), marker.version_id.clone()));
-        self.store.delete_versions(Bucket::Saved, &versions.collect::<Vec<_>>()).await
+        let versions = markers
+            .iter()
+            .map(|marker| (marker.key.clone(), marker.version_id.clone()));
+        self.store
+            .delete_versions(Bucket::Saved, &versions.collect::<Vec<_>>())
+            .await
     }
 
     /// Returns the keys of the copies that manifests name and that do not exist.
@@ -617,7 +674,9 @@ impl Prune {
             let (missing, hasher) = (Arc::clone(&missing), self.hasher.clone());
             let existing = Arc::new(existing);
             move |keys: &[String]| {
-                let keys = keys.iter().filter(|key| !existing.contains(&hasher.hash_one(key.as_str())));
+                let keys = keys
+                    .iter()
+                    .filter(|key| !existing.contains(&hasher.hash_one(key.as_str())));
                 let mut missing = missing.lock().unwrap_or_else(PoisonError::into_inner);
                 missing.extend(keys.map(|key| (key.clone(), ())));
             }

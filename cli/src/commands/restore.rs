@@ -126,7 +126,9 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
     let files = |changes: &[Change]| {
         let files = changes.iter().map(|change| &contents.files[change.file]);
         let files = files.map(|file| (&*file.path, file.size));
-        files.map(|(path, size)| ReportedFile { path, size }).collect()
+        files
+            .map(|(path, size)| ReportedFile { path, size })
+            .collect()
     };
     let report = Report {
         draft_id: args.id.as_str(),
@@ -163,7 +165,10 @@ fn check_other_document(
 ) -> Result<()> {
     let name = contents.version.document_name;
     let first = DocumentName::ALL[0];
-    let is_file = contents.files.iter().any(|file| file.path == first.as_str());
+    let is_file = contents
+        .files
+        .iter()
+        .any(|file| file.path == first.as_str());
     if name == first || args.exact || is_file || !present.objects.contains_key(first.as_str()) {
         return Ok(());
     }
@@ -204,7 +209,11 @@ async fn plan(
     let mut found = find_copies(context, &args.id, &needed).await?;
     let missing: Vec<_> = needed
         .iter()
-        .filter(|file| !found.get(&*file.path).is_some_and(|it| it.size == file.size))
+        .filter(|file| {
+            !found
+                .get(&*file.path)
+                .is_some_and(|it| it.size == file.size)
+        })
         .map(|file| output::printable(&file.path))
         .collect();
     if let Some(first) = missing.first() {
@@ -245,12 +254,16 @@ async fn find_copies<'a>(
     let store = &context.store;
     let bar = context.output.count_bar("checking", files.len() as u64);
     let mut found = HashMap::with_capacity(files.len());
-    let mut open: HashMap<String, &'a str> =
-        files.iter().map(|file| (file.key(id), &*file.path)).collect();
+    let mut open: HashMap<String, &'a str> = files
+        .iter()
+        .map(|file| (file.key(id), &*file.path))
+        .collect();
     if files.len() > MAX_SINGLE_LOOKS {
         let mut pages = store.pages(Bucket::Saved, &keys::copies(id));
         for _ in 0..files.len() / MAX_SINGLE_LOOKS {
-            let Some(page) = pages.next().await? else { break };
+            let Some(page) = pages.next().await? else {
+                break;
+            };
             for object in page {
                 if let Some(path) = open.remove(&object.key) {
                     let (size, etag) = (object.size, object.etag);
@@ -364,7 +377,9 @@ impl Restore {
 
     async fn apply(&self, context: &Context, plan: &Plan, contents: &Contents) -> Result<()> {
         let changes = || plan.added.iter().chain(&plan.replaced);
-        let bytes = changes().map(|change| contents.files[change.file].size).sum();
+        let bytes = changes()
+            .map(|change| contents.files[change.file].size)
+            .sum();
         let bar = context.output.bytes_bar("copying", bytes);
         for changes in [&plan.added, &plan.replaced] {
             for_each(changes, CONCURRENCY, |change| {
@@ -392,7 +407,9 @@ impl Restore {
             // Its metadata is that of the version.
             let content_type = Some("application/json");
             let source = &contents.head.object;
-            self.copier.copy(source, &target, condition, content_type).await?;
+            self.copier
+                .copy(source, &target, condition, content_type)
+                .await?;
         }
         for_each(&plan.removed, CONCURRENCY, |(path, etag)| {
             let key = format!("{}{path}", self.prefix);
@@ -410,29 +427,52 @@ fn print(context: &Context, report: &Report<'_>, document_bytes: u64) -> Result<
     }
     let row = |action: &str, path: &str, size: Option<u64>| {
         let size = size.map(output::size).unwrap_or_default();
-        vec![action.to_owned(), output::printable(path).into_owned(), size]
+        vec![
+            action.to_owned(),
+            output::printable(path).into_owned(),
+            size,
+        ]
     };
     let files = |action: &'static str, files: &[ReportedFile<'_>]| {
-        let rows = files.iter().map(|file| row(action, file.path, Some(file.size)));
+        let rows = files
+            .iter()
+            .map(|file| row(action, file.path, Some(file.size)));
         rows.collect::<Vec<_>>()
     };
     let mut rows = files("add", &report.add);
     rows.extend(files("replace", &report.replace));
     if report.document.1 != "keep" {
-        rows.push(row(report.document.1, report.document.0, Some(document_bytes)));
+        rows.push(row(
+            report.document.1,
+            report.document.0,
+            Some(document_bytes),
+        ));
     }
     rows.extend(report.remove.iter().map(|path| row("remove", path, None)));
     let copied = |files: &[ReportedFile<'_>]| files.iter().map(|file| file.size).sum::<u64>();
-    let (verb, to) = (if report.dry_run { "would restore" } else { "restored" }, report.to);
+    let (verb, to) = (
+        if report.dry_run {
+            "would restore"
+        } else {
+            "restored"
+        },
+        report.to,
+    );
     let mut text = String::new();
     if report.dry_run && !rows.is_empty() {
-        let columns = [("action", Align::Left), ("path", Align::Left), ("size", Align::Right)];
+        let columns = [
+            ("action", Align::Left),
+            ("path", Align::Left),
+            ("size", Align::Right),
+        ];
         text.push_str(&output.table(&columns, rows));
         text.push('\n');
     }
     let number = |count: usize, noun| output::count(count as u64, noun);
     // Writing to a string cannot fail.
-    let _ = writeln!(text, "{verb} version {} to the draft {to}: {} added, {} replaced, {} removed, {} unchanged; document {}; {} copied",
+    let _ = writeln!(
+        text,
+        "{verb} version {} to the draft {to}: {} added, {} replaced, {} removed, {} unchanged; document {}; {} copied",
         report.version,
         number(report.add.len(), "file"),
         report.replace.len(),
