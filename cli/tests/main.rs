@@ -7,7 +7,7 @@ mod download;
 mod errors;
 mod look;
 mod other_store;
-mod speed;
 mod prune;
 mod restore;
+mod speed;
 mod verify;
