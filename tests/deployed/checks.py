@@ -28,6 +28,7 @@ from botocore.credentials import Credentials
 sys.dont_write_bytecode = True
 
 from account import ACCOUNT, ARCHITECTURE, REGION, Account, Drafts, Stack, emulator, error_of, wait_for  # noqa: E402
+from drafts import Command, commands  # noqa: E402
 from runbook import Runbook  # noqa: E402
 
 ORIGIN = "https://editor.example"
@@ -815,7 +816,35 @@ def check_buckets(account):
             check("the versions are protected", error_of(s3.delete_object, **key), "AccessDenied")
             notification = s3.get_bucket_notification_configuration(Bucket=stack.saved_bucket)
             check("their bucket sends no events", "EventBridgeConfiguration" in notification, False)
+            check_drafts(account, stack, draft_id)
         check("the stack is deleted", stack.delete(), "ValidationError")
+
+
+def check_drafts(account, stack, draft_id):
+    """Runs each command of `drafts` without each permission that it needs, and then with all of them."""
+    begin("drafts")
+    drafts = Drafts(account, stack, "editor/drafts/")
+    command = Command(account, stack, "editor/drafts/")
+    stack.must_deploy(VersionDeleterArns=command.arn)
+
+    def save(body):
+        drafts.put(draft_id, body)
+        response = account.aws.client("lambda").invoke(
+            FunctionName=stack.function, Payload=json.dumps({"draft_id": draft_id}))
+        return json.loads(response["Payload"].read())["version"]
+
+    older = save(document("older"))
+    drafts.put_key(f"editor/drafts/{draft_id}/assets/another.mp4", b"another")
+    newer = save(document("newer"))
+    for arguments, permissions in commands(draft_id, older, newer):
+        name = " ".join(word for word in arguments if word not in (draft_id, older, newer))
+        for missing in permissions:
+            command.allow(permission for permission in permissions if permission != missing)
+            status, output = command.run(*arguments)
+            check(f"{name} is refused without {missing.split()[0]} on {missing.split()[1]}", status, 2)
+        command.allow(permissions)
+        status, output = command.run(*arguments)
+        check(f"{name} needs no other permission", (status, "" if status == 0 else output), (0, ""))
 
 
 def create_topic(account):
