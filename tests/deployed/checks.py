@@ -3,6 +3,7 @@
 Environment variables:
   PACKAGE   zip file of the package
   KEEP_LOG  file that receives the emulator's log
+  LONG      1 for a backfill of 1,000 drafts in place of 100
 
 Prints one line for each check, and at the end `N passed, N failed`.
 """
@@ -27,6 +28,7 @@ from botocore.credentials import Credentials
 sys.dont_write_bytecode = True
 
 from account import ACCOUNT, ARCHITECTURE, REGION, Account, Drafts, Stack, emulator, error_of, wait_for  # noqa: E402
+from drafts import Command, commands  # noqa: E402
 from runbook import Runbook  # noqa: E402
 
 ORIGIN = "https://editor.example"
@@ -135,20 +137,20 @@ def check_earlier_versions(account, stack):
 
 
 def check_backfill(account, stack, runbook):
-    """Saves 1,000 drafts that nobody has saved yet, with the documented command."""
+    """Saves drafts that nobody has saved yet, with the documented command."""
     begin("backfill")
     drafts = Drafts(account, stack)
-    ids = [f"backfill-{number:04}" for number in range(1000)]
+    ids = [f"backfill-{number:04}" for number in range(1000 if os.environ.get("LONG") else 100)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda draft_id: drafts.put(draft_id, document(draft_id)), ids))
-    drafts.put("backfill-0500", b'{"tracks": [')
+    drafts.put("backfill-0050", b'{"tracks": [')
     started = time.monotonic()
     status, output = runbook.run("Drafts from before the deployment")
     seconds = time.monotonic() - started
-    check("it ends, and prints the draft that cannot be saved", (status, output.split()), (0, ["backfill-0500"]))
+    check("it ends, and prints the draft that cannot be saved", (status, output.split()), (0, ["backfill-0050"]))
     saved = {key.split("/")[1] for key in drafts.keys("saved/backfill-")}
-    check("all other drafts have a version", saved, set(ids) - {"backfill-0500"})
-    print(f"     backfill: 1,000 drafts in {seconds:.1f} s", flush=True)
+    check("all other drafts have a version", saved, set(ids) - {"backfill-0050"})
+    print(f"     backfill: {len(ids)} drafts in {seconds:.1f} s", flush=True)
 
 
 def check_api(account, stack):
@@ -814,7 +816,35 @@ def check_buckets(account):
             check("the versions are protected", error_of(s3.delete_object, **key), "AccessDenied")
             notification = s3.get_bucket_notification_configuration(Bucket=stack.saved_bucket)
             check("their bucket sends no events", "EventBridgeConfiguration" in notification, False)
+            check_drafts(account, stack, draft_id)
         check("the stack is deleted", stack.delete(), "ValidationError")
+
+
+def check_drafts(account, stack, draft_id):
+    """Runs each command of `drafts` without each permission that it needs, and then with all of them."""
+    begin("drafts")
+    drafts = Drafts(account, stack, "editor/drafts/")
+    command = Command(account, stack, "editor/drafts/")
+    stack.must_deploy(VersionDeleterArns=command.arn)
+
+    def save(body):
+        drafts.put(draft_id, body)
+        response = account.aws.client("lambda").invoke(
+            FunctionName=stack.function, Payload=json.dumps({"draft_id": draft_id}))
+        return json.loads(response["Payload"].read())["version"]
+
+    older = save(document("older"))
+    drafts.put_key(f"editor/drafts/{draft_id}/assets/another.mp4", b"another")
+    newer = save(document("newer"))
+    for arguments, permissions in commands(draft_id, older, newer):
+        name = " ".join(word for word in arguments if word not in (draft_id, older, newer))
+        for missing in permissions:
+            command.allow(permission for permission in permissions if permission != missing)
+            status, output = command.run(*arguments)
+            check(f"{name} is refused without {missing.split()[0]} on {missing.split()[1]}", status, 2)
+        command.allow(permissions)
+        status, output = command.run(*arguments)
+        check(f"{name} needs no other permission", (status, "" if status == 0 else output), (0, ""))
 
 
 def create_topic(account):
