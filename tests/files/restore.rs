@@ -73,7 +73,7 @@ async fn a_version_is_restored_byte_for_byte_by_the_documented_commands() {
     // The restored draft has the saved state. Nothing has to be copied.
     let again = save(function, id).await;
     again.assert_saved(s3, id, &document, &files);
-    assert_eq!(again.line["files_copied"], 0);
+    assert_eq!(again.line["FilesCopied"], 0);
     let digest = |version: &str| version.split_once('-').map(|(_, digest)| digest.to_owned());
     assert_eq!(digest(&again.version), digest(&saved.version));
 }
