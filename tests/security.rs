@@ -97,7 +97,11 @@ async fn only_keys_of_the_templates_are_requested() {
         assert!(status == 200 || status == 404, "{status} for {url}");
     }
     let requests = test_env.s3.requests();
-    assert_eq!(requests.len(), 7, "five reads and two writes");
+    assert_eq!(
+        requests.len(),
+        10,
+        "two reads and two writes, and three drafts with two names"
+    );
     for request in requests {
         let key = &request.key;
         let rest = match request.op {
@@ -108,7 +112,8 @@ async fn only_keys_of_the_templates_are_requested() {
         let (id, rest) = rest.and_then(|rest| rest.split_once('/')).expect(key);
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         assert!(id.len() <= 64 && id.chars().all(is_plain), "{key}");
-        assert!(rest.ends_with("draft_content.json"), "{key}");
+        let names = ["draft_content.json", "draft_info.json"];
+        assert!(names.iter().any(|name| rest.ends_with(name)), "{key}");
         assert!(rest.matches('/').count() <= 1, "{key}");
         assert_eq!(request.bucket, BUCKET);
     }
