@@ -72,7 +72,8 @@ async fn any_404_but_no_such_bucket_is_a_missing_draft() {
         ("no body", RawResponse::new(404)),
     ] {
         let actual = save_with(Op::GetObject, response).await;
-        assert_fails(case, actual, ErrorKind::DraftNotFound, "", 1);
+        // Both names of a document.
+        assert_fails(case, actual, ErrorKind::DraftNotFound, "", 2);
     }
     let actual = save_with(Op::GetObject, xml(404, "NoSuchBucket")).await;
     let kind = ErrorKind::SaveFailed;

@@ -154,8 +154,7 @@ impl Store {
     /// Creates the copy with a multipart upload. One that is not completed is aborted, here or by the
     /// bucket's lifecycle rule.
     async fn copy_in_parts(&self, source: CopySource<'_>, key: &str) -> Result<(), Stop> {
-        let part_bytes = source.size.div_ceil(MAX_PARTS.into());
-        let part_bytes = part_bytes.max(self.min_part_bytes);
+        let part_bytes = part_bytes(source.size, self.min_part_bytes);
         let count = u32::try_from(source.size.div_ceil(part_bytes));
         let count = count.unwrap_or(MAX_PARTS).min(MAX_PARTS);
         let parts = self.parts.acquire_many(count).await;
@@ -289,6 +288,11 @@ const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
+/// Returns the size of the parts of a file of `size` bytes.
+fn part_bytes(size: u64, min: u64) -> u64 {
+    size.div_ceil(MAX_PARTS.into()).max(min)
+}
+
 /// Sets what `CopyObject` copies beside the bytes.
 fn with_properties(
     create: CreateMultipartUploadFluentBuilder,
@@ -301,4 +305,24 @@ fn with_properties(
         .set_content_language(head.content_language)
         .set_content_type(head.content_type)
         .set_metadata(head.metadata)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_has_at_most_10_000_parts() {
+        const MIB: u64 = 1 << 20;
+        const TIB: u64 = 1 << 40;
+        for (size, bytes, count) in [
+            (256 * MIB + 1, 64 * MIB, 5),
+            (640_000 * MIB, 64 * MIB, 10_000),
+            (640_000 * MIB + 1, 64 * MIB + 1, 10_000),
+            (5 * TIB, 549_755_814, 10_000),
+        ] {
+            assert_eq!(part_bytes(size, 64 * MIB), bytes, "{size}");
+            assert_eq!(size.div_ceil(bytes), count, "{size}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! `SAVE_FILES=true`: a version covers all objects in the draft's folder.
 
-mod large;
+pub mod large;
 mod listings;
 mod multipart;
 mod restore;

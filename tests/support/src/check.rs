@@ -161,8 +161,8 @@ pub fn s3_request(input: &InputStrings<'_>, request: &RecordedRequest) {
     let key = &request.key;
     let parts: Vec<_> = key.split('/').collect();
     let id = match (request.method.as_str(), parts.as_slice()) {
-        ("GET", ["drafts", id, "draft_content.json"]) => id,
-        ("PUT", ["saved", id, name, "draft_content.json"]) => {
+        ("GET", ["drafts", id, "draft_content.json" | "draft_info.json"]) => id,
+        ("PUT", ["saved", id, name, "draft_content.json" | "draft_info.json"]) => {
             version(name);
             id
         }

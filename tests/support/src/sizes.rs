@@ -293,14 +293,15 @@ impl Server {
             "CompleteMultipartUpload" => {
                 let size = lock(&self.uploads).get(&upload).copied();
                 let size = size.unwrap_or_default();
-                let created = self.create(&key, size, Bytes::new());
+                let created =
+                    self.create(&key, size, Bytes::new(), "CompleteMultipartUploadResult");
                 if created.status() == 200 {
                     lock(&self.uploads).remove(&upload);
                 }
                 created
             }
-            "CopyObject" => self.create(&key, bytes, Bytes::new()),
-            _ => self.create(&key, body.len() as u64, body),
+            "CopyObject" => self.create(&key, bytes, Bytes::new(), "CopyObjectResult"),
+            _ => self.create(&key, body.len() as u64, body, "Result"),
         })
     }
 
@@ -325,7 +326,7 @@ impl Server {
         (condition.trim_matches('"') == source.etag).then_some(source)
     }
 
-    fn create(&self, key: &str, size: u64, body: Bytes) -> Reply {
+    fn create(&self, key: &str, size: u64, body: Bytes, result: &str) -> Reply {
         let mut objects = lock(&self.objects);
         if objects.contains_key(key) {
             return error(412, "PreconditionFailed");
@@ -337,7 +338,7 @@ impl Server {
             body,
         };
         objects.insert(key.to_owned(), object);
-        let xml = "<Result><ETag>\"copy\"</ETag></Result>";
+        let xml = format!("<{result}><ETag>\"copy\"</ETag></{result}>");
         let mut reply = reply(200, xml);
         let etag = format!("\"{etag}\"").parse().expect("a valid header");
         reply.headers_mut().insert("etag", etag);
