@@ -141,13 +141,6 @@ impl Output {
         )
     }
 
-    /// Returns a progress bar that counts items of an unknown number.
-    pub fn spinner(&self, action: &'static str) -> ProgressBar {
-        let bar = self.bar(action, 0, "{spinner} {msg} {human_pos}");
-        bar.unset_length();
-        bar
-    }
-
     /// The bar is only shown if standard error is a terminal.
     fn bar(&self, action: &'static str, length: u64, template: &str) -> ProgressBar {
         let bar = ProgressBar::new(length).with_message(action);

@@ -17,10 +17,7 @@ use aws_sdk_s3::operation::RequestId as _;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
-use aws_sdk_s3::types::{
-    BucketVersioningStatus, Delete, EncodingType, ObjectIdentifier, ServerSideEncryption,
-    TaggingDirective,
-};
+use aws_sdk_s3::types::{BucketVersioningStatus, Delete, EncodingType, ObjectIdentifier};
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
@@ -81,8 +78,6 @@ pub struct Head {
     pub content_type: Option<String>,
     /// User-defined metadata.
     pub metadata: HashMap<String, String>,
-    /// True if the `ETag` is not an MD5 because of the encryption with a KMS key.
-    pub is_kms: bool,
 }
 
 /// A version of an object, or a delete marker, in a bucket with versioning.
@@ -183,16 +178,6 @@ impl Store {
         }
     }
 
-    /// Lists all objects whose keys begin with `prefix`, in the order of their keys.
-    pub async fn list(&self, bucket: Bucket, prefix: &str) -> Result<Vec<Object>> {
-        let mut pages = self.pages(bucket, prefix);
-        let mut objects = Vec::new();
-        while let Some(page) = pages.next().await? {
-            objects.extend(page);
-        }
-        Ok(objects)
-    }
-
     /// Lists the folders directly below `prefix`: the parts of keys up to the next `/`.
     pub async fn folders(&self, bucket: Bucket, prefix: &str) -> Result<Vec<String>> {
         let request = self.list_request(bucket, prefix);
@@ -236,7 +221,6 @@ impl Store {
                 Ok(Some(Head {
                     object: object.ok_or_else(|| incomplete(&request))?,
                     content_type: output.content_type().map(str::to_owned),
-                    is_kms: is_kms(output.server_side_encryption()),
                     metadata: output.metadata.unwrap_or_default(),
                 }))
             }
@@ -263,7 +247,6 @@ impl Store {
             head: Head {
                 object: object.ok_or_else(|| incomplete(&request))?,
                 content_type: output.content_type().map(str::to_owned),
-                is_kms: is_kms(output.server_side_encryption()),
                 metadata: output.metadata.unwrap_or_default(),
             },
             body: output.body,
@@ -357,50 +340,6 @@ impl Store {
             (_, Some(_)) => CredentialsEnd::Unknown,
             (_, None) => CredentialsEnd::Never,
         })
-    }
-
-    /// Creates or replaces an object.
-    pub async fn put(
-        &self,
-        bucket: Bucket,
-        key: &str,
-        bytes: Bytes,
-        content_type: Option<&str>,
-    ) -> Result<()> {
-        let request = Request {
-            operation: "PutObject",
-            permission: "s3:PutObject",
-            bucket: self.name(bucket),
-            key,
-        };
-        let put = self.client.put_object().bucket(request.bucket).key(key);
-        let put = put.set_content_type(content_type.map(str::to_owned));
-        let put = put.body(ByteStream::from(bytes)).send().await;
-        put.map_err(|error| self.failed(&request, &error))?;
-        Ok(())
-    }
-
-    /// Copies an object of at most 5 GiB, if it still has this `ETag`: its bytes, content type and metadata, but no
-    /// tags.
-    pub async fn copy(&self, from: (Bucket, &Object), to: (Bucket, &str)) -> Result<()> {
-        let request = Request {
-            operation: "CopyObject",
-            permission: "s3:GetObject on the source and s3:PutObject",
-            bucket: self.name(to.0),
-            key: to.1,
-        };
-        let copy = self
-            .client
-            .copy_object()
-            .copy_source(copy_source(self.name(from.0), &from.1.key))
-            .copy_source_if_match(format!("\"{}\"", from.1.etag))
-            .bucket(request.bucket)
-            .key(to.1)
-            // Copying tags would need permissions to read and write tags.
-            .tagging_directive(TaggingDirective::Replace);
-        let copied = copy.send().await;
-        copied.map_err(|error| self.failed(&request, &error))?;
-        Ok(())
     }
 
     /// Deletes objects by key. In a bucket with versioning, each gets a delete marker.
@@ -808,13 +747,6 @@ fn object(
         etag: etag?.trim_matches('"').to_owned(),
         last_modified: Timestamp::from_second(last_modified?.secs()).ok()?,
     })
-}
-
-fn is_kms(encryption: Option<&ServerSideEncryption>) -> bool {
-    matches!(
-        encryption,
-        Some(ServerSideEncryption::AwsKms | ServerSideEncryption::AwsKmsDsse)
-    )
 }
 
 fn incomplete(request: &Request<'_>) -> Error {
