@@ -197,7 +197,11 @@ impl MemoryBudget {
 
     /// Waits until there is room for the manifest of `version`. A larger one gets all of it.
     pub async fn reserve(&self, version: &SavedVersion) -> Option<OwnedSemaphorePermit> {
-        let bytes = version.manifest.as_ref()?.size;
+        self.reserve_bytes(version.manifest.as_ref()?.size).await
+    }
+
+    /// Waits until there is room for a manifest of this size. A larger one gets all of it.
+    pub async fn reserve_bytes(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         let permits = Arc::clone(&self.0).acquire_many_owned(kib.clamp(1, Self::KIB));
         // It is never closed.

@@ -3,8 +3,11 @@
 #![allow(clippy::expect_used, reason = "it is a test")]
 
 mod common;
+mod download;
 mod errors;
 mod look;
 mod other_store;
+mod prune;
+mod restore;
 mod speed;
 mod verify;

@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::concurrent::{for_each, interrupted, panicked};
 use crate::contents::parse;
 use crate::error::{Error, Outcome, Result};
-use crate::history::{History, SavedVersion};
+use crate::history::{History, MemoryBudget, SavedVersion};
 use crate::output::{self, Align};
 use crate::retention::{Count, Policy, Span};
 use crate::store::{Bucket, CONCURRENCY, Object, Store};
@@ -477,12 +477,16 @@ impl Prune {
         let mut manifests = Vec::new();
         let mut pages = self.store.pages(Bucket::Saved, &keys::versions(id));
         while let Some(page) = pages.next().await? {
-            let keys = page.into_iter().map(|object| object.key);
-            manifests.extend(keys.filter(|key| is_manifest(key) && !without.contains(&**key)));
+            let is_wanted =
+                |object: &Object| is_manifest(&object.key) && !without.contains(&*object.key);
+            manifests.extend(page.into_iter().filter(is_wanted));
         }
-        for_each(manifests, CONCURRENCY, |key| {
+        let memory = MemoryBudget::default();
+        for_each(manifests, CONCURRENCY, |Object { key, size, .. }| {
             let (store, id, visit) = (self.store.clone(), id.clone(), visit.clone());
+            let memory = memory.clone();
             async move {
+                let _memory = memory.reserve_bytes(size).await;
                 let url = store.url(Bucket::Saved, &key);
                 // Without this manifest, its files would look as if no version had them.
                 let read = store.read_all(Bucket::Saved, &key).await?;

@@ -1,5 +1,7 @@
 //! Drafts, saves and runs of `drafts`.
 
+pub mod contents;
+
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
@@ -76,6 +78,11 @@ pub async fn run(command: &mut Command) -> Run {
         stdout: text(output.stdout),
         stderr: text(output.stderr),
     }
+}
+
+/// Runs a command to its end, in a task of its own.
+pub async fn run_owned(mut command: Command) -> Run {
+    run(&mut command).await
 }
 
 /// Runs `drafts` with these arguments.
