@@ -100,9 +100,7 @@ impl Copier {
             };
             match copied {
                 Copied::Done => return Ok(()),
-                Copied::Conflict if attempt < MAX_CONFLICTS => {
-                    sleep(Duration::from_millis(100) * attempt).await;
-                }
+                Copied::Conflict if attempt < MAX_CONFLICTS => pause(attempt).await,
                 Copied::Conflict => break,
                 // A repeated request meets what the first one wrote, if its response was lost.
                 Copied::Refused => {
@@ -289,21 +287,29 @@ impl Copier {
             bucket: self.store.name(Bucket::Drafts),
             key,
         };
-        let delete = self.store.client().delete_object();
-        let delete = delete
-            .bucket(request.bucket)
-            .key(key)
-            .if_match(quoted(etag));
-        match delete.send().await {
-            Ok(_) => Ok(()),
-            // It is gone already.
-            Err(error) if status(&error) == Some(404) && error.code() != Some("NoSuchBucket") => {
-                Ok(())
+        for attempt in 1.. {
+            let delete = self.store.client().delete_object();
+            let delete = delete.bucket(request.bucket).key(key);
+            let Err(error) = delete.if_match(quoted(etag)).send().await else {
+                return Ok(());
+            };
+            match refusal(&error) {
+                Some(Copied::Conflict) if attempt < MAX_CONFLICTS => pause(attempt).await,
+                Some(_) => break,
+                // It is gone already.
+                None if status(&error) == Some(404) && error.code() != Some("NoSuchBucket") => {
+                    return Ok(());
+                }
+                None => return Err(self.store.failed(&request, &error)),
             }
-            Err(error) if refusal(&error).is_some() => Err(changed(&self.store, key)),
-            Err(error) => Err(self.store.failed(&request, &error)),
         }
+        Err(changed(&self.store, key))
     }
+}
+
+/// Waits after a conflict with another writer.
+async fn pause(attempt: u32) {
+    sleep(Duration::from_millis(100) * attempt).await;
 }
 
 /// The result of one attempt to copy.
@@ -315,14 +321,10 @@ enum Copied {
     Conflict,
 }
 
-fn refusal<E>(error: &SdkError<E, HttpResponse>) -> Option<Copied>
-where
-    E: aws_sdk_s3::error::ProvideErrorMetadata,
-{
-    match (status(error), error.code()) {
-        (Some(412), _) => Some(Copied::Refused),
-        // With `If-Match`, the target is gone ("Conditional writes", Amazon S3 User Guide).
-        (Some(409), _) => Some(Copied::Conflict),
+fn refusal<E>(error: &SdkError<E, HttpResponse>) -> Option<Copied> {
+    match status(error) {
+        Some(412) => Some(Copied::Refused),
+        Some(409) => Some(Copied::Conflict),
         _ => None,
     }
 }

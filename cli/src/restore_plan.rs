@@ -100,11 +100,6 @@ impl Plan {
         plan
     }
 
-    /// Returns whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.added.is_empty() && self.document.is_none() && !self.touches_files()
-    }
-
     /// Returns whether the restore replaces or removes a file of the draft, its document apart.
     pub fn touches_files(&self) -> bool {
         !self.replaced.is_empty() || !self.removed.is_empty()
@@ -210,9 +205,8 @@ mod tests {
         };
         let copy = || vec![Some("1".to_owned())];
         let done = [("a", "1"), ("draft_info.json", "2")];
-        assert!(plan(vec![None], true, true, &done).is_empty());
-        let new = plan(copy(), false, true, &[]);
-        assert!(!new.is_empty() && !new.loses_something());
+        assert!(!plan(vec![None], true, true, &done).loses_something());
+        assert!(!plan(copy(), false, true, &[]).loses_something());
         let document = plan(vec![None], false, false, &done);
         assert!(document.loses_something() && !document.touches_files());
         assert!(plan(copy(), true, false, &[("a", "x")]).touches_files());

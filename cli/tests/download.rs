@@ -83,7 +83,7 @@ async fn a_folder_has_all_files_with_their_times() {
     assert_eq!(folder(&target), sample());
     fs::create_dir(parent.path().join("empty")).expect("a folder");
     let run = download(&s3, parent.path(), &[ID, &version[..20], "--to", "empty/"]).await;
-    let expected = format!("downloaded 8 files (97.74 KiB) of version {version} to ");
+    let expected = format!("downloaded 8 files (97.72 KiB) of version {version} to ");
     assert!(run.stdout.starts_with(&expected), "{run:?}");
     assert_eq!(folder(&parent.path().join("empty")), sample());
 }
