@@ -142,7 +142,13 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
         unchanged: plan.unchanged,
         left: plan.left,
     };
-    print(context, &report, contents.document.len() as u64)?;
+    let has_manifest = contents.version.manifest.is_some();
+    print(
+        context,
+        &report,
+        contents.document.len() as u64,
+        has_manifest,
+    )?;
     if *target != args.id && contains(&contents.document, format!("/{}/", args.id).as_bytes()) {
         context.output.warn(&format!(
             "the document has paths with the old id {}; they are not adapted",
@@ -420,7 +426,12 @@ impl Restore {
     }
 }
 
-fn print(context: &Context, report: &Report<'_>, document_bytes: u64) -> Result<()> {
+fn print(
+    context: &Context,
+    report: &Report<'_>,
+    document_bytes: u64,
+    has_manifest: bool,
+) -> Result<()> {
     let output = &context.output;
     if output.is_json() {
         return output.json(report);
@@ -487,10 +498,14 @@ fn print(context: &Context, report: &Report<'_>, document_bytes: u64) -> Result<
     );
     output.print(&text)?;
     if report.left > 0 {
-        output.note(&format!(
-            "{} of the draft that the version does not have stay; --exact removes them from drafts with a manifest",
-            output::count(report.left, "file")
-        ));
+        let stay = if report.left == 1 { "stays" } else { "stay" };
+        let hint = if has_manifest {
+            "; --exact deletes them"
+        } else {
+            ""
+        };
+        let count = output::count(report.left, "other file");
+        output.note(&format!("{count} of the draft {stay}{hint}"));
     }
     Ok(())
 }
