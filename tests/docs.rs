@@ -40,7 +40,7 @@ fn pages_name_variables_parameters_outputs_and_events() {
 }
 
 /// In a column with the heading "tests", `module::test` is a test, `module` is a file or a folder of `tests/` or a package,
-/// and `module::tests` are the unit tests of a module of `src/`.
+/// `package::module::test` is a test of a package, and `module::tests` are the unit tests of a module of `src/`.
 #[test]
 fn pages_name_existing_tests() {
     let source = |path: &str| {
@@ -58,7 +58,12 @@ fn pages_name_existing_tests() {
                 is_folder || source(&format!("tests/{path}")).is_some()
             }
             Some((module, "tests")) => has(format!("src/{module}"), "mod tests {"),
-            Some((module, test)) => has(format!("tests/{module}"), &format!("fn {test}(")),
+            Some((module, test)) => {
+                let in_package = module.split_once('/').map(|(package, module)| {
+                    has(format!("{package}/tests/{module}"), &format!("fn {test}("))
+                });
+                in_package == Some(true) || has(format!("tests/{module}"), &format!("fn {test}("))
+            }
         }
     };
     for path in ["docs/reliability.md", "docs/threat-model.md"] {
