@@ -82,9 +82,12 @@ def check_release(account):
     check("the stack is updated", runbook.error_of("Update", 0, "y\n", options, VERSION=version), None)
     stack.read_outputs()
     print(f"     release: unpacked and deployed in {seconds:.1f} s", flush=True)
-    check_earlier_versions(account, stack)
-    check_backfill(account, stack, runbook)
-    check("the stack is deleted", stack.delete(), "ValidationError")
+    try:
+        check_earlier_versions(account, stack)
+        check_backfill(account, stack, runbook)
+    finally:
+        # The checks that follow look for all resources of the account.
+        check("the stack is deleted", stack.delete(), "ValidationError")
 
 
 def check_earlier_versions(account, stack):
