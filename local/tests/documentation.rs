@@ -1,6 +1,7 @@
 //! The commands in the documentation, run against the local endpoint.
 
 use std::fs;
+use std::path::Path;
 use std::process::Stdio;
 
 use tempfile::TempDir;
@@ -112,4 +113,62 @@ async fn documented_commands_list_download_and_link_versions() {
         let bytes = fs::read(folder.path().join(file)).expect("the file exists");
         assert!(bytes == sample_draft(), "{file} is not the saved document");
     }
+}
+
+/// Returns a line of a transcript without what differs from run to run: times, and the width of columns.
+fn without_times(line: &str) -> String {
+    let words = line.split_whitespace().map(|word| match word.as_bytes() {
+        [_, _, _, _, _, _, _, _, b'T', _, _, _, _, _, _, b'Z', ..] => &word[16..],
+        [_, _, _, _, b'-', _, _, b'-', _, _] | [_, _, b':', _, _, b':', _, _] => "",
+        _ => word,
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test]
+async fn the_transcript_in_the_readme_is_what_a_terminal_shows() {
+    let drafts = Path::new(env!("CARGO_BIN_EXE_local")).with_file_name("drafts");
+    if !drafts.exists() {
+        skip_or_fail("the command drafts is not built (cargo build -p drafts)");
+        return;
+    }
+    if !has(&["bash", "curl"]).await {
+        return;
+    }
+    let page = fs::read_to_string(in_repository("README.md")).expect("the page exists");
+    let transcript = page.split("```console\n").nth(1).expect("a transcript");
+    let transcript = transcript.split("```").next().unwrap_or_default();
+    let (commands, output): (Vec<_>, Vec<_>) =
+        transcript.lines().partition(|line| line.starts_with("$ "));
+    let commands = commands.iter().map(|line| &line[2..]);
+    let mut commands: Vec<_> = commands.filter(|it| !it.starts_with("cargo ")).collect();
+    let first_save = commands.iter().position(|it| *it == "save");
+    // The version that is compared and restored, whose name has the time of this run.
+    let first_version = "FIRST=$(ls .local/drafts/saved/$ID)";
+    commands.insert(first_save.expect("a save") + 1, first_version);
+    let name = transcript
+        .split(&['\n', ' '])
+        .find(|it| it.len() == 16 && it.ends_with('Z'));
+    let script = commands.join("\n").replace(name.expect("a time"), "$FIRST");
+
+    let folder = tempfile::tempdir().expect("a folder is created");
+    let local = Local::start(command(&folder.path().join(".local"))).await;
+    let script = format!(
+        "exec 2>&1
+         export AWS_ENDPOINT_URL_S3=http://127.0.0.1:9000 AWS_REGION=us-east-1 \
+         AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local-secret DRAFT_BUCKET=drafts TZ=UTC
+         drafts() {{ '{}' \"$@\"; }}
+         {script}",
+        drafts.display()
+    );
+    let shown = run(
+        &local,
+        &folder,
+        &["bash", "-euo", "pipefail", "-c"],
+        &script,
+    )
+    .await;
+    let shown: Vec<_> = shown.lines().map(without_times).collect();
+    let output: Vec<_> = output.into_iter().map(without_times).collect();
+    assert_eq!(shown, output);
 }
