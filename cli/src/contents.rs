@@ -1,12 +1,10 @@
 //! The document and the files of a version, checked against the hash in its name.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use jiff::Timestamp;
 use md5::{Digest as _, Md5};
 use save_draft::draft::{DraftId, Sha256Digest, keys};
-use serde::Deserialize;
+use save_draft::save::manifest::Manifest;
 
 use crate::error::{Error, Result};
 use crate::history::SavedVersion;
@@ -41,28 +39,6 @@ impl VersionFile {
     pub fn key(&self, id: &DraftId) -> String {
         keys::copy(id, &self.etag, &self.path)
     }
-}
-
-/// The manifest of a version, as it is stored.
-#[derive(Deserialize)]
-struct Manifest<'a> {
-    #[serde(borrow)]
-    draft_id: Cow<'a, str>,
-    #[serde(borrow)]
-    files: Vec<ManifestFile<'a>>,
-}
-
-#[derive(Deserialize)]
-struct ManifestFile<'a> {
-    #[serde(borrow)]
-    path: Cow<'a, str>,
-    size: u64,
-    #[serde(borrow)]
-    etag: Cow<'a, str>,
-    #[serde(borrow)]
-    last_modified: Cow<'a, str>,
-    #[serde(borrow)]
-    key: Cow<'a, str>,
 }
 
 impl Contents {
@@ -147,11 +123,10 @@ pub fn parse(bytes: &[u8], id: &DraftId) -> std::result::Result<Vec<VersionFile>
     }
     let mut files = Vec::with_capacity(manifest.files.len());
     for file in manifest.files {
-        let last_modified = file.last_modified.parse();
+        let last_modified = Timestamp::from_second(file.last_modified.unix_timestamp());
         let parsed = VersionFile {
             size: file.size,
-            last_modified: last_modified
-                .map_err(|_| format!("{:?} is not a time", file.last_modified))?,
+            last_modified: last_modified.map_err(|error| error.to_string())?,
             path: file.path.into_owned(),
             etag: file.etag.into_owned(),
         };
