@@ -25,7 +25,10 @@ impl Archive {
     /// Begins a file of the draft. Its name is not compared with others: two with the same name are an error.
     pub fn begin(&mut self, path: &str, size: u64, modified: Timestamp) -> io::Result<()> {
         // Media is compressed already.
-        let method = if path.ends_with(".json") {
+        let is_json = Path::new(path)
+            .extension()
+            .is_some_and(|it| it.eq_ignore_ascii_case("json"));
+        let method = if is_json {
             CompressionMethod::Deflated
         } else {
             CompressionMethod::Stored

@@ -35,6 +35,7 @@ where
 }
 
 /// The error of a task that panicked, which is a bug.
+#[allow(clippy::needless_pass_by_value, reason = "an argument of `map_err`")]
 pub fn panicked(error: JoinError) -> Error {
     Error::new(format!("the program failed: {error}"))
 }

@@ -186,8 +186,7 @@ pub fn has_md5_etag(head: &Head, document: &[u8]) -> bool {
     let etag = head.metadata.get("source-etag");
     let etag = etag.map(|etag| etag.trim_matches('"'));
     let digest = Md5::digest(document);
-    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    etag == Some(&digits)
+    etag == Some(&format!("{:032x}", u128::from_be_bytes(digest.into())))
 }
 
 #[cfg(test)]

@@ -100,7 +100,9 @@ mod tests {
 
     fn run(document: &str, files: &[&str]) -> (String, usize) {
         let mut paths = KnownPaths::default();
-        files.iter().for_each(|path| paths.add(path));
+        for path in files {
+            paths.add(path);
+        }
         let (bytes, count) = relink(document.as_bytes(), ID, "/home/我/draft", &paths);
         (String::from_utf8(bytes).expect("UTF-8"), count)
     }

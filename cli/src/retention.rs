@@ -101,7 +101,7 @@ impl Span {
 
     /// Returns the time that is this span before `time`. A day that the month does not have is one of
     /// the next month.
-    fn before(&self, time: &ZonedDateTime) -> Option<ZonedDateTime> {
+    fn before(self, time: &ZonedDateTime) -> Option<ZonedDateTime> {
         let months = i32::from(self.years) * 12 + i32::from(self.months);
         let days = i32::from(time.day()) - 1 - i32::from(self.days);
         let date = time.date().first_of_month();
@@ -133,6 +133,9 @@ pub struct Policy {
 
 /// Returns the number of a period of the calendar: equal for two times in the same one.
 type Period = fn(&ZonedDateTime, usize) -> (i16, i16);
+
+/// The versions that are left to a rule, its period, its name, and the period of the last version that it kept.
+type Rule = (Count, Period, &'static str, Option<(i16, i16)>);
 
 fn hour(time: &ZonedDateTime, _: usize) -> (i16, i16) {
     // At the end of daylight saving time the clock shows two different hours the same. `restic`
@@ -176,7 +179,7 @@ impl Policy {
         let within = self.within.zip(newest);
         // Without a result, the span reaches beyond all dates.
         let within = within.map(|(span, newest)| (span, span.before(newest)));
-        let mut rules: [(Count, Period, &str, Option<(i16, i16)>); 5] = [
+        let mut rules: [Rule; 5] = [
             (self.last, version, "last", None),
             (self.hourly, hour, "hourly", None),
             (self.daily, day, "daily", None),

@@ -1,7 +1,7 @@
 //! `drafts prune`: what it keeps, and what it deletes beside saves and interruptions.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use local::s3::{Fault, Op, RecordedRequest, S3, S3Options, When};
@@ -407,7 +407,7 @@ fn edit(s3: &S3, seed: &mut u64) {
 }
 
 /// Edits and saves the draft until `end`. Some saves are killed.
-async fn edit_and_save(s3: Arc<S3>, mut seed: u64, end: Arc<AtomicBool>) {
+async fn edit_and_save(s3: Arc<S3>, editing: Arc<Mutex<()>>, mut seed: u64, end: Arc<AtomicBool>) {
     let config = Config::from_lookup(|name| match name {
         "DRAFT_BUCKET" => Some(BUCKET.into()),
         "SAVE_FILES" => Some("true".into()),
@@ -418,6 +418,7 @@ async fn edit_and_save(s3: Arc<S3>, mut seed: u64, end: Arc<AtomicBool>) {
     while !end.load(Ordering::Relaxed) {
         // Without pauses, no save would see one state for long enough.
         if below(&mut seed, 2) == 0 {
+            let _one_at_a_time = editing.lock().expect("no editor panics");
             edit(&s3, &mut seed);
         }
         let deadline = Instant::now() + Duration::from_secs(1);
@@ -442,10 +443,17 @@ async fn random_run(seed: u64) -> u64 {
     let s3 = Arc::new(S3::start(options).await.expect("the S3 server starts"));
     put_all(&s3, ID, &sample());
     let end = Arc::new(AtomicBool::new(false));
+    let editing = Arc::default();
     let mut editors = JoinSet::new();
     for number in 1..=2 {
         let seed = seed.wrapping_mul(7919).wrapping_add(number);
-        editors.spawn(edit_and_save(Arc::clone(&s3), seed, Arc::clone(&end)));
+        let editing = Arc::clone(&editing);
+        editors.spawn(edit_and_save(
+            Arc::clone(&s3),
+            editing,
+            seed,
+            Arc::clone(&end),
+        ));
     }
     let mut random = seed;
     let arguments = |keep: u64| {

@@ -1,6 +1,7 @@
 //! `drafts download`: a complete and verified folder or zip, or nothing.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -129,7 +130,8 @@ fn print(context: &Context, report: &Report) -> Result<()> {
     );
     for (document, count) in report.relinked.iter().flatten() {
         let count = output::count(*count as u64, "path");
-        text.push_str(&format!("adapted {count} in {document}\n"));
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "adapted {count} in {document}");
     }
     let unknown = report.files - report.hashes;
     if unknown > 0 {

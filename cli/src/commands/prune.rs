@@ -4,7 +4,7 @@
 //! nothing is deleted for good: deletes leave markers, which a second look removes from whatever a version needs,
 //! after the longest time that a save may take. The order of the steps matters; `tests/protocol` checks it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, IsTerminal as _, Write as _};
@@ -669,7 +669,7 @@ impl Prune {
         while let Some(page) = pages.next().await? {
             existing.extend(page.iter().map(|copy| self.hash(&copy.key)));
         }
-        let missing: Arc<Mutex<HashMap<String, ()>>> = Arc::default();
+        let missing: Arc<Mutex<BTreeSet<String>>> = Arc::default();
         let find = {
             let (missing, hasher) = (Arc::clone(&missing), self.hasher.clone());
             let existing = Arc::new(existing);
@@ -678,14 +678,12 @@ impl Prune {
                     .iter()
                     .filter(|key| !existing.contains(&hasher.hash_one(key.as_str())));
                 let mut missing = missing.lock().unwrap_or_else(PoisonError::into_inner);
-                missing.extend(keys.map(|key| (key.clone(), ())));
+                missing.extend(keys.cloned());
             }
         };
         self.for_each_manifest(id, &HashSet::new(), find).await?;
         let mut missing = missing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut keys: Vec<_> = missing.drain().map(|(key, ())| key).collect();
-        keys.sort_unstable();
-        Ok(keys)
+        Ok(std::mem::take(&mut *missing).into_iter().collect())
     }
 }
 

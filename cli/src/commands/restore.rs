@@ -215,11 +215,7 @@ async fn plan(
     let mut found = find_copies(context, &args.id, &needed).await?;
     let missing: Vec<_> = needed
         .iter()
-        .filter(|file| {
-            !found
-                .get(&*file.path)
-                .is_some_and(|it| it.size == file.size)
-        })
+        .filter(|file| found.get(&*file.path).is_none_or(|it| it.size != file.size))
         .map(|file| output::printable(&file.path))
         .collect();
     if let Some(first) = missing.first() {
