@@ -45,8 +45,8 @@ impl SavedVersion {
     /// Returns the time of the state.
     pub fn state_time(&self) -> Timestamp {
         // The name has a valid time, which has the range of a timestamp.
-        let time = self.name.time().map(|time| time.unix_timestamp());
-        let time = time.ok().and_then(|time| Timestamp::from_second(time).ok());
+        let time = self.name.time().ok();
+        let time = time.and_then(|time| Timestamp::from_second(time.unix_timestamp()).ok());
         time.unwrap_or_default()
     }
 }

@@ -25,10 +25,11 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use self::args::Cli;
+use self::error::Outcome;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = commands::run(cli).await;
-    result.map_or_else(|error| error.report(), |outcome| outcome.exit_code())
+    result.map_or_else(|error| error.report(), Outcome::exit_code)
 }

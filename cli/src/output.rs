@@ -36,6 +36,10 @@ pub struct Output {
     zone: TimeZone,
 }
 
+#[allow(
+    clippy::unused_self,
+    reason = "whatever a command prints goes through its output"
+)]
 impl Output {
     /// Creates an output that prints JSON if `is_json`, and times in UTC if `is_utc`.
     pub fn new(is_json: bool, is_utc: bool) -> Self {

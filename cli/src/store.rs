@@ -11,6 +11,7 @@ use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials as _, SharedCredentialsProvider};
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::RuntimeComponents;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId as _;
@@ -32,7 +33,7 @@ use crate::error::{Error, Result, chain};
 pub const CONCURRENCY: usize = 32;
 
 /// Time within which a response must begin, as for the AWS CLI.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+const READ_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Number of attempts to read an object from beginning to end.
 const MAX_READ_ATTEMPTS: u32 = 4;
@@ -728,7 +729,7 @@ fn http_client() -> aws_sdk_s3::config::SharedHttpClient {
     Builder::new().build_with_connector_fn(|settings, components| {
         let mut connector = Connector::builder().proxy_config(ProxyConfig::from_env());
         connector.set_connector_settings(settings.cloned());
-        connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+        connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
         connector
             .tls_provider(Provider::Rustls(CryptoMode::Ring))
             .build()

@@ -48,7 +48,7 @@ async fn saved_sample() -> (S3, String) {
 async fn a_folder_has_all_files_with_their_times() {
     let (s3, version) = saved_sample().await;
     let parent = parent();
-    let time = SystemTime::now() - Duration::from_secs(60);
+    let time = SystemTime::now() - Duration::from_mins(1);
     let args = [ID, "--to", "to/../my draft", "--json"];
     let failed = download(&s3, parent.path(), &args).await;
     assert_eq!(failed.status, 2, "there is no folder to/: {failed:?}");

@@ -28,7 +28,10 @@ pub fn sample() -> Files {
         ("draft_content.json", br#"{"duration":5000000}"#),
         ("draft_info.json", br#"{"duration":5000000}"#),
         ("draft_meta_info.json", b"{}"),
-        ("assets/a b/\u{526a}\u{6620} +%41 '1'.mp4", &[7; 100_000]),
+        (
+            "assets/a b/\u{526a}\u{6620} +%41 '1'.mp4",
+            &vec![7; 100_000],
+        ),
         ("assets/empty", b""),
         (
             "Timelines/2F52A63B/draft_info.json",

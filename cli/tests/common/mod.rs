@@ -136,7 +136,7 @@ pub async fn save_in(sdk: &SdkConfig, bucket: &str, save_files: &str) -> String 
     });
     let config = config.expect("a valid configuration");
     let saver = Saver::new(Store::new(sdk, config.storage), config.saves);
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_mins(2);
     let report = saver.save(ID.parse().expect("a valid id"), deadline).await;
     report
         .result
