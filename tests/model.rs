@@ -267,11 +267,12 @@ impl Model {
             step == CreateDocument && lost.contains(&fault)
         });
         let error = match fault {
-            // Without an answer, the file is copied.
-            Some((Step::FindCopy, SaveFault::AccessDenied | SaveFault::ShortBody, _)) => None,
+            // Without an answer, the file is copied. A copy whose response cannot be read was made.
+            Some(
+                (Step::FindCopy, SaveFault::AccessDenied | SaveFault::ShortBody, _)
+                | (Step::CopyFile, SaveFault::ShortBody, _),
+            ) => None,
             Some((_, SaveFault::AccessDenied, _)) => Some(Failed),
-            // A copy whose response cannot be read was made.
-            Some((Step::CopyFile, SaveFault::ShortBody, _)) => None,
             Some((_, _, usize::MAX)) => Some(Unavailable),
             _ => None,
         };
