@@ -141,6 +141,15 @@ impl Race {
         self.written.send_replace(number);
     }
 
+    /// Waits until the S3 server of this process has received this many requests more.
+    async fn wait_for_requests(&self, count: u64) {
+        if let Some(s3) = &self.s3 {
+            let now = s3.requests().last().map_or(0, |request| request.number);
+            s3.clear_requests();
+            with_timeout(s3.wait_for(|request| request.number >= now + count)).await;
+        }
+    }
+
     /// Changes the document or, with `SAVE_FILES`, perhaps a file: overwrites, adds or deletes it.
     async fn change(&self, random: &mut fastrand::Rng) {
         let (mut state, number) = {
@@ -225,6 +234,12 @@ impl Race {
             assert!(is_sorted, "versions are not sorted: {numbers:?}");
             let distinct: BTreeSet<_> = numbers.values().collect();
             assert_eq!(distinct.len(), numbers.len(), "a state has two versions");
+        }
+        // The key of a copy names its content.
+        for key in objects.keys().filter(|key| key.starts_with("saved-files/")) {
+            let s3 = self.s3.as_ref().expect("external stores save no files");
+            let copy = s3.metadata(&self.bucket, key).expect("the copy exists");
+            assert_eq!(key.split('/').nth(2), Some(&*copy.etag), "{key}");
         }
         // Each success names a version of a state that the draft had during the save.
         let mut creations = BTreeMap::new();
@@ -327,32 +342,25 @@ async fn race(race: &Arc<Race>, function: &Function, savers: usize) -> Vec<Obser
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let saves = Arc::new(watch::Sender::new(0));
     let is_over = Arc::new(AtomicBool::new(false));
     let mut tasks = JoinSet::new();
     for _ in 0..savers {
         let (race, function) = (Arc::clone(race), function.clone());
-        let (saves, is_over) = (Arc::clone(&saves), Arc::clone(&is_over));
+        let is_over = Arc::clone(&is_over);
         tasks.spawn(async move {
             let mut observations = Vec::new();
             while !is_over.load(SeqCst) {
                 observations.push(race.save(&function).await);
-                saves.send_modify(|saves| *saves += 1);
             }
             observations.push(race.save(&function).await);
             observations
         });
     }
     for _ in 0..rounds {
-        // A few changes, with some saves between them. A save with files needs a pause to succeed.
-        let (changes, pause) = if race.save_files { (5, 8) } else { (20, 12) };
-        for _ in 0..random.usize(1..changes) {
+        // A few changes, with some requests of the savers between them. A save with files needs a pause to succeed.
+        for _ in 0..random.usize(1..if race.save_files { 5 } else { 20 }) {
             race.change(&mut random).await;
-            let count = *saves.borrow() + random.usize(0..pause);
-            let reached = with_timeout(async {
-                drop(saves.subscribe().wait_for(|saves| *saves >= count).await);
-            });
-            reached.await;
+            race.wait_for_requests(random.u64(0..40)).await;
         }
         // Then none until a state that is not older was saved.
         if random.bool() {
