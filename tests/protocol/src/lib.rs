@@ -99,6 +99,7 @@ pub enum History {
 
 /// Limits of a search, and the rule that is left out.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub struct Instance {
     /// Number of saves, all at once.
     pub savers: usize,
