@@ -20,6 +20,7 @@ const SAVE: Instance = Instance {
     runs: 0,
     drops: 0,
     kills_pruner: false,
+    repeats_deletions: false,
     left_out: None,
 };
 
@@ -181,6 +182,15 @@ fn larger_instances_are_right_in_every_interleaving() {
             },
         ),
         ("prune that is killed and started again", KILLED_PRUNE),
+        (
+            "prune that repeats a deletion",
+            Instance {
+                lost_answers: 1,
+                repeats_deletions: true,
+                listings: 4,
+                ..PRUNE
+            },
+        ),
         ("two runs of prune", TWO_PRUNERS),
         (
             "two runs of prune that delete a version",
@@ -270,7 +280,6 @@ rules_that_are_needed! {
     second_look: SecondLook in PRUNE => INCOMPLETE;
     wait: Wait in PRUNE => INCOMPLETE;
     markers_of_other_runs: MarkersOfOtherRuns in Instance { drops: 0, ..KILLED_PRUNE } => INCOMPLETE;
-    single_deletion: SingleDeletion in Instance { drops: 0, lost_answers: 1, ..PRUNE } => INTERRUPTED;
     all_markers: AllMarkers in TWO_PRUNERS => INCOMPLETE;
     restored_manifests: RestoredManifests in PRUNE_MANIFEST => INCOMPLETE;
 }

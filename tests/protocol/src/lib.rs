@@ -74,8 +74,6 @@ pub enum Rule {
     Grace,
     /// Prune lists the copies before it reads the manifests.
     CopiesBeforeManifests,
-    /// Prune sends a deletion once, and does not repeat it if the answer is lost.
-    SingleDeletion,
     /// Prune looks again after its deletions.
     SecondLook,
     /// Prune waits before the second look, for the longest time that a save may take.
@@ -101,6 +99,7 @@ pub enum History {
 
 /// Limits of a search, and the rule that is left out.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub struct Instance {
     /// Number of saves, all at once.
     pub savers: usize,
@@ -134,6 +133,8 @@ pub struct Instance {
     pub drops: u8,
     /// A run of prune can be killed at any step.
     pub kills_pruner: bool,
+    /// A deletion is repeated if its answer is lost, as the SDK does.
+    pub repeats_deletions: bool,
     /// The rule that is left out.
     pub left_out: Option<Rule>,
 }
@@ -312,10 +313,7 @@ impl Model for Instance {
         for (index, pruner) in state.pruners.iter().enumerate() {
             pruner.actions(self, state, &mut |action| {
                 actions.push(Action::Prune(index, action));
-                if state.lost_left > 0
-                    && action.is_deletion()
-                    && self.leaves_out(Rule::SingleDeletion)
-                {
+                if state.lost_left > 0 && action.is_deletion() && self.repeats_deletions {
                     actions.push(Action::RepeatDeletion(index, action));
                 }
             });
@@ -402,8 +400,8 @@ impl Model for Instance {
                 state.savers.iter().all(|saver| *saver == Saver::Saved)
             }),
         ];
-        // A run may delete the new copy of an object that another one has deleted before.
-        if self.pruners < 2 {
+        // The second deletion of an object, by the same run or another one, may delete a new copy.
+        if self.pruners < 2 && !self.repeats_deletions {
             properties.push(Property::always(
                 "a version of before a prune, or of new copies, is always complete",
                 |_, state: &State| {
