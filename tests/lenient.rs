@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use test_support::check::{self, InputStrings};
 use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, event, event_names};
 use test_support::runtime::Outcome;
-use test_support::s3::{Op, S3};
+use test_support::s3::{Fault, Op, S3, When};
 
 use crate::common::{self, gets_and_puts};
 
@@ -128,10 +128,10 @@ fn variants(text: &str, is_read: bool, replacements: &[String]) -> Vec<(String, 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_field_that_no_save_reads_changes_nothing() {
-    // The draft does not exist: this is faster than a save, and a batch names each message whose
-    // draft was looked up.
+    // No draft can be read: this is faster than a save, and a batch names each message whose draft was
+    // looked up.
     let s3 = S3::start_empty().await.expect("the S3 server starts");
-    s3.create_bucket(BUCKET);
+    s3.fault(When::any(), Fault::ACCESS_DENIED);
     let service = common::service(&s3);
     let invoke = async |text: &str| common::invoke(&service, text.as_bytes()).await;
     let mut count = 0;
