@@ -222,7 +222,7 @@ def check_api(account, stack):
     check("the preflight request needs no key", preflight.status, 204)
     check("the preflight allows the origin", preflight.headers["Access-Control-Allow-Origin"], ORIGIN)
     check("the preflight allows POST", preflight.headers["Access-Control-Allow-Methods"], "POST")
-    allowed = (preflight.headers["Access-Control-Allow-Headers"] or "").lower().split(", ")
+    allowed = re.split(r",\s*", (preflight.headers["Access-Control-Allow-Headers"] or "").lower())
     check("the preflight allows the headers", {"content-type", "x-api-key"} <= set(allowed))
 
     api = stack.resource("Api")
