@@ -12,7 +12,7 @@ class Command:
     def __init__(self, account, stack, prefix):
         self.account, self.iam = account, account.aws.client("iam")
         self.program = account.package / f"drafts-linux-{ARCHITECTURE}"
-        nothing = {"Version": "2012-10-17", "Statement": []}
+        nothing = {"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Action": "*", "Resource": "*"}]}
         self.arn, credentials = account.create_user(self.iam, "historian", nothing)
         self.buckets = {"DRAFTS": stack.draft_bucket, "SAVED": stack.saved_bucket}
         self.environment = {

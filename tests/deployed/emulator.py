@@ -90,18 +90,19 @@ def gap_principal_arn():
 
 def gap_missing_keys():
     """A missing key is answered with 404 to callers without `s3:ListBucket` too. S3 answers them with 403."""
-    original = s3._get_object
+    for name in ("_get_object", "_head_object"):
+        original = getattr(s3, name)
 
-    def get_object(bucket, key, headers, query=None):
-        response = original(bucket, key, headers, query)
-        if response[0] == 404:
-            caller = extract_access_key_id(headers, query or {})
-            arn, context = f"arn:aws:s3:::{bucket}", {"s3:prefix": key}
-            if enforce(caller, "s3:ListBucket", "s3", get_region(), resource_arn=arn, service_context=context):
-                return s3._error("AccessDenied", "Access Denied", 403, key)
-        return response
+        def read_object(bucket, key, headers=None, query=None, original=original):
+            response = original(bucket, key, headers, query)
+            if response[0] == 404:
+                caller = extract_access_key_id(headers or {}, query or {})
+                arn, context = f"arn:aws:s3:::{bucket}", {"s3:prefix": key}
+                if enforce(caller, "s3:ListBucket", "s3", get_region(), resource_arn=arn, service_context=context):
+                    return s3._error("AccessDenied", "Access Denied", 403, key)
+            return response
 
-    s3._get_object = get_object
+        setattr(s3, name, read_object)
 
 
 def gap_dead_letter_config():
