@@ -21,7 +21,8 @@ use test_support::runtime::Bootstrap;
 use test_support::s3::{S3, S3Options, sdk_config};
 use test_support::sizes::{SizeStore, Speed};
 
-use self::common::{Budget, Program, document, median, memory, programs};
+use self::common::programs::functions;
+use self::common::{Budget, Program, document, median, memory};
 
 const KB: usize = 1000;
 const MB: usize = 1000 * KB;
@@ -41,8 +42,7 @@ async fn main() {
     if !env::args().any(|argument| argument == "--bench") {
         return;
     }
-    let programs = programs().into_iter();
-    let functions: Vec<_> = programs.filter(|program| program.is_function).collect();
+    let functions = functions();
     println!("\n## Saves of whole drafts\n");
     println!("| save | program | figure | | budget | |");
     println!("|---|---|---|---|---|---|");

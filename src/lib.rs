@@ -15,9 +15,10 @@
 //! 1. A success is reported only after S3 has confirmed that the version exists.
 //! 2. A version is created once and never changed: every write has `If-None-Match: *`.
 //! 3. A version is one state of the draft, byte for byte. A document that was read incompletely, or
-//!    is not a JSON object, is never written.
+//!    is neither a JSON object nor an encrypted document, is never written.
 //! 4. The same state always has the same version, so that saves can be repeated and run concurrently.
-//! 5. A save makes two requests to S3, unless a request has to be retried or other files are saved.
+//! 5. A save makes two requests to S3, and more only if the document is `draft_info.json`, other files
+//!    are saved, or a request has to be repeated.
 //! 6. Every invocation is answered before its deadline.
 //! 7. A client receives only documented texts. Causes are logged, without the content of a draft.
 //!

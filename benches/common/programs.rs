@@ -45,10 +45,17 @@ pub fn programs() -> Vec<Program> {
     let mut programs = vec![
         baseline("hello", build("baseline-hello"), false),
         baseline("bare", build("baseline-bare"), true),
-        function("save-draft", build("save-draft")),
     ];
-    programs.extend(env::var_os(OTHER_PROGRAM).map(|path| function("other", path.into())));
+    programs.extend(functions());
     programs
+}
+
+/// Builds the function and returns it: `save-draft`, and `other` if the environment variable
+/// `BENCH_OTHER` is set.
+pub fn functions() -> Vec<Program> {
+    let mut functions = vec![function("save-draft", build("save-draft"))];
+    functions.extend(env::var_os(OTHER_PROGRAM).map(|path| function("other", path.into())));
+    functions
 }
 
 fn baseline(name: &'static str, path: PathBuf, uses_store: bool) -> Program {

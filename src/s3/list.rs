@@ -35,20 +35,20 @@ pub struct ListedObject {
 pub struct Page {
     /// The objects, in the order of their keys.
     pub objects: Vec<ListedObject>,
-    /// True if there are objects after the last one of this page.
-    pub is_truncated: bool,
+    /// Token of the next page, if this is not the last one. A page that is not the last may be empty.
+    pub next: Option<String>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Store {
-    /// Lists objects of the draft bucket whose keys begin with `prefix` and sort after `after`.
+    /// Lists objects of the draft bucket whose keys begin with `prefix`. `token` is that of the page before.
     ///
     /// # Errors
     ///
     /// - `ServiceUnavailable` if S3 could not be reached, or the listing may be incomplete.
     /// - `SaveFailed` for any other error.
-    pub async fn list_drafts(&self, prefix: &str, after: &str) -> Result<Page, Error> {
-        self.list(&self.draft_bucket, prefix, after).await
+    pub async fn list_drafts(&self, prefix: &str, token: Option<&str>) -> Result<Page, Error> {
+        self.list(&self.draft_bucket, prefix, None, token).await
     }
 
     /// Lists objects of the saved bucket whose keys begin with `prefix` and sort after `after`.
@@ -57,32 +57,46 @@ impl Store {
     ///
     /// See [`Self::list_drafts`].
     pub async fn list_saved(&self, prefix: &str, after: &str) -> Result<Page, Error> {
-        self.list(&self.saved_bucket, prefix, after).await
+        self.list(&self.saved_bucket, prefix, Some(after), None)
+            .await
     }
 
-    async fn list(&self, bucket: &str, prefix: &str, after: &str) -> Result<Page, Error> {
+    async fn list(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&str>,
+        token: Option<&str>,
+    ) -> Result<Page, Error> {
         let request = self.request("ListObjectsV2", bucket, prefix);
         let permit = self.pages.clone().acquire_owned().await;
         let permit = permit.map_err(Error::save_failed)?;
-        let client = self.client();
-        let list = client.list_objects_v2().bucket(bucket).prefix(prefix);
-        let list = list.set_start_after(Some(after.to_owned()).filter(|after| !after.is_empty()));
-        // XML cannot express all characters of a key.
-        let page = list.encoding_type(EncodingType::Url).send().await;
-        let page = page.map_err(|error| request.save_error(error))?;
+        let page = self
+            .client()
+            .list_objects_v2()
+            .bucket(bucket)
+            .prefix(prefix)
+            .set_start_after(after.map(str::to_owned))
+            .set_continuation_token(token.map(str::to_owned))
+            // XML cannot express all characters of a key.
+            .encoding_type(EncodingType::Url)
+            .send()
+            .await;
+        let mut page = page.map_err(|error| request.save_error(error))?;
         let id = page.request_id().map(str::to_owned);
         let failed = |cause: BoxError| request.error(cause, id.as_deref());
         let is_truncated =
             check_complete(&page).map_err(|problem| Error::unavailable(failed(problem.into())))?;
-        let objects = objects(page, prefix).map_err(|cause| Error::save_failed(failed(cause)))?;
-        // Each page brings the listing forward.
-        if is_truncated && objects.last().is_none_or(|last| *last.key <= *after) {
-            let problem = "the page is not the last one, and has no object after the page before";
+        let next = page.next_continuation_token.take();
+        let next = next.filter(|next| is_truncated && Some(&**next) != token);
+        if is_truncated && next.is_none() {
+            let problem = "the page is not the last one, and has no new continuation token";
             return Err(Error::save_failed(failed(problem.into())));
         }
+        let objects = objects(page, prefix).map_err(|cause| Error::save_failed(failed(cause)))?;
         Ok(Page {
             objects,
-            is_truncated,
+            next,
             _permit: permit,
         })
     }

@@ -161,17 +161,14 @@ impl FileSaver {
         let mut has_document = false;
         let mut files = Vec::new();
         let mut bytes = document.bytes.len() as u64;
-        let (mut after, mut objects, mut pages) = (String::new(), 0, 0);
+        let (mut token, mut objects, mut pages) = (None, 0, 0);
         loop {
-            let page = self.store.list_drafts(&folder, &after).await?;
+            let page = self.store.list_drafts(&folder, token.as_deref()).await?;
             pages += 1;
             objects += page.objects.len();
             if objects > MAX_OBJECTS {
                 let problem = format!("the draft has more than {MAX_OBJECTS} objects");
                 return Err(Error::save_failed(problem));
-            }
-            if let Some(last) = page.objects.last() {
-                last.key.clone_into(&mut after);
             }
             bytes += page.objects.iter().map(File::memory_bytes).sum::<u64>();
             read.memory.require(bytes)?;
@@ -189,7 +186,8 @@ impl FileSaver {
                     files.push(File::new(id, path, &object)?);
                 }
             }
-            if !page.is_truncated {
+            token = page.next;
+            if token.is_none() {
                 break;
             }
         }
@@ -257,7 +255,7 @@ impl FileSaver {
                     unknown = rest;
                 }
             }
-            if !page.is_truncated {
+            if page.next.is_none() {
                 files.extend(unknown.iter().map(|index| (*index, true)));
                 unknown = &[];
             }

@@ -105,8 +105,8 @@ impl Saver {
 
     /// Saves the current state of the draft `draft_id`, and returns by `deadline`.
     ///
-    /// Makes two requests to S3, and more if the draft's other files are saved. May be repeated, run
-    /// concurrently and interrupted at any point: the same state always has the same version.
+    /// May be repeated, run concurrently and interrupted at any point: the same state always has the same
+    /// version.
     pub async fn save(&self, draft_id: DraftId, deadline: Instant) -> SaveReport {
         let start = Instant::now();
         let mut progress = Progress::default();

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use test_support::fixtures::{BUCKET, draft_key, draft_of_size};
 use test_support::runtime::memory_kib;
-use test_support::s3::{Fault, RawResponse, S3, When};
+use test_support::s3::{Fault, RawResponse, RecordedRequest, S3, When};
 
 use super::{Copy, Get, List, operations};
 use crate::common::TestEnv;
@@ -102,23 +102,29 @@ async fn a_listing_that_does_not_prove_that_it_is_complete_is_a_503() {
 }
 
 #[tokio::test]
-async fn a_page_that_is_not_the_last_has_to_go_on() {
+async fn a_page_that_is_not_the_last_has_a_new_token_and_may_be_empty() {
     let test_env = TestEnv::with(&[SAVE_FILES]).await;
-    let (s3, id) = (&test_env.s3, "endless");
-    let (_, _, entries) = put_draft(s3, id);
-    let truncated =
-        |count: usize| format!("<KeyCount>{count}</KeyCount><IsTruncated>true</IsTruncated>");
-    let pages = [
-        listing(&truncated(0), &[]),
-        listing(&truncated(3), &entries),
-    ];
-    for page in pages {
-        let fault = s3.fault(list_drafts(), respond(page));
+    let (s3, id) = (&test_env.s3, "pages");
+    let (document, files, entries) = put_draft(s3, id);
+    let truncated = "<KeyCount>0</KeyCount><IsTruncated>true</IsTruncated>";
+    let with_token = format!("{truncated}<NextContinuationToken>t</NextContinuationToken>");
+    for page in [truncated, &with_token] {
+        let fault = s3.fault(list_drafts(), respond(listing(page, &[])));
         let failed = save(&test_env.function, id).await;
         failed.assert_error(500, "the page is not the last one");
         fault.clear();
     }
     assert_eq!(s3.keys(BUCKET, "saved"), [""; 0]);
+
+    let is_next = |request: &RecordedRequest| request.query.contains("continuation-token=t");
+    let whole = "<KeyCount>3</KeyCount><IsTruncated>false</IsTruncated>";
+    s3.fault(
+        list_drafts().and(is_next),
+        respond(listing(whole, &entries)),
+    );
+    s3.fault(list_drafts(), respond(listing(&with_token, &[])));
+    let saved = save(&test_env.function, id).await;
+    saved.assert_saved(s3, id, &document, &files);
 }
 
 #[tokio::test]

@@ -445,7 +445,7 @@ async fn listings_of_several_pages_have_to_be_equal_twice() {
     // The first file is replaced, and one is added at the end, before the second page is read. The
     // two pages together show a state that never existed: the old first file beside the new last one.
     let paths = ["0000", "9999"];
-    let second_page = When::op(List).and(|request| request.query.contains("start-after"));
+    let second_page = When::op(List).and(|request| request.query.contains("continuation-token"));
     change_at(&s3, second_page.once(), move |s3| {
         for path in paths {
             s3.put(BUCKET, &file_key(id, path), b"new");

@@ -266,7 +266,9 @@ impl Server {
         Ok(match operation {
             "ListObjectsV2" => self.list(
                 &parameter("prefix").unwrap_or_default(),
-                &parameter("start-after").unwrap_or_default(),
+                &parameter("continuation-token")
+                    .or(parameter("start-after"))
+                    .unwrap_or_default(),
             ),
             "GetObject" | "HeadObject" => self.read(&key, operation == "HeadObject"),
             "AbortMultipartUpload" => {
@@ -370,6 +372,7 @@ impl Server {
         };
         let mut entries = objects.range::<str, _>((start, Bound::Unbounded));
         let mut xml = String::new();
+        let mut last = String::new();
         let mut count = 0;
         let is_truncated = loop {
             let next = entries.next().filter(|(key, _)| key.starts_with(prefix));
@@ -380,6 +383,7 @@ impl Server {
                 break true;
             }
             count += 1;
+            key.clone_into(&mut last);
             let (key, time) = (utf8_percent_encode(key, NON_ALPHANUMERIC), MODIFIED.1);
             let (size, etag) = (object.size, &object.etag);
             let entry = write!(
@@ -390,10 +394,15 @@ impl Server {
             );
             entry.expect("a string takes all");
         };
+        let token = if is_truncated {
+            format!("<NextContinuationToken>{last}</NextContinuationToken>")
+        } else {
+            String::new()
+        };
         reply(
             200,
             format!(
-                "<ListBucketResult><KeyCount>{count}</KeyCount><IsTruncated>{is_truncated}</IsTruncated>\
+                "<ListBucketResult>{token}<KeyCount>{count}</KeyCount><IsTruncated>{is_truncated}</IsTruncated>\
                  <EncodingType>url</EncodingType>{xml}</ListBucketResult>"
             ),
         )
