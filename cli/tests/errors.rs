@@ -23,7 +23,7 @@ async fn invalid_options_are_named_with_what_is_expected() {
         (&["versions", "a b"][..], "the draft id must be 1 to 64"),
         (
             &["versions", "http://x/"],
-            "the URL must have one draft_id parameter, got 0",
+            "the URL has no draft_id parameter",
         ),
         (&["versions", ID, "--prefix", "x"], "--prefix must end in /"),
         (
