@@ -19,15 +19,18 @@ pub struct Manifest<'a, Files = Vec<ManifestFile<'a>>> {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ManifestFile<'a> {
     /// Path within the draft's folder.
+    #[serde(borrow)]
     pub path: Cow<'a, str>,
     /// Size in bytes.
     pub size: u64,
     /// `ETag` of the file, without quotes.
+    #[serde(borrow)]
     pub etag: Cow<'a, str>,
     /// `Last-Modified` of the file.
     #[serde(with = "time::serde::rfc3339")]
     pub last_modified: OffsetDateTime,
     /// Key of the copy.
+    #[serde(borrow)]
     pub key: Cow<'a, str>,
 }
 
