@@ -763,6 +763,9 @@ def check_whole_drafts(account, stack, body):
           error_of(s3.abort_multipart_upload, **elsewhere), "AccessDenied")
 
     draft_id = "20250928000001"
+    # With fewer files, the copies are not listed.
+    for number in range(25):
+        drafts.put_key(f"drafts/{draft_id}/frames/{number}", b"frame")
     check_permissions(account, stack, "save-files", [
         ("ReadFiles", draft_id, "SaveFailed"),
         ("ListCopies", draft_id, "SaveFailed"),
@@ -840,15 +843,24 @@ def check_drafts(account, stack, draft_id):
     older = save(document("older"))
     drafts.put_key(f"editor/drafts/{draft_id}/assets/another.mp4", b"another")
     newer = save(document("newer"))
+
+    def change_draft(text):
+        """Changes the document and a file, and adds a file."""
+        drafts.put(draft_id, document(text))
+        for path in ["assets/video.mp4", "added.txt"]:
+            drafts.put_key(f"editor/drafts/{draft_id}/{path}", text.encode())
+
     for arguments, permissions in commands(draft_id, older, newer):
         name = " ".join(word for word in arguments if word not in (draft_id, older, newer))
-        for missing in permissions:
+        for missing in [*permissions, None]:
+            if arguments[0] == "restore":
+                change_draft(f"changed before {name} without {missing}")
             command.allow(permission for permission in permissions if permission != missing)
             status, output = command.run(*arguments)
-            check(f"{name} is refused without {missing.split()[0]} on {missing.split()[1]}", status, 2)
-        command.allow(permissions)
-        status, output = command.run(*arguments)
-        check(f"{name} needs no other permission", (status, "" if status == 0 else output), (0, ""))
+            if missing:
+                check(f"{name} is refused without {missing.split()[0]} on {missing.split()[1]}", status, 2)
+            else:
+                check(f"{name} needs no other permission", (status, "" if status == 0 else output), (0, ""))
 
 
 def create_topic(account):

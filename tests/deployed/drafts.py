@@ -61,7 +61,7 @@ def commands(draft_id, older, newer):
         (["show", draft_id, older], READ),
         (["diff", draft_id, older, newer], READ),
         (["link", draft_id, older], READ_FILES[:2]),
-        (["verify", draft_id], READ_FILES),
+        (["verify", draft_id, "--read", "100"], READ_FILES),
         (["download", draft_id, older, "--to", "downloaded"], READ_FILES),
         (["restore", draft_id, older, "--discard-current"], RESTORE),
         (["restore", draft_id, newer, "--discard-current", "--exact"], [*RESTORE, "s3:DeleteObject DRAFTS/editor/drafts/*"]),
