@@ -77,8 +77,8 @@ proptest! {
         prop_assert_eq!(parsed.expect("a valid URL"), id.clone());
         let other = DraftId::from_url(&url, &["example.org".to_owned()]);
         prop_assert!(other.is_err());
-        let twice = DraftId::from_url(&format!("https://a/?draft_id={id}&draft_id={id}"), &[]);
-        prop_assert!(twice.is_err());
+        let two = DraftId::from_url(&format!("https://a/?draft_id={id}&draft_id=x{id}"), &[]);
+        prop_assert!(two.is_err());
     }
 
     #[test]
