@@ -37,8 +37,11 @@ SECRET_KEY = os.environ["AWS_SECRET_ACCESS_KEY"]
 
 
 def expect(subject, actual, expected):
-    """Stops with both values if they differ."""
+    """Stops with both values if they differ, or with the entries of two dictionaries that differ."""
     if actual != expected:
+        if isinstance(actual, dict) and isinstance(expected, dict):
+            equal = {key for key in actual.keys() & expected.keys() if actual[key] == expected[key]}
+            actual, expected = ({key: side[key] for key in side if key not in equal} for side in (actual, expected))
         sys.exit(f"{subject}:\n  expected {shorten(expected)}\n  got      {shorten(actual)}")
 
 
