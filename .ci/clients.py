@@ -135,9 +135,7 @@ class Obstore:
 
 class Minio:
     def __init__(self):
-        self.client = minio.Minio(
-            urlsplit(ENDPOINT).netloc, ACCESS_KEY, SECRET_KEY, secure=False, region=REGION
-        )
+        self.client = minio.Minio(urlsplit(ENDPOINT).netloc, ACCESS_KEY, SECRET_KEY, secure=False, region=REGION)
 
     def list(self, prefix):
         return [item.object_name for item in self.client.list_objects(BUCKET, prefix=prefix, recursive=True)]
@@ -235,9 +233,7 @@ def check_store_client(client, name, versions):
         for file in manifest["files"]:
             client.copy(file["key"], f"drafts/{draft}/{file['path']}")
         client.copy(f"{prefix}{version}/{DOCUMENT}", f"drafts/{draft}/{DOCUMENT}")
-        restored = {
-            key.removeprefix(f"drafts/{draft}/"): client.fetch(key) for key in client.list(f"drafts/{draft}/")
-        }
+        restored = {key.removeprefix(f"drafts/{draft}/"): client.fetch(key) for key in client.list(f"drafts/{draft}/")}
         expect(f"{name}: restored files of {version}", restored, files)
         saved = save(draft)
         expect(f"{name}: saved files of {draft}", files_of_version(client, draft, saved), files)
