@@ -4,8 +4,6 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
-use save_draft::draft::keys::{DraftPrefix, InvalidDraftPrefix};
-use save_draft::draft::{DraftId, InvalidDraftId};
 
 use crate::commands::{diff, download, link, prune, restore, show, verify, versions};
 
@@ -93,20 +91,4 @@ pub enum Command {
     Man {
         folder: PathBuf,
     },
-}
-
-/// Parses the id of a draft, or the URL that has it.
-pub fn draft_id(text: &str) -> Result<DraftId, String> {
-    if text.contains("://") {
-        DraftId::from_url(text, &[]).map_err(|error| error.to_string())
-    } else {
-        text.parse()
-            .map_err(|error: InvalidDraftId| error.to_string())
-    }
-}
-
-/// Parses the prefix of all drafts.
-pub fn draft_prefix(text: &str) -> Result<DraftPrefix, String> {
-    text.parse()
-        .map_err(|error: InvalidDraftPrefix| error.to_string())
 }

@@ -19,6 +19,7 @@ mod restore_plan;
 mod retention;
 mod staging;
 mod store;
+mod values;
 
 use std::process::ExitCode;
 

@@ -9,12 +9,12 @@ use save_draft::draft::{DraftId, Sha256Digest};
 use serde::Serialize;
 
 use super::Context;
-use crate::args;
 use crate::contents::{Contents, VersionFile};
 use crate::document::{Canvas, Document, Material, Part, Summary, Track};
 use crate::error::{Outcome, Result};
 use crate::history::{History, SavedVersion};
 use crate::output::{GREEN, HEADER, RED, YELLOW, count, printable, size, video_time};
+use crate::values;
 
 /// Show what differs between two versions
 #[derive(Debug, clap::Args)]
@@ -24,7 +24,7 @@ use crate::output::{GREEN, HEADER, RED, YELLOW, count, printable, size, video_ti
 )]
 pub struct Args {
     /// Id or URL of the draft
-    #[arg(value_parser = args::draft_id)]
+    #[arg(value_parser = values::draft_id)]
     id: DraftId,
     /// Name of the first version, a beginning of it, or latest
     old: String,

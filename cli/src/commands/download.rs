@@ -19,7 +19,6 @@ use tokio::task::block_in_place;
 
 use super::Context;
 use crate::archive::Archive;
-use crate::args;
 use crate::concurrent::{for_each, interrupted};
 use crate::contents::{Contents, VersionFile};
 use crate::error::{Error, Outcome, Result};
@@ -30,6 +29,7 @@ use crate::paths::{self, Place};
 use crate::relink::{KnownPaths, relink};
 use crate::staging::{Staging, Writer};
 use crate::store::{Bucket, CONCURRENCY, Reader, Store};
+use crate::values;
 
 /// Size up to which a file of a zip is read before its turn, in bytes.
 const MAX_AHEAD_BYTES: u64 = 1 << 20;
@@ -47,7 +47,7 @@ Examples:
   drafts download 2025092811473036584258 20250928T114730Z --zip my-draft.zip")]
 pub struct Args {
     /// Id or URL of the draft
-    #[arg(value_parser = args::draft_id)]
+    #[arg(value_parser = values::draft_id)]
     id: DraftId,
     /// Name of a version, a unique beginning of one, or latest
     #[arg(default_value = "latest")]

@@ -8,12 +8,12 @@ use save_draft::draft::DraftId;
 use serde::Serialize;
 
 use super::Context;
-use crate::args;
 use crate::contents::Contents;
 use crate::error::{Error, Outcome, Result, chain};
 use crate::history::History;
 use crate::output::printable;
 use crate::store::{Bucket, CredentialsEnd};
+use crate::values;
 
 /// Print links from which anyone can download a version
 #[derive(Debug, clap::Args)]
@@ -23,7 +23,7 @@ use crate::store::{Bucket, CredentialsEnd};
 )]
 pub struct Args {
     /// Id or URL of the draft
-    #[arg(value_parser = args::draft_id)]
+    #[arg(value_parser = values::draft_id)]
     id: DraftId,
     /// Name of the version, a beginning of it, or latest
     #[arg(default_value = "latest")]

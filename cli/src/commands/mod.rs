@@ -16,10 +16,11 @@ use clap::CommandFactory as _;
 use clap_complete::Shell;
 use save_draft::draft::keys::DraftPrefix;
 
-use crate::args::{Cli, Command, GlobalArgs, draft_prefix};
+use crate::args::{Cli, Command, GlobalArgs};
 use crate::error::{Error, Outcome, Result};
 use crate::output::Output;
 use crate::store::Store;
+use crate::values::draft_prefix;
 
 /// Whatever a command works with.
 pub struct Context {

@@ -19,7 +19,6 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::Context;
-use crate::args;
 use crate::clock::Clock;
 use crate::concurrent::{for_each, interrupted, panicked};
 use crate::contents::parse;
@@ -28,6 +27,7 @@ use crate::history::{History, MemoryBudget, SavedVersion};
 use crate::output::{self, Align};
 use crate::retention::{Count, Policy, Span};
 use crate::store::{Bucket, CONCURRENCY, Object, Store};
+use crate::values;
 
 /// Maximum number of rounds in which the second look finds something new.
 const MAX_LOOKS: u32 = 10;
@@ -45,7 +45,7 @@ Examples:
   drafts prune --all --keep-within 7d --keep-daily 30 --keep-monthly 12")]
 pub struct Args {
     /// Ids or URLs of the drafts
-    #[arg(value_parser = args::draft_id, required_unless_present = "all", value_name = "ID")]
+    #[arg(value_parser = values::draft_id, required_unless_present = "all", value_name = "ID")]
     ids: Vec<DraftId>,
     /// All drafts that have versions
     #[arg(long, conflicts_with = "ids")]

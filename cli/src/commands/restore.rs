@@ -9,7 +9,6 @@ use save_draft::draft::keys::{self, DocumentName};
 use serde::Serialize;
 
 use super::Context;
-use crate::args;
 use crate::concurrent::{for_each, interrupted};
 use crate::contents::{Contents, VersionFile};
 use crate::copy::{Condition, Copier};
@@ -19,6 +18,7 @@ use crate::output::{self, Align};
 use crate::present::Present;
 use crate::restore_plan::{Change, Goal, Plan, is_same};
 use crate::store::{Bucket, CONCURRENCY, Object, Store};
+use crate::values;
 
 /// Number of files up to which the copy of each is asked for, without a listing.
 const MAX_SINGLE_LOOKS: usize = 250;
@@ -38,12 +38,12 @@ Examples:
   drafts restore 2025092811473036584258 latest --as my-copy")]
 pub struct Args {
     /// Id or URL of the draft
-    #[arg(value_parser = args::draft_id)]
+    #[arg(value_parser = values::draft_id)]
     id: DraftId,
     /// Name of a version, a unique beginning of one, or latest
     version: String,
     /// Restore as the draft with this id
-    #[arg(long = "as", value_name = "NEW_ID", value_parser = args::draft_id)]
+    #[arg(long = "as", value_name = "NEW_ID", value_parser = values::draft_id)]
     new_id: Option<DraftId>,
     /// Delete the files that the version does not have
     #[arg(long)]

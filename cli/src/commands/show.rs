@@ -8,13 +8,13 @@ use save_draft::draft::DraftId;
 use serde::Serialize;
 
 use super::Context;
-use crate::args;
 use crate::contents::Contents;
 use crate::document::{Document, Summary};
 use crate::error::{Outcome, Result};
 use crate::history::{History, SavedVersion};
 use crate::output::{HEADER, YELLOW, count, printable, size, video_time};
 use crate::relink::KnownPaths;
+use crate::values;
 
 /// Show the files, tracks and materials of a version
 #[derive(Debug, clap::Args)]
@@ -24,7 +24,7 @@ use crate::relink::KnownPaths;
 )]
 pub struct Args {
     /// Id or URL of the draft
-    #[arg(value_parser = args::draft_id)]
+    #[arg(value_parser = values::draft_id)]
     id: DraftId,
     /// Name of the version, a beginning of it, or latest
     #[arg(default_value = "latest")]

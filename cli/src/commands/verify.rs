@@ -12,7 +12,6 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 use super::Context;
-use crate::args;
 use crate::concurrent::panicked;
 use crate::contents::{self, VersionFile};
 use crate::error::{Error, Outcome, Result};
@@ -20,6 +19,7 @@ use crate::hash::{Comparison, EtagHasher};
 use crate::history::{History, MemoryBudget, SavedVersion};
 use crate::output::{GREEN, RED, count, printable, size};
 use crate::store::{Bucket, CONCURRENCY, Object, Store};
+use crate::values;
 
 /// Check that versions are complete and unchanged
 #[derive(Debug, clap::Args)]
@@ -30,7 +30,7 @@ use crate::store::{Bucket, CONCURRENCY, Object, Store};
 )]
 pub struct Args {
     /// Ids or URLs of drafts [default: all]
-    #[arg(value_name = "ID", value_parser = args::draft_id)]
+    #[arg(value_name = "ID", value_parser = values::draft_id)]
     ids: Vec<DraftId>,
     /// Percentage of the files to read and to compare with their hashes, chosen at random
     #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = percent)]

@@ -10,13 +10,13 @@ use save_draft::draft::{DraftId, keys};
 use serde::Serialize;
 
 use super::Context;
-use crate::args;
 use crate::concurrent::panicked;
 use crate::contents::Contents;
 use crate::error::{Outcome, Result};
 use crate::history::{History, MemoryBudget, SavedVersion};
 use crate::output::{Align, count, size};
 use crate::store::{Bucket, CONCURRENCY, Object};
+use crate::values;
 
 /// List the versions of a draft, newest first
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,7 @@ use crate::store::{Bucket, CONCURRENCY, Object};
 )]
 pub struct Args {
     /// Id or URL of the draft
-    #[arg(value_parser = args::draft_id)]
+    #[arg(value_parser = values::draft_id)]
     id: DraftId,
 }
 
