@@ -28,7 +28,7 @@ const KB: usize = 1000;
 const MB: usize = 1000 * KB;
 
 /// Number of concurrent copies, as in the function.
-const CONCURRENCY: usize = 32;
+const CONCURRENCY: usize = 16;
 /// Number of measured saves.
 const ROUNDS: usize = 9;
 /// Latency of the store that only keeps sizes.

@@ -31,7 +31,7 @@ const MAX_LISTINGS: u32 = 10;
 const MIN_FILES_OF_PAGE: usize = 25;
 
 /// Maximum number of files that one save copies at a time.
-const MAX_CONCURRENT_COPIES: usize = 32;
+const MAX_CONCURRENT_COPIES: usize = 16;
 
 /// Saves the files of drafts beside their documents.
 #[derive(Clone, Debug)]

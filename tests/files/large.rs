@@ -133,7 +133,7 @@ async fn requests_for_copies_of_all_drafts_have_one_limit() {
     let response = function.begin_within(batch(5), Duration::from_mins(2));
     let response = response.outcome().await.response();
     assert_eq!(response, json!({"batchItemFailures": []}));
-    assert_eq!(store.max_copying(), 32, "copies and parts at a time");
+    assert_eq!(store.max_copying(), 16, "copies and parts at a time");
 }
 
 #[tokio::test]
