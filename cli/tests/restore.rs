@@ -234,6 +234,50 @@ async fn restores_as_another_draft() {
     assert_eq!(run.status, 2, "{run:?}");
 }
 
+/// The folder of a draft as desktop editors of today lay it out, with this document and its copies.
+fn editor_folder(document: &[u8]) -> Files {
+    files(&[
+        ("draft_info.json", document),
+        ("draft_info.json.bak", document),
+        ("template-2.tmp", document),
+        ("draft_meta_info.json", document),
+        ("draft_virtual_store.json", b"{}"),
+        ("key_value.json", b"{}"),
+        ("Timelines/project.json", b"{}"),
+        (
+            "Timelines/2F52A63B-8C6A-4417-8B01/draft_info.json",
+            document,
+        ),
+        (
+            "Timelines/2F52A63B-8C6A-4417-8B01/draft_info.json.bak",
+            document,
+        ),
+        ("Timelines/2F52A63B-8C6A-4417-8B01/template-2.tmp", document),
+        ("subdraft/7E0C/draft_info.json", document),
+        ("common_attachment/attachment_script_video.json", b"{}"),
+        ("Resources/audioAlg/\u{97f3}\u{6548} 1.wav", b"RIFF"),
+        ("Resources/matting/0001.png", b"png"),
+        (".backup/20251126220753.save.bak", document),
+        ("draft_cover.jpg", b"jpg"),
+    ])
+}
+
+#[tokio::test]
+async fn folders_of_editors_come_back_whole_plain_and_encrypted() {
+    let encrypted = "a3e6VQ4f/+Zm9v7x".repeat(100) + "Zg==";
+    for document in [br#"{"duration":5000000}"#.as_slice(), encrypted.as_bytes()] {
+        let s3 = start().await;
+        let saved = editor_folder(document);
+        put_all(&s3, ID, &saved);
+        let version = save(&s3).await;
+        for path in saved.keys() {
+            delete(&s3, path);
+        }
+        restore(&s3, &[&version]).await.expect_status(0);
+        assert_eq!(draft(&s3, ID), saved);
+    }
+}
+
 #[tokio::test]
 async fn a_document_that_saves_would_not_read_is_never_the_result() {
     let s3 = start().await;
