@@ -50,8 +50,7 @@ READ = ["s3:ListBucket SAVED", "s3:GetObject SAVED/saved/*"]
 READ_FILES = [*READ, "s3:GetObject SAVED/saved-files/*"]
 RESTORE = [*READ_FILES, "s3:ListBucket DRAFTS", "s3:GetObject DRAFTS/editor/drafts/*",
            "s3:PutObject DRAFTS/editor/drafts/*"]
-PLAN = ["s3:ListBucket SAVED", "s3:ListBucketVersions SAVED", "s3:GetBucketVersioning SAVED",
-        "s3:GetObject SAVED/saved/*"]
+PLAN = ["s3:ListBucket SAVED", "s3:GetBucketVersioning SAVED", "s3:GetObject SAVED/saved/*"]
 
 
 def commands(draft_id, older, newer):
