@@ -5,8 +5,8 @@
 //!
 //! 1. [`lambda`] receives the payload of an invocation and reads the draft ids in it.
 //! 2. [`save`] reads the document of each draft from [`s3`], [validates](draft::document) it, names
-//!    its [version](draft::Version) and creates it. With `SAVE_FILES=true`, [`save::files`] copies
-//!    the draft's other files before that.
+//!    its [version](draft::Version) and creates it. With `SAVE_FILES=true`, it copies the draft's
+//!    other files before that.
 //! 3. [`lambda`] turns the result, or the [`error`], into the response that the trigger expects, and
 //!    [logs](lambda::telemetry) each save.
 //!

@@ -107,7 +107,7 @@ pub struct Instance {
     pub files: [bool; FILES],
     /// Number of edits.
     pub edits: u8,
-    /// Number of contents that the editor writes, at most [`CONTENTS`].
+    /// Number of contents that the editor writes, at most `CONTENTS`.
     pub contents: u8,
     /// Several edits can have the same `Last-Modified`.
     pub edits_share_times: bool,
