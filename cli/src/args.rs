@@ -54,7 +54,7 @@ pub struct GlobalArgs {
         value_name = "PREFIX"
     )]
     pub prefix: Option<String>,
-    /// Endpoint of an S3-compatible store (AWS_ENDPOINT_URL)
+    /// Endpoint of an S3-compatible store (AWS_ENDPOINT_URL_S3)
     #[arg(long, global = true, value_name = "URL")]
     pub endpoint_url: Option<String>,
     /// Print one JSON value

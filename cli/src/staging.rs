@@ -120,6 +120,8 @@ impl Staging {
     pub async fn discard(self) {
         // A write that was begun creates files until it ends, also if nobody waits for it.
         let _writes = self.writes.acquire_many(MAX_WRITES).await;
+        // A file that was not begun is refused.
+        self.writes.close();
         // It is beside the target, and its name says that it is not complete.
         let _ = self.folder.close();
     }

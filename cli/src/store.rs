@@ -580,7 +580,7 @@ impl Store {
         let (name, advice) = match &self.endpoint {
             Some(endpoint) => (
                 endpoint.as_str(),
-                "Check --endpoint-url (AWS_ENDPOINT_URL), and that the store runs.",
+                "Check --endpoint-url (AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL), and that the store runs.",
             ),
             None => (
                 "S3",

@@ -255,8 +255,8 @@ impl Saver {
         Ok(Saved { version, outcome })
     }
 
-    /// Creates the manifest of a version. If there is one, it must have the same files. Their times may be
-    /// others: they are not part of the version's name, but for the newest.
+    /// Creates the manifest of a version. If there is one, it must have the same files. Their times may
+    /// differ: only the newest one is part of the version's name.
     async fn create_manifest(
         &self,
         id: &DraftId,

@@ -22,7 +22,7 @@ use crate::output::Output;
 use crate::store::Store;
 use crate::values::draft_prefix;
 
-/// Whatever a command works with.
+/// The buckets, options and output of a command.
 pub struct Context {
     /// The buckets.
     pub store: Store,

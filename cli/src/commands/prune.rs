@@ -95,7 +95,7 @@ impl Args {
     }
 }
 
-/// What is deleted of a draft.
+/// The objects of a draft that are deleted.
 struct DraftPlan {
     id: DraftId,
     /// With the reasons to keep each, from the newest to the oldest.

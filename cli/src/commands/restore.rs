@@ -56,7 +56,7 @@ pub struct Args {
     discard_current: bool,
 }
 
-/// What a restore does.
+/// The steps of a restore.
 #[derive(Serialize)]
 struct Report<'a> {
     draft_id: &'a str,

@@ -37,7 +37,7 @@ struct Shown<'a> {
     state_time: Timestamp,
     saved_at: Timestamp,
     document: DocumentShown<'a>,
-    /// Whether the version has the draft's other files.
+    /// True if the version has the draft's other files.
     has_files: bool,
     files: Vec<FileShown<'a>>,
     /// Media that the document names and the version does not have.
