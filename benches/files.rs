@@ -212,22 +212,17 @@ async fn listing_memory(store: &SizeStore, prefix: &str) -> f64 {
     let client = client(store.url());
     let mut bytes = 0;
     for _ in 0..2 {
-        let list = client.list_objects_v2().bucket(BUCKET).prefix(prefix);
-        let mut after = String::new();
+        let mut token = None;
         loop {
-            let page = list
-                .clone()
-                .start_after(&after)
-                .send()
-                .await
-                .expect("a page");
+            let list = client.list_objects_v2().bucket(BUCKET).prefix(prefix);
+            let page = list.set_continuation_token(token).send().await;
+            let page = page.expect("a page");
             for object in page.contents() {
-                let key = object.key().expect("a key");
-                let texts = key.len() + object.e_tag().map_or(0, str::len);
-                bytes += size_of_val(object) + texts;
-                key.clone_into(&mut after);
+                let texts = [object.key(), object.e_tag()].map(|text| text.map_or(0, str::len));
+                bytes += size_of_val(object) + texts.iter().sum::<usize>();
             }
-            if page.is_truncated() != Some(true) {
+            token = page.next_continuation_token;
+            if token.is_none() {
                 break;
             }
         }
