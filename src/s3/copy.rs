@@ -34,15 +34,6 @@ pub struct CopySource<'a> {
     pub size: u64,
 }
 
-/// The result of a copy.
-#[derive(Debug)]
-pub enum CopyOutcome {
-    /// The copy was created.
-    Created,
-    /// The copy may exist, or the source has changed.
-    Refused(Refusal),
-}
-
 /// The response to a copy that was not created.
 #[derive(Debug)]
 pub struct Refusal {
@@ -53,29 +44,32 @@ pub struct Refusal {
 }
 
 /// The reason why a copy was not created.
-enum Stop {
+#[derive(Debug)]
+pub enum CopyError {
+    /// The copy may exist, or the source has changed.
     Refused(Refusal),
+    /// Any other reason.
     Failed(Error),
 }
 
-impl From<Error> for Stop {
+impl From<Error> for CopyError {
     fn from(error: Error) -> Self {
         Self::Failed(error)
     }
 }
 
 impl Request<'_> {
-    fn stop<E>(&self, error: SdkError<E, HttpResponse>) -> Stop
+    fn copy_error<E>(&self, error: SdkError<E, HttpResponse>) -> CopyError
     where
         E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
     {
         if is_copy_refused(&error) {
-            Stop::Refused(Refusal {
+            CopyError::Refused(Refusal {
                 is_condition: is_condition_failed(&error),
                 cause: self.sdk_error(error).into(),
             })
         } else {
-            Stop::Failed(self.save_error(error))
+            CopyError::Failed(self.save_error(error))
         }
     }
 }
@@ -117,22 +111,18 @@ impl Store {
     ///
     /// # Errors
     ///
+    /// - `Refused` if a condition did not hold.
     /// - `ServiceUnavailable` if S3 could not be reached.
     /// - `SaveFailed` for any other error, such as denied access.
-    pub async fn copy(&self, source: CopySource<'_>, key: &str) -> Result<CopyOutcome, Error> {
-        let copied = if source.size <= self.max_copy_bytes {
+    pub async fn copy(&self, source: CopySource<'_>, key: &str) -> Result<(), CopyError> {
+        if source.size <= self.max_copy_bytes {
             self.copy_whole(source, key).await
         } else {
             self.copy_in_parts(source, key).await
-        };
-        match copied {
-            Ok(()) => Ok(CopyOutcome::Created),
-            Err(Stop::Refused(refusal)) => Ok(CopyOutcome::Refused(refusal)),
-            Err(Stop::Failed(error)) => Err(error),
         }
     }
 
-    async fn copy_whole(&self, source: CopySource<'_>, key: &str) -> Result<(), Stop> {
+    async fn copy_whole(&self, source: CopySource<'_>, key: &str) -> Result<(), CopyError> {
         let request = self.request("CopyObject", &self.saved_bucket, key);
         let _permit = self.permit().await?;
         let copy = self
@@ -148,12 +138,12 @@ impl Store {
             .customize()
             .config_override(attempt_timeouts(source.size));
         let copied = copy.send().await;
-        copied.map(drop).map_err(|error| request.stop(error))
+        copied.map(drop).map_err(|error| request.copy_error(error))
     }
 
     /// Creates the copy with a multipart upload. One that is not completed is aborted, here or by the
     /// bucket's lifecycle rule.
-    async fn copy_in_parts(&self, source: CopySource<'_>, key: &str) -> Result<(), Stop> {
+    async fn copy_in_parts(&self, source: CopySource<'_>, key: &str) -> Result<(), CopyError> {
         let part_bytes = part_bytes(source.size, self.min_part_bytes);
         let count = u32::try_from(source.size.div_ceil(part_bytes));
         let count = count.unwrap_or(MAX_PARTS).min(MAX_PARTS);
@@ -176,21 +166,24 @@ impl Store {
         completed
     }
 
-    async fn head_source(&self, source: CopySource<'_>) -> Result<HeadObjectOutput, Stop> {
+    async fn head_source(&self, source: CopySource<'_>) -> Result<HeadObjectOutput, CopyError> {
         let request = self.request("HeadObject", &self.draft_bucket, source.key);
         let _permit = self.permit().await?;
         let head = self.client().head_object().bucket(&self.draft_bucket);
         let head = head.key(source.key).if_match(source.etag).send().await;
-        head.map_err(|error| request.stop(error))
+        head.map_err(|error| request.copy_error(error))
     }
 
     /// Creates an upload with the content type and the metadata in `head`, and returns its id.
-    async fn create_upload(&self, head: HeadObjectOutput, key: &str) -> Result<String, Stop> {
+    async fn create_upload(&self, head: HeadObjectOutput, key: &str) -> Result<String, CopyError> {
         let request = self.request("CreateMultipartUpload", &self.saved_bucket, key);
         let _permit = self.permit().await?;
         let create = self.client().create_multipart_upload();
         let create = with_properties(create.bucket(&self.saved_bucket).key(key), head);
-        let created = create.send().await.map_err(|error| request.stop(error))?;
+        let created = create
+            .send()
+            .await
+            .map_err(|error| request.copy_error(error))?;
         let missing = || Error::save_failed(request.error("the response has no upload id", None));
         Ok(created.upload_id.ok_or_else(missing)?)
     }
@@ -201,7 +194,7 @@ impl Store {
         key: &str,
         upload: &str,
         part_bytes: u64,
-    ) -> Result<Vec<CompletedPart>, Stop> {
+    ) -> Result<Vec<CompletedPart>, CopyError> {
         let starts = (0..source.size).step_by(usize::try_from(part_bytes).unwrap_or(usize::MAX));
         let parts = stream::iter((1..).zip(starts)).map(|(number, start)| {
             let last = (start + part_bytes).min(source.size) - 1;
@@ -217,7 +210,7 @@ impl Store {
         upload: &str,
         number: i32,
         (first, last): (u64, u64),
-    ) -> Result<CompletedPart, Stop> {
+    ) -> Result<CompletedPart, CopyError> {
         let request = self.request("UploadPartCopy", &self.saved_bucket, key);
         let _permit = self.permit().await?;
         let part = self
@@ -232,7 +225,10 @@ impl Store {
             .part_number(number)
             .customize()
             .config_override(attempt_timeouts(last - first));
-        let part = part.send().await.map_err(|error| request.stop(error))?;
+        let part = part
+            .send()
+            .await
+            .map_err(|error| request.copy_error(error))?;
         let etag = part.copy_part_result.and_then(|result| result.e_tag);
         let missing = || Error::save_failed(request.error("the part has no ETag", None));
         let etag = etag.ok_or_else(missing)?;
@@ -245,7 +241,7 @@ impl Store {
         key: &str,
         upload: &str,
         parts: Vec<CompletedPart>,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), CopyError> {
         let request = self.request("CompleteMultipartUpload", &self.saved_bucket, key);
         let _permit = self.permit().await?;
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts));
@@ -260,7 +256,9 @@ impl Store {
             .customize()
             .config_override(attempt_timeouts(COMPLETE_BYTES));
         let completed = complete.send().await;
-        completed.map(drop).map_err(|error| request.stop(error))
+        completed
+            .map(drop)
+            .map_err(|error| request.copy_error(error))
     }
 
     fn copy_source(&self, key: &str) -> String {

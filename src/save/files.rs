@@ -12,12 +12,12 @@ use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 use tokio::time::sleep;
 
-use super::Worker;
+use super::Saver;
 use super::manifest::{Manifest, ManifestFile};
-use crate::draft::keys::{self, DocumentName, DraftPrefix, MAX_KEY_BYTES};
+use crate::draft::keys::{self, DocumentName, MAX_KEY_BYTES};
 use crate::draft::{DraftId, Sha256Digest};
 use crate::error::{Error, WithCause};
-use crate::s3::{CopyOutcome, CopySource, Document, ListedObject, Memory, Refusal, Store, backoff};
+use crate::s3::{CopyError, CopySource, Document, ListedObject, Memory, Refusal, backoff};
 
 /// Maximum number of objects in the folder of a draft.
 const MAX_OBJECTS: usize = 100_000;
@@ -26,20 +26,12 @@ const MAX_OBJECTS: usize = 100_000;
 /// edited all the time needs more than two.
 const MAX_LISTINGS: u32 = 10;
 
-/// Number of files about which a page of a listing has to tell whether there is a copy. Fewer are
-/// asked for one by one, which costs as much and takes no longer.
+/// Number of files about which another page of a listing may tell whether there is a copy. Fewer are asked
+/// for one by one, which costs as much and takes no longer.
 const MIN_FILES_OF_PAGE: usize = 25;
 
 /// Maximum number of files that one save copies at a time.
 const MAX_CONCURRENT_COPIES: usize = 16;
-
-/// Saves the files of drafts beside their documents.
-#[derive(Clone, Debug)]
-pub(super) struct FileSaver {
-    pub store: Store,
-    pub draft_prefix: DraftPrefix,
-    pub worker: Worker,
-}
 
 /// A draft's document as it was read.
 #[derive(Clone, Copy)]
@@ -84,12 +76,6 @@ struct File {
     last_modified: OffsetDateTime,
 }
 
-/// The listed folder of a draft.
-struct Listing {
-    state: FolderState,
-    is_one_page: bool,
-}
-
 /// The copy of a file.
 enum Copy {
     /// It existed.
@@ -100,7 +86,7 @@ enum Copy {
     Refused(Refusal),
 }
 
-impl FileSaver {
+impl Saver {
     /// Copies the files of the draft `id` as one listing of its folder shows them beside the document
     /// in the state that was read. Returns that state, or `None` if the document has changed and must
     /// be read again.
@@ -109,7 +95,7 @@ impl FileSaver {
     ///
     /// - `ServiceUnavailable` if S3 could not be reached, or the folder changed all the time.
     /// - `SaveFailed` if a file cannot be copied, or an object with the key of a copy is not one.
-    pub(super) async fn save(
+    pub(super) async fn save_files(
         &self,
         id: &DraftId,
         document: ReadDocument<'_>,
@@ -119,7 +105,7 @@ impl FileSaver {
         let mut has_changed = false;
         let mut refused = None;
         for attempt in 1..=MAX_LISTINGS {
-            let Some(Listing { state, is_one_page }) = self.list(id, document).await? else {
+            let Some((state, is_one_page)) = self.list_files(id, document).await? else {
                 return Ok(None);
             };
             report.files = state.files.len() as u64;
@@ -140,17 +126,21 @@ impl FileSaver {
         Err(match refused {
             None => Error::unavailable(problem),
             Some(refusal) if refusal.is_condition && !has_changed => {
-                let problem = "the store does not support conditional copies: it refused a copy \
-                               although nothing had changed";
+                let problem = "a copy was refused although nothing had changed: the store does not support \
+                               conditional copies, or it denies HeadObject on the copies";
                 Error::save_failed(WithCause::new(problem, refusal.cause))
             }
             Some(refusal) => Error::unavailable(WithCause::new(problem, refusal.cause)),
         })
     }
 
-    /// Lists the files in the draft's folder. `None` if the listing does not show the document as it
-    /// was read.
-    async fn list(&self, id: &DraftId, read: ReadDocument<'_>) -> Result<Option<Listing>, Error> {
+    /// Lists the files in the draft's folder, and returns whether the listing has one page. `None` if it
+    /// does not show the document as it was read.
+    async fn list_files(
+        &self,
+        id: &DraftId,
+        read: ReadDocument<'_>,
+    ) -> Result<Option<(FolderState, bool)>, Error> {
         let document = read.document;
         if plain_etag(&document.etag).is_empty() {
             return Err(Error::save_failed(
@@ -197,8 +187,7 @@ impl FileSaver {
         let sort = move || FolderState::new(files);
         let size = bytes - document.bytes.len() as u64;
         let state = self.worker.run(size, read.memory, sort).await??;
-        let is_one_page = pages == 1;
-        Ok(Some(Listing { state, is_one_page }))
+        Ok(Some((state, pages == 1)))
     }
 
     /// Copies the files of `state` that have no copy. Returns the last response to a copy that was
@@ -227,9 +216,9 @@ impl FileSaver {
         Ok(refused)
     }
 
-    /// Lists the copies while a page tells about enough files. Returns the indexes of the files without
-    /// a copy, with `true`, and of those about which nothing is known, with `false`. The number of pages
-    /// does not depend on the number of older copies.
+    /// Lists one page of the copies, and more while they tell about enough files. Returns the indexes of
+    /// the files without a copy, with `true`, and of those about which nothing is known, with `false`. The
+    /// number of pages does not depend on the number of older copies.
     async fn find_copies(
         &self,
         id: &DraftId,
@@ -238,7 +227,7 @@ impl FileSaver {
         let prefix = keys::copies(id);
         let mut files = Vec::new();
         let mut unknown = &*state.by_copy;
-        while unknown.len() >= MIN_FILES_OF_PAGE {
+        while !unknown.is_empty() {
             let count = unknown.len();
             // The key before which the page begins: that of the first file, without its last character.
             let mut after = state.file(unknown[0]).copy_key(id);
@@ -259,7 +248,7 @@ impl FileSaver {
                 files.extend(unknown.iter().map(|index| (*index, true)));
                 unknown = &[];
             }
-            if count - unknown.len() < MIN_FILES_OF_PAGE {
+            if unknown.len().min(count - unknown.len()) < MIN_FILES_OF_PAGE {
                 break;
             }
         }
@@ -278,11 +267,12 @@ impl FileSaver {
             etag: &file.etag,
             size: file.size,
         };
-        match self.store.copy(source, &key).await? {
-            CopyOutcome::Created => Ok(Copy::Created(file.size)),
+        match self.store.copy(source, &key).await {
+            Ok(()) => Ok(Copy::Created(file.size)),
             // Another save may have created it.
-            CopyOutcome::Refused(_) if self.has_copy(file, &key).await? => Ok(Copy::Exists),
-            CopyOutcome::Refused(refusal) => Ok(Copy::Refused(refusal)),
+            Err(CopyError::Refused(_)) if self.has_copy(file, &key).await? => Ok(Copy::Exists),
+            Err(CopyError::Refused(refusal)) => Ok(Copy::Refused(refusal)),
+            Err(CopyError::Failed(error)) => Err(error),
         }
     }
 
@@ -410,10 +400,6 @@ impl FolderState {
 
     /// Returns the digest that names the state: the SHA-256 of the compact JSON
     /// `["{SHA-256 of the document}",[["{path}","{ETag without quotes}"],…]]`, sorted by path.
-    ///
-    /// # Errors
-    ///
-    /// None: strings and lists are always valid JSON.
     pub(super) fn state_digest(&self, document: &Sha256Digest) -> Result<Sha256Digest, Error> {
         let files = self.files.iter();
         let files = files.map(|file| (&*file.path, plain_etag(&file.etag)));

@@ -16,7 +16,7 @@ use tokio::time::timeout_at;
 
 pub use self::files::FilesReport;
 
-use self::files::{FileSaver, FolderState, ReadDocument};
+use self::files::{FolderState, ReadDocument};
 use crate::config::SaveConfig;
 use crate::draft::document::{self, DocumentKind};
 use crate::draft::keys::{self, DocumentName, DraftPrefix};
@@ -72,8 +72,7 @@ struct Progress {
 pub struct Saver {
     store: Store,
     draft_prefix: DraftPrefix,
-    /// `None` if only the document is saved.
-    files: Option<FileSaver>,
+    save_files: bool,
     maintenance: bool,
     worker: Worker,
 }
@@ -88,18 +87,12 @@ const MAX_MANIFEST_ATTEMPTS: u32 = 3;
 impl Saver {
     /// Creates a saver that reads and writes through `store`.
     pub fn new(store: Store, config: SaveConfig) -> Self {
-        let worker = Worker(Arc::new(Semaphore::new(1)));
-        let files = config.save_files.then(|| FileSaver {
-            store: store.clone(),
-            draft_prefix: config.draft_prefix.clone(),
-            worker: worker.clone(),
-        });
         Self {
             store,
             draft_prefix: config.draft_prefix,
-            files,
+            save_files: config.save_files,
             maintenance: config.maintenance,
-            worker,
+            worker: Worker(Arc::new(Semaphore::new(1))),
         }
     }
 
@@ -154,22 +147,20 @@ impl Saver {
     ) -> Result<Saved, Error> {
         for _ in 0..MAX_READS {
             let (name, document) = self.read(id, memory, progress).await?;
-            let files = match &self.files {
-                None => None,
-                Some(files) => {
-                    let read = ReadDocument {
-                        name,
-                        document: &document,
-                        memory,
-                    };
-                    let report = progress.files.get_or_insert_default();
-                    match files.save(id, read, report).await? {
-                        // Without other files, the version is named by its document alone.
-                        Some(state) => Some(state).filter(|state| !state.is_empty()),
-                        None => continue,
-                    }
-                }
-            };
+            let mut files = None;
+            if self.save_files {
+                let read = ReadDocument {
+                    name,
+                    document: &document,
+                    memory,
+                };
+                let report = progress.files.get_or_insert_default();
+                let Some(state) = self.save_files(id, read, report).await? else {
+                    continue;
+                };
+                // Without other files, the version is named by its document alone.
+                files = Some(state).filter(|state| !state.is_empty());
+            }
             let start = Instant::now();
             let saved = self.write(id, name, document, files, memory).await;
             progress.write = Some(start.elapsed());
