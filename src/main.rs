@@ -45,7 +45,7 @@ fn describe(error: BoxError) -> String {
 }
 
 fn run(telemetry: Telemetry) -> Result<(), BoxError> {
-    let config = Config::from_env()?;
+    let config = Config::from_lookup(env::var_os)?;
     // Lambda Managed Instances run several invocations in one process and set this variable. With
     // one invocation at a time, a single thread starts faster.
     let max_concurrency = env::var("AWS_LAMBDA_MAX_CONCURRENCY").unwrap_or_default();
