@@ -2,8 +2,9 @@
 
 use std::env;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use lambda_http::lambda_runtime;
+use lambda_runtime::service_fn;
 use save_draft::config::Config;
 use save_draft::error::{BoxError, redact_json_error};
 use save_draft::lambda::Function;
@@ -59,7 +60,11 @@ fn run(telemetry: Telemetry) -> Result<(), BoxError> {
         let sdk_config = client::config_from_env()?;
         let store = Store::new(&sdk_config, config.storage);
         let saver = Saver::new(store, config.saves);
-        let function = Function::new(saver, config.requests, telemetry);
-        lambda_runtime::run_concurrent(function.into_service()).await
+        let function = Arc::new(Function::new(saver, config.requests, telemetry));
+        let service = service_fn(move |event| {
+            let function = Arc::clone(&function);
+            async move { function.handle(event).await }
+        });
+        lambda_runtime::run_concurrent(service).await
     })
 }
