@@ -1,7 +1,8 @@
 //! Configuration from environment variables, validated at start.
 
-use std::env;
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::str::FromStr;
 
 use thiserror::Error;
 use url::{Host, Url};
@@ -108,15 +109,6 @@ pub struct ConfigError {
 }
 
 impl Config {
-    /// Reads the environment of the process.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error for the first variable that is missing or invalid.
-    pub fn from_env() -> Result<Self, ConfigError> {
-        Self::from_lookup(env::var_os)
-    }
-
     /// Reads the variables that `lookup` returns by name. An empty value counts as unset.
     ///
     /// # Errors
@@ -125,27 +117,35 @@ impl Config {
     pub fn from_lookup(
         lookup: impl Fn(&'static str) -> Option<OsString>,
     ) -> Result<Self, ConfigError> {
-        let env = Environment { lookup };
-        env.refuse_removed()?;
-        let draft_bucket = env.parse("DRAFT_BUCKET", parse_bucket)?;
-        let draft_bucket = draft_bucket.ok_or_else(|| {
-            error(
-                "DRAFT_BUCKET",
-                "must be set to the name of the drafts' bucket",
-            )
-        })?;
-        let saved_bucket = env.parse("SAVED_BUCKET", parse_bucket)?;
-        let draft_prefix = env.parse("DRAFT_PREFIX", parse_prefix)?;
-        let save_files = env.parse("SAVE_FILES", parse_bool)?;
-        let max_draft_bytes = env.parse("MAX_DRAFT_BYTES", parse_max_draft_bytes)?;
-        let draft_url_hosts = env.parse("DRAFT_URL_HOSTS", parse_hosts)?;
-        let maintenance = env.parse("MAINTENANCE", parse_bool)?;
-        let cors_origin = env.parse("CORS_ORIGIN", parse_origin)?;
-        let response_format = env.parse("RESPONSE_FORMAT", parse_response_format)?;
-        let memory_mib = env.parse(FUNCTION_MEMORY, parse_memory)?;
+        let env = Environment(lookup);
+        for (removed, replacement) in REMOVED {
+            if env.read(removed)?.is_some() {
+                let problem = format!("is no longer read: use {replacement}");
+                return Err(error(removed, problem));
+            }
+        }
+        let bucket = "must be the name of an S3 bucket";
+        let hosts = "must be host names without scheme and port, separated by commas";
+        let origin = "must be an origin like https://example.com, or *";
+        let format = "must be detail or code";
+        let boolean = "must be true or false";
+        let bytes = format!("must be an integer between 1 and {MAX_PUT_BYTES}");
+
+        let draft_bucket = env.parse("DRAFT_BUCKET", bucket, parse_bucket)?;
+        let missing = "must be set to the name of the drafts' bucket";
+        let draft_bucket = draft_bucket.ok_or_else(|| error("DRAFT_BUCKET", missing))?;
+        let saved_bucket = env.parse("SAVED_BUCKET", bucket, parse_bucket)?;
+        let draft_prefix = env.parse("DRAFT_PREFIX", InvalidDraftPrefix, parse)?;
+        let save_files = env.parse("SAVE_FILES", boolean, parse)?;
+        let max_draft_bytes = env.parse("MAX_DRAFT_BYTES", bytes, parse_max_draft_bytes)?;
+        let draft_url_hosts = env.parse("DRAFT_URL_HOSTS", hosts, parse_hosts)?;
+        let maintenance = env.parse("MAINTENANCE", boolean, parse)?;
+        let cors_origin = env.parse("CORS_ORIGIN", origin, parse_origin)?;
+        let response_format = env.parse("RESPONSE_FORMAT", format, parse_response_format)?;
+        let memory_mib = env.parse(FUNCTION_MEMORY, "must be the memory in MiB", parse)?;
 
         let saved_bucket = saved_bucket.unwrap_or_else(|| draft_bucket.clone());
-        let draft_prefix = draft_prefix.unwrap_or_default();
+        let draft_prefix: DraftPrefix = draft_prefix.unwrap_or_default();
         if draft_bucket == saved_bucket && draft_prefix.overlaps_versions() {
             let problem = format!(
                 "must not overlap saved/ and saved-files/ in the same bucket, got {:?}",
@@ -194,113 +194,73 @@ fn error(variable: &'static str, problem: impl Into<String>) -> ConfigError {
 }
 
 /// The variables that `lookup` returns by name.
-struct Environment<F> {
-    lookup: F,
-}
+struct Environment<F>(F);
 
 impl<F: Fn(&'static str) -> Option<OsString>> Environment<F> {
     fn read(&self, variable: &'static str) -> Result<Option<String>, ConfigError> {
-        match (self.lookup)(variable).map(OsString::into_string) {
+        match (self.0)(variable).map(OsString::into_string) {
             None => Ok(None),
             Some(Ok(value)) => Ok(Some(value).filter(|value| !value.is_empty())),
             Some(Err(_)) => Err(error(variable, "must be UTF-8")),
         }
     }
 
-    /// Parses a variable, or returns `None` if it is not set. `parse` returns the problem of a value.
+    /// Parses a variable, or returns `None` if it is not set. `expected` describes the values that `parse`
+    /// accepts.
     fn parse<T>(
         &self,
         variable: &'static str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
+        expected: impl Display,
+        parse: impl FnOnce(&str) -> Option<T>,
     ) -> Result<Option<T>, ConfigError> {
         let Some(value) = self.read(variable)? else {
             return Ok(None);
         };
-        let parsed = parse(&value);
-        parsed
-            .map(Some)
-            .map_err(|problem| error(variable, format!("{problem}, got {value:?}")))
-    }
-
-    fn refuse_removed(&self) -> Result<(), ConfigError> {
-        for (removed, replacement) in REMOVED {
-            if self.read(removed)?.is_some() {
-                return Err(error(
-                    removed,
-                    format!("is no longer read: use {replacement}"),
-                ));
-            }
-        }
-        Ok(())
+        let parsed = parse(&value).map(Some);
+        parsed.ok_or_else(|| error(variable, format!("{expected}, got {value:?}")))
     }
 }
 
-fn parse_bool(value: &str) -> Result<bool, String> {
-    value
-        .parse()
-        .map_err(|_| "must be true or false".to_owned())
+fn parse<T: FromStr>(value: &str) -> Option<T> {
+    value.parse().ok()
 }
 
 /// Accepts any name or access point without white space. S3 checks whether the bucket exists.
-fn parse_bucket(name: &str) -> Result<String, String> {
-    if name.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err("must be the name of an S3 bucket".to_owned());
-    }
-    Ok(name.to_owned())
+fn parse_bucket(name: &str) -> Option<String> {
+    let is_name = !name.contains(|c: char| c.is_whitespace() || c.is_control());
+    is_name.then(|| name.to_owned())
 }
 
-fn parse_prefix(value: &str) -> Result<DraftPrefix, String> {
-    value
-        .parse()
-        .map_err(|error: InvalidDraftPrefix| error.to_string())
-}
-
-fn parse_max_draft_bytes(value: &str) -> Result<u64, String> {
-    let bytes = value
-        .parse()
-        .ok()
-        .filter(|bytes| (1..=MAX_PUT_BYTES).contains(bytes));
-    bytes.ok_or_else(|| format!("must be an integer between 1 and {MAX_PUT_BYTES}"))
-}
-
-fn parse_memory(value: &str) -> Result<u64, String> {
-    value
-        .parse()
-        .map_err(|_| "must be the memory in MiB".to_owned())
+fn parse_max_draft_bytes(value: &str) -> Option<u64> {
+    parse(value).filter(|bytes| (1..=MAX_PUT_BYTES).contains(bytes))
 }
 
 /// Parses a comma-separated list of hosts.
-fn parse_hosts(list: &str) -> Result<Vec<String>, String> {
+fn parse_hosts(list: &str) -> Option<Vec<String>> {
     if list.trim().is_empty() {
-        return Ok(Vec::new());
+        return Some(Vec::new());
     }
     let hosts = list.split(',').map(|name| {
         // The URL Standard allows `*` in a host, but this is not a pattern.
-        let host = Host::parse(name.trim())
-            .ok()
-            .filter(|_| !name.contains('*'));
-        host.map(|host| host.to_string())
+        let host = Host::parse(name.trim()).ok();
+        let host = host.filter(|_| !name.contains('*'))?;
+        Some(host.to_string())
     });
-    hosts
-        .collect::<Option<_>>()
-        .ok_or_else(|| "must be host names without scheme and port, separated by commas".to_owned())
+    hosts.collect()
 }
 
 /// Accepts `*` and serialized origins (RFC 6454, section 6.2), the values that are valid in
 /// `Access-Control-Allow-Origin`.
-fn parse_origin(value: &str) -> Result<String, String> {
+fn parse_origin(value: &str) -> Option<String> {
     let is_origin = Url::parse(value).is_ok_and(|url| url.origin().ascii_serialization() == value);
-    if value == "*" || is_origin {
-        return Ok(value.to_owned());
-    }
-    Err("must be an origin like https://example.com, or *".to_owned())
+    (value == "*" || is_origin).then(|| value.to_owned())
 }
 
-fn parse_response_format(value: &str) -> Result<ResponseFormat, String> {
+fn parse_response_format(value: &str) -> Option<ResponseFormat> {
     match value {
-        "detail" => Ok(ResponseFormat::Detail),
-        "code" => Ok(ResponseFormat::Code),
-        _ => Err("must be detail or code".to_owned()),
+        "detail" => Some(ResponseFormat::Detail),
+        "code" => Some(ResponseFormat::Code),
+        _ => None,
     }
 }
 
@@ -384,90 +344,46 @@ mod tests {
 
     #[test]
     fn an_invalid_value_is_named_with_what_is_expected() {
-        for (variable, value, message) in [
-            (
-                "DRAFT_BUCKET",
-                "my drafts",
-                r#"must be the name of an S3 bucket, got "my drafts""#,
-            ),
-            (
-                "SAVED_BUCKET",
-                "a\nb",
-                r#"must be the name of an S3 bucket, got "a\nb""#,
-            ),
-            (
-                "DRAFT_PREFIX",
-                "drafts",
-                r#"must end in / and have at most 512 bytes and no control characters, got "drafts""#,
-            ),
-            (
-                "DRAFT_PREFIX",
-                "saved/x/",
-                r#"must not overlap saved/ and saved-files/ in the same bucket, got "saved/x/""#,
-            ),
-            ("DRAFT_KEY", "x", "is no longer read: use DRAFT_PREFIX"),
-            ("SAVED_KEY", "x", "is no longer read: use DRAFT_PREFIX"),
-            ("FILES_KEY", "x", "is no longer read: use DRAFT_PREFIX"),
-            ("AWS_CA_BUNDLE", "x", "is no longer read: use SSL_CERT_FILE"),
-            (
-                "MAX_DRAFT_BYTES",
-                "x",
-                r#"must be an integer between 1 and 5000000000, got "x""#,
-            ),
-            (
-                "MAX_DRAFT_BYTES",
-                "0",
-                r#"must be an integer between 1 and 5000000000, got "0""#,
-            ),
-            (
-                "MAX_DRAFT_BYTES",
-                "5000000001",
-                r#"must be an integer between 1 and 5000000000, got "5000000001""#,
-            ),
-            (
-                "MAX_DRAFT_BYTES",
-                "469762049",
-                "is 469762049, but AWS_LAMBDA_FUNCTION_MEMORY_SIZE is 512 MiB, which leaves 469762048 bytes for a draft: lower MAX_DRAFT_BYTES or raise the function's memory",
-            ),
-            (
-                "DRAFT_URL_HOSTS",
-                "https://a.example",
-                r#"must be host names without scheme and port, separated by commas, got "https://a.example""#,
-            ),
-            (
-                "DRAFT_URL_HOSTS",
-                "a.example,,b.example",
-                r#"must be host names without scheme and port, separated by commas, got "a.example,,b.example""#,
-            ),
-            (
-                "DRAFT_URL_HOSTS",
-                "*.example",
-                r#"must be host names without scheme and port, separated by commas, got "*.example""#,
-            ),
-            ("MAINTENANCE", "yes", r#"must be true or false, got "yes""#),
-            (
-                "RESPONSE_FORMAT",
-                "Code",
-                r#"must be detail or code, got "Code""#,
-            ),
-            (
-                "CORS_ORIGIN",
-                "nonsense",
-                r#"must be an origin like https://example.com, or *, got "nonsense""#,
-            ),
-            (
-                "CORS_ORIGIN",
-                "https://a.example,https://b.example",
-                r#"must be an origin like https://example.com, or *, got "https://a.example,https://b.example""#,
-            ),
-            (
-                "CORS_ORIGIN",
-                "https://a.example/",
-                r#"must be an origin like https://example.com, or *, got "https://a.example/""#,
-            ),
+        let bucket = "must be the name of an S3 bucket";
+        let prefix = "must end in / and have at most 512 bytes and no control characters";
+        let overlap = "must not overlap saved/ and saved-files/ in the same bucket";
+        let bytes = "must be an integer between 1 and 5000000000";
+        let hosts = "must be host names without scheme and port, separated by commas";
+        let origin = "must be an origin like https://example.com, or *";
+        for (variable, value, expected) in [
+            ("DRAFT_BUCKET", "my drafts", bucket),
+            ("SAVED_BUCKET", "a\nb", bucket),
+            ("DRAFT_PREFIX", "drafts", prefix),
+            ("DRAFT_PREFIX", "saved/x/", overlap),
+            ("MAX_DRAFT_BYTES", "x", bytes),
+            ("MAX_DRAFT_BYTES", "0", bytes),
+            ("MAX_DRAFT_BYTES", "5000000001", bytes),
+            ("DRAFT_URL_HOSTS", "https://a.example", hosts),
+            ("DRAFT_URL_HOSTS", "a.example,,b.example", hosts),
+            ("DRAFT_URL_HOSTS", "*.example", hosts),
+            ("MAINTENANCE", "yes", "must be true or false"),
+            ("SAVE_FILES", "1", "must be true or false"),
+            ("RESPONSE_FORMAT", "Code", "must be detail or code"),
+            ("CORS_ORIGIN", "nonsense", origin),
+            ("CORS_ORIGIN", "https://a.example,https://b.example", origin),
+            ("CORS_ORIGIN", "https://a.example/", origin),
         ] {
-            let error = read_with(variable, value).expect_err(value);
-            assert_eq!(error.to_string(), format!("{variable} {message}"));
+            let error = read_with(variable, value).expect_err(value).to_string();
+            assert_eq!(error, format!("{variable} {expected}, got {value:?}"));
+        }
+    }
+
+    #[test]
+    fn a_variable_of_an_earlier_release_is_refused() {
+        for (variable, replacement) in [
+            ("DRAFT_KEY", "DRAFT_PREFIX"),
+            ("SAVED_KEY", "DRAFT_PREFIX"),
+            ("FILES_KEY", "DRAFT_PREFIX"),
+            ("AWS_CA_BUNDLE", "SSL_CERT_FILE"),
+        ] {
+            let error = read_with(variable, "x").expect_err(variable).to_string();
+            let expected = format!("{variable} is no longer read: use {replacement}");
+            assert_eq!(error, expected);
         }
     }
 
@@ -496,5 +412,9 @@ mod tests {
     #[test]
     fn the_largest_draft_fills_the_memory() {
         assert!(read_with("MAX_DRAFT_BYTES", "469762048").is_ok());
+        let error = read_with("MAX_DRAFT_BYTES", "469762049").expect_err("too large");
+        let expected = "MAX_DRAFT_BYTES is 469762049, but AWS_LAMBDA_FUNCTION_MEMORY_SIZE is 512 MiB, \
+             which leaves 469762048 bytes for a draft: lower MAX_DRAFT_BYTES or raise the function's memory";
+        assert_eq!(error.to_string(), expected);
     }
 }

@@ -1,7 +1,7 @@
 //! Errors of a save, classified by what the caller should do next.
 
 use std::error::Error as StdError;
-use std::fmt;
+use std::iter::successors;
 
 use serde_json::error::Category;
 use thiserror::Error as ThisError;
@@ -39,10 +39,12 @@ impl ErrorKind {
 }
 
 /// A failed save: a kind and a documented text for the caller, and a cause for the log.
-#[derive(Debug)]
+#[derive(Debug, ThisError)]
+#[error("{detail}")]
 pub struct Error {
     kind: ErrorKind,
     detail: &'static str,
+    #[source]
     cause: BoxError,
 }
 
@@ -68,10 +70,11 @@ impl Error {
     }
 
     fn new(kind: ErrorKind, detail: &'static str, cause: impl Into<BoxError>) -> Self {
+        let cause = cause.into();
         Self {
             kind,
             detail,
-            cause: cause.into(),
+            cause,
         }
     }
 
@@ -88,29 +91,15 @@ impl Error {
     /// Returns the cause and its sources in one line, for the log only.
     pub fn cause_chain(&self) -> String {
         let mut line = self.cause.to_string();
-        let mut next = self.cause.source();
-        while let Some(cause) = next {
+        for cause in successors(self.cause.source(), |&cause| cause.source()) {
             let text = cause.to_string();
             // Many errors repeat their source in their own text.
             if !line.ends_with(&text) {
                 line.push_str(": ");
                 line.push_str(&text);
             }
-            next = cause.source();
         }
         line
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.detail)
-    }
-}
-
-impl StdError for Error {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(self.cause.as_ref())
     }
 }
 
@@ -138,12 +127,8 @@ pub fn redact_json_error(error: &serde_json::Error) -> BoxError {
         Category::Eof => "incomplete JSON",
         Category::Io => "unreadable JSON",
     };
-    format!(
-        "{problem} at line {}, column {}",
-        error.line(),
-        error.column()
-    )
-    .into()
+    let (line, column) = (error.line(), error.column());
+    format!("{problem} at line {line}, column {column}").into()
 }
 
 #[cfg(test)]

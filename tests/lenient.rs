@@ -132,8 +132,8 @@ async fn a_field_that_no_save_reads_changes_nothing() {
     // looked up.
     let s3 = S3::start_empty().await.expect("the S3 server starts");
     s3.fault(When::any(), Fault::ACCESS_DENIED);
-    let service = common::service(&s3);
-    let invoke = async |text: &str| common::invoke(&service, text.as_bytes()).await;
+    let function = common::function(&s3);
+    let invoke = async |text: &str| common::invoke(&function, text.as_bytes()).await;
     let mut count = 0;
     for name in event_names() {
         let text = event(&name).to_string();
@@ -206,13 +206,13 @@ async fn any_text_in_a_field_that_is_read_gets_a_documented_result() {
     for id in ["a", "drafts", DRAFT_ID] {
         s3.put(BUCKET, &draft_key(id), "{}");
     }
-    let service = common::service(&s3);
+    let function = common::function(&s3);
     let long = [100, 9_000].map(|length| "x".repeat(length));
     let texts = SPECIAL.iter().map(|text| (*text).to_owned()).chain(long);
     let replacements: Vec<_> = texts.map(|text| json!(text).to_string()).collect();
     for name in event_names() {
         for (_, variant) in variants(&event(&name).to_string(), true, &replacements) {
-            let outcome = common::invoke(&service, variant.as_bytes()).await;
+            let outcome = common::invoke(&function, variant.as_bytes()).await;
             let answer = match outcome.expect("the event is JSON") {
                 Outcome::Response(response) => Ok(response),
                 outcome => Err(outcome.error()),
@@ -247,7 +247,7 @@ async fn a_message_that_cannot_be_read_fails_alone() {
     for number in 0..3 {
         s3.put(BUCKET, &draft_key(&format!("draft-{number}")), "{}");
     }
-    let service = common::service(&s3);
+    let function = common::function(&s3);
     let unknown = Outcome::Error {
         error_type: "InvalidRequest".to_owned(),
         error_message: "The event is not one that this function knows".to_owned(),
@@ -294,7 +294,7 @@ async fn a_message_that_cannot_be_read_fails_alone() {
             let batch = batch.to_string();
             let batch = batch.replace(&format!("\"{PLACEHOLDER}\""), &garbage);
             s3.clear_requests();
-            let outcome = common::invoke(&service, batch.as_bytes()).await;
+            let outcome = common::invoke(&function, batch.as_bytes()).await;
             let expected = if has_id {
                 let id = format!("message-{number}");
                 Outcome::Response(json!({"batchItemFailures": [{"itemIdentifier": id}]}))
@@ -323,11 +323,11 @@ async fn a_message_with_any_attributes_is_saved() {
     for number in 0..3 {
         s3.put(BUCKET, &draft_key(&format!("draft-{number}")), "{}");
     }
-    let service = common::service(&s3);
+    let function = common::function(&s3);
     for name in ["sqs", "sqs-fifo", "sqs-raw-sns"] {
         let mut batch = batch(name);
         batch["Records"][0]["messageAttributes"] = json!({"a": {"binaryValue": "Hello, World!"}});
-        let outcome = common::invoke(&service, batch.to_string().as_bytes()).await;
+        let outcome = common::invoke(&function, batch.to_string().as_bytes()).await;
         let saved = Outcome::Response(json!({"batchItemFailures": []}));
         assert_eq!(outcome, Some(saved), "{name}");
         assert_eq!(gets_and_puts(&s3), (3, 3), "{name}: all three are saved");

@@ -1,7 +1,6 @@
 //! Runs the function on this machine, with an S3 server of its own.
 //!
-//! An HTTP request becomes an event of API Gateway, the service that the Lambda runtime calls handles it, and its
-//! answer becomes an HTTP response.
+//! An HTTP request becomes an event of API Gateway, the function handles it, and its answer becomes an HTTP response.
 
 use std::collections::HashMap;
 use std::env;
@@ -24,8 +23,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use lambda_http::lambda_runtime::{Context, LambdaEvent};
-use lambda_http::tower::ServiceExt as _;
+use lambda_runtime::{Context, LambdaEvent};
 use local::s3::{Fault, REGION, S3, S3Options, When};
 use local::web::check_local;
 use save_draft::config::Config;
@@ -324,7 +322,7 @@ async fn serve(
     function: Function,
     endpoint: Arc<Endpoint>,
 ) -> io::Result<()> {
-    let function = function.into_service();
+    let function = Arc::new(function);
     let connections = GracefulShutdown::new();
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new());
@@ -340,9 +338,9 @@ async fn serve(
             stopped = &mut stop => break stopped?,
         };
         stream.set_nodelay(true)?;
-        let (endpoint, function) = (Arc::clone(&endpoint), function.clone());
+        let (endpoint, function) = (Arc::clone(&endpoint), Arc::clone(&function));
         let service = service_fn(move |request: Request<Incoming>| {
-            let (endpoint, function) = (Arc::clone(&endpoint), function.clone());
+            let (endpoint, function) = (Arc::clone(&endpoint), Arc::clone(&function));
             async move {
                 let started = Instant::now();
                 let path = request.uri().path().escape_debug();
@@ -356,8 +354,8 @@ async fn serve(
                     }
                     Ok(event) => {
                         let payload = serde_json::from_value(event).map_err(io::Error::other)?;
-                        match function.oneshot(LambdaEvent::new(payload, context)).await {
-                            Ok(answer) => response(&serde_json::to_value(answer)?),
+                        match function.handle(LambdaEvent::new(payload, context)).await {
+                            Ok(answer) => response(&answer),
                             // API Gateway does this if a function fails.
                             Err(_) => detail(503, "Service unavailable"),
                         }

@@ -58,14 +58,11 @@ pub fn validate(bytes: &[u8]) -> Result<DocumentKind, BoxError> {
         }
         parsed => parsed,
     };
-    match parsed {
-        Ok(IgnoredAny) => Ok(DocumentKind::Plain),
-        Err(error) => Err(format!(
-            "the document is not valid JSON: {}",
-            redact_json_error(&error)
-        )
-        .into()),
+    if let Err(error) = parsed {
+        let problem = redact_json_error(&error);
+        return Err(format!("the document is not valid JSON: {problem}").into());
     }
+    Ok(DocumentKind::Plain)
 }
 
 /// Returns the JSON of a plain document: without a byte order mark, and with `[]` in place of the
@@ -124,19 +121,12 @@ fn check_depth(bytes: &[u8]) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Counts `{` and `[`, an upper bound of the depth. Written so that the compiler vectorizes it.
+/// Counts `{` and `[`, which differ in one bit. Written so that the compiler vectorizes it.
 fn opening_brackets(bytes: &[u8]) -> usize {
-    let count = |chunk: &[u8]| -> u8 {
-        // `[` and `{` differ in one bit.
-        chunk
-            .iter()
-            .map(|&byte| u8::from(byte | 0x20 == b'{'))
-            .sum()
-    };
-    bytes
-        .chunks(255)
-        .map(|chunk| usize::from(count(chunk)))
-        .sum()
+    let is_bracket = |byte: &u8| u8::from(byte | 0x20 == b'{');
+    let chunks = bytes.chunks(255);
+    let counts = chunks.map(|chunk| chunk.iter().map(is_bracket).sum::<u8>());
+    counts.map(usize::from).sum()
 }
 
 /// Reads JSON text with the constants that only Python accepts replaced by `[]` and spaces of the
@@ -145,7 +135,7 @@ fn opening_brackets(bytes: &[u8]) -> usize {
 struct PythonConstants<'a> {
     rest: &'a [u8],
     /// The rest of the replacement of the last constant.
-    pending: &'static [u8],
+    pending: &'a [u8],
 }
 
 impl<'a> PythonConstants<'a> {
@@ -165,19 +155,15 @@ impl Iterator for PythonConstants<'_> {
     type Item = u8;
 
     fn next(&mut self) -> Option<u8> {
-        if let Some((&first, rest)) = self.pending.split_first() {
-            self.pending = rest;
-            return Some(first);
+        if self.pending.is_empty() {
+            let is_next = |constant: &&[u8]| self.rest.starts_with(constant);
+            if let Some(constant) = Self::CONSTANTS.into_iter().find(is_next) {
+                self.rest = &self.rest[constant.len()..];
+                self.pending = &Self::REPLACEMENT[..constant.len()];
+            }
         }
-        let is_next = |constant: &&[u8]| self.rest.starts_with(constant);
-        if let Some(constant) = Self::CONSTANTS.into_iter().find(is_next) {
-            self.rest = &self.rest[constant.len()..];
-            self.pending = &Self::REPLACEMENT[..constant.len()];
-            return self.next();
-        }
-        let (&first, rest) = self.rest.split_first()?;
-        self.rest = rest;
-        Some(first)
+        let byte = self.pending.split_off_first();
+        byte.or_else(|| self.rest.split_off_first()).copied()
     }
 }
 

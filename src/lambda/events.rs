@@ -5,17 +5,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::ready;
+use std::slice;
 use std::time::Instant;
 
 use futures_util::{StreamExt as _, stream};
-use lambda_http::lambda_runtime::Diagnostic;
+use lambda_runtime::Diagnostic;
 use serde_json::{Value, json};
 
-use super::parser::{self, EventContent, EventParser, Message, Origin, ParsedEvent, add_drafts};
-use super::telemetry::InvocationLog;
+use super::Invocation;
+use super::parser::{self, EventContent, Origin, ParsedEvent, add_draft};
 use crate::draft::DraftId;
 use crate::error::{Error, ErrorKind};
-use crate::save::{Saved, Saver};
+use crate::save::Saved;
 
 /// Maximum number of concurrent saves of one event.
 const MAX_CONCURRENT_SAVES: usize = 16;
@@ -30,7 +31,7 @@ impl From<&Error> for Diagnostic {
     }
 }
 
-/// Saves the drafts that `payload` names, and returns by `deadline`.
+/// Saves the drafts that `payload` names.
 ///
 /// # Errors
 ///
@@ -38,66 +39,41 @@ impl From<&Error> for Diagnostic {
 /// has no `messageId`.
 pub(super) async fn handle(
     payload: &str,
-    parser: &EventParser,
-    saver: &Saver,
-    deadline: Instant,
-    log: &InvocationLog<'_>,
+    invocation: &Invocation<'_>,
 ) -> Result<Value, Diagnostic> {
-    let event = parser.parse(payload).map_err(|error| {
-        log.invalid(&error);
-        Diagnostic::from(&error)
-    })?;
-    match event {
+    let invalid = |error: &Error| {
+        invocation.log.invalid(error);
+        Diagnostic::from(error)
+    };
+    let event = parser::parse(payload, invocation.config);
+    match event.map_err(|error| invalid(&error))? {
         ParsedEvent::Direct(request) => {
-            let report = saver.save(request.id, deadline).await;
-            log.save(&report);
-            let saved = report.result.as_ref().map_err(Diagnostic::from)?;
-            Ok(saved_json(request.field, &request.value, saved))
+            let result = invocation.save(request.id).await.result;
+            let saved = result.map_err(|error| Diagnostic::from(&error))?;
+            Ok(saved_json(request.field, &request.value, &saved))
         }
         ParsedEvent::Notification(content) => {
-            log_content(&content, log);
-            let saves = BatchSaves::run(content.drafts.clone(), saver, deadline, log).await;
+            let saves = BatchSaves::run(slice::from_ref(&content), invocation).await;
             match saves.error(&content) {
-                Some(error) => Err(error),
+                Some(error) => Err(Diagnostic::from(error)),
                 None => Ok(saves.to_json(&content)),
             }
         }
-        ParsedEvent::Batch(messages) => handle_batch(messages, saver, deadline, log).await,
-    }
-}
-
-/// Saves the drafts of an SQS batch, and reports the failed messages ("Reporting batch item
-/// failures for Lambda functions with an Amazon SQS trigger", AWS Lambda Developer Guide).
-async fn handle_batch(
-    messages: Vec<Message>,
-    saver: &Saver,
-    deadline: Instant,
-    log: &InvocationLog<'_>,
-) -> Result<Value, Diagnostic> {
-    let mut drafts = BTreeMap::new();
-    for message in &messages {
-        log_content(&message.content, log);
-        add_drafts(&mut drafts, message.content.drafts.clone());
-    }
-    let saves = BatchSaves::run(drafts, saver, deadline, log).await;
-    let mut failures = Vec::new();
-    let mut has_unidentified = false;
-    for message in messages {
-        match message.id {
-            Some(id) if saves.error(&message.content).is_some() => {
-                failures.push(json!({"itemIdentifier": id}));
+        // "Reporting batch item failures for Lambda functions with an Amazon SQS trigger", AWS Lambda
+        // Developer Guide.
+        ParsedEvent::Batch(messages) => {
+            let saves = BatchSaves::run(&messages, invocation).await;
+            // SQS cannot be told whether that message was saved, so that it has to deliver all again.
+            if messages.iter().any(|message| message.message_id.is_none()) {
+                let error = parser::invalid_event("a message has no messageId");
+                return Err(invalid(&error));
             }
-            Some(_) => {}
-            None => has_unidentified = true,
+            let is_failed = |message: &&EventContent<'_>| saves.error(message).is_some();
+            let failed = messages.iter().filter(is_failed);
+            let failed = failed.map(|message| json!({"itemIdentifier": message.message_id}));
+            Ok(json!({"batchItemFailures": failed.collect::<Vec<_>>()}))
         }
     }
-    // SQS cannot be told whether that message was saved, so that it has to deliver all again.
-    if has_unidentified {
-        let error = parser::invalid_event("a message has no messageId");
-        log.invalid(&error);
-        return Err(Diagnostic::from(&error));
-    }
-    Ok(json!({"batchItemFailures": failures}))
 }
 
 /// Returns the result of one save for the caller.
@@ -109,18 +85,6 @@ fn saved_json(field: &str, draft: &str, saved: &Saved) -> Value {
     })
 }
 
-/// Logs the records that were skipped, and the first that could not be parsed. This is done before the
-/// saves: there may be many, and no time is left for them after the deadline.
-fn log_content(content: &EventContent, log: &InvocationLog<'_>) {
-    for skipped in &content.skipped {
-        let name = skipped.key.as_deref().map(|key| ("key", key));
-        log.skipped(skipped.reason, name);
-    }
-    if let Some(error) = &content.error {
-        log.invalid(error);
-    }
-}
-
 /// The results of the saves of one event.
 struct BatchSaves {
     /// By draft. A draft that is not here was not started before the deadline.
@@ -129,18 +93,30 @@ struct BatchSaves {
 }
 
 impl BatchSaves {
-    /// Saves each of `drafts`.
-    async fn run(
-        drafts: BTreeMap<DraftId, Origin>,
-        saver: &Saver,
-        deadline: Instant,
-        log: &InvocationLog<'_>,
-    ) -> Self {
+    /// Saves each draft of `contents` once, and logs the results, the records that were skipped, and the
+    /// first that could not be parsed.
+    async fn run(contents: &[EventContent<'_>], invocation: &Invocation<'_>) -> Self {
+        let log = &invocation.log;
+        let mut drafts = BTreeMap::new();
+        for content in contents {
+            // Before the saves: there may be many, and no time is left for them after the deadline.
+            for (reason, key) in &content.skipped {
+                log.skipped(reason, key.as_deref().map(|key| ("key", key)));
+            }
+            if let Some(error) = &content.error {
+                log.invalid(error);
+            }
+            for (id, origin) in &content.drafts {
+                add_draft(&mut drafts, id.clone(), *origin);
+            }
+        }
         let count = drafts.len();
         // An event may have more drafts than can be logged one by one after the deadline.
         let mut reports = stream::iter(drafts)
-            .take_while(|_| ready(Instant::now() < deadline))
-            .map(async |(id, origin)| (saver.save(id, deadline).await, origin))
+            .take_while(|_| ready(Instant::now() < invocation.deadline))
+            .map(async |(id, origin)| {
+                (invocation.saver.save(id, invocation.deadline).await, origin)
+            })
             .buffer_unordered(MAX_CONCURRENT_SAVES);
         let mut saves = HashMap::with_capacity(count);
         while let Some((report, origin)) = reports.next().await {
@@ -161,7 +137,7 @@ impl BatchSaves {
     }
 
     /// Returns the error of `content`, if there is one. A retryable error takes precedence.
-    fn error(&self, content: &EventContent) -> Option<Diagnostic> {
+    fn error<'a>(&'a self, content: &'a EventContent<'_>) -> Option<&'a Error> {
         let errors = content.drafts.iter().filter_map(|(id, origin)| {
             let error = match self.saves.get(id) {
                 Some(result) => result.as_ref().err()?,
@@ -172,10 +148,9 @@ impl BatchSaves {
         errors
             .chain(&content.error)
             .max_by_key(|error| error.kind())
-            .map(Diagnostic::from)
     }
 
-    fn to_json(&self, content: &EventContent) -> Value {
+    fn to_json(&self, content: &EventContent<'_>) -> Value {
         let saved = content.drafts.keys().filter_map(|id| {
             let saved = self.saves.get(id)?.as_ref().ok()?;
             Some(saved_json("draft_id", id.as_str(), saved))

@@ -7,25 +7,21 @@ mod parser;
 mod request;
 pub mod telemetry;
 
-use std::future::ready;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt as _;
-use lambda_http::lambda_runtime::{Diagnostic, LambdaEvent, Service};
-use lambda_http::request::RequestContext;
-use lambda_http::tower::{ServiceExt as _, service_fn};
-use lambda_http::{Adapter, Body, BoxFuture, IntoResponse, Request, RequestExt as _, Response};
-use serde::Serialize;
+use futures_util::future::BoxFuture;
+use lambda_runtime::{Context, Diagnostic, LambdaEvent};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
-use self::http::HttpHandler;
-use self::parser::EventParser;
-pub use self::request::Payload;
+use self::request::HttpRequest;
 use self::telemetry::{InvocationLog, Telemetry};
 use crate::config::RequestConfig;
+use crate::draft::DraftId;
 use crate::error::Error;
-use crate::save::Saver;
+use crate::save::{SaveReport, Saver};
 
 /// Time reserved for the response at the end of an invocation.
 const RESPONSE_MARGIN: Duration = Duration::from_millis(500);
@@ -34,12 +30,19 @@ const RESPONSE_MARGIN: Duration = Duration::from_millis(500);
 const MAX_HTTP_DURATION: Duration = Duration::from_secs(28);
 
 /// The Lambda function.
-#[derive(Debug)]
 pub struct Function {
     saver: Saver,
-    http: HttpHandler,
-    events: EventParser,
+    config: RequestConfig,
     telemetry: Telemetry,
+}
+
+/// One invocation of the function.
+struct Invocation<'a> {
+    saver: &'a Saver,
+    config: &'a RequestConfig,
+    /// The time by which a save must be done.
+    deadline: Instant,
+    log: InvocationLog<'a>,
 }
 
 impl Function {
@@ -47,79 +50,55 @@ impl Function {
     pub fn new(saver: Saver, config: RequestConfig, telemetry: Telemetry) -> Self {
         Self {
             saver,
-            http: HttpHandler::new(&config),
-            events: EventParser::new(config),
+            config,
             telemetry,
         }
     }
 
-    /// Returns the service for the Lambda runtime. It takes the payload of an invocation and returns
-    /// the response in the form that the trigger expects, or the error of a failed invocation.
-    pub fn into_service(
-        self,
-    ) -> impl Service<
-        LambdaEvent<Payload>,
-        Response: Serialize + Send,
-        Error = Diagnostic,
-        Future: Send,
-    > + Clone
-    + Send {
-        let function = Arc::new(self);
-        let handler = service_fn(move |request: Request| {
-            let function = Arc::clone(&function);
-            async move { function.handle(request).await.map(RawResponse) }
-        });
-        Adapter::from(handler).map_request(|event: LambdaEvent<Payload>| {
-            LambdaEvent::new(event.payload.0, event.context)
-        })
+    /// Handles an invocation, and returns the response in the form that the trigger expects.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of a failed invocation.
+    pub async fn handle(&self, event: LambdaEvent<Box<RawValue>>) -> Result<Value, Diagnostic> {
+        let (payload, context) = event.into_parts();
+        if let Some(request) = HttpRequest::parse(payload.get()) {
+            let invocation = self.invocation(&context, MAX_HTTP_DURATION);
+            return Ok(http::handle(&request, &invocation).await);
+        }
+        let invocation = self.invocation(&context, Duration::MAX);
+        let handler = Box::pin(events::handle(payload.get(), &invocation));
+        let result = invocation.catch_panic(handler).await;
+        result.unwrap_or_else(|error| Err(Diagnostic::from(&error)))
     }
 
-    async fn handle(&self, request: Request) -> Result<Response<Body>, Diagnostic> {
-        let context = request.lambda_context();
-        let log = self.telemetry.invocation(&context.request_id);
-        let is_event = matches!(
-            request.request_context_ref(),
-            Some(RequestContext::PassThrough)
-        );
-        let deadline = deadline(context.deadline, is_event);
-        // The runtime would send the text of a panic to the caller.
-        let dispatch = AssertUnwindSafe(self.dispatch(&request, is_event, deadline, &log));
-        dispatch.catch_unwind().await.unwrap_or_else(|_| {
-            let error = Error::save_failed("panic");
-            log.failed(1, &error);
-            if is_event {
-                Err(Diagnostic::from(&error))
-            } else {
-                Ok(self.http.error_response(&error))
-            }
-        })
-    }
-
-    async fn dispatch(
-        &self,
-        request: &Request,
-        is_event: bool,
-        deadline: Instant,
-        log: &InvocationLog<'_>,
-    ) -> Result<Response<Body>, Diagnostic> {
-        let saver = &self.saver;
-        match request.body() {
-            Body::Text(payload) if is_event => {
-                let result = events::handle(payload, &self.events, saver, deadline, log).await;
-                result.map(|result| Response::new(Body::Text(result.to_string())))
-            }
-            _ => Ok(self.http.handle(request, saver, deadline, log).await),
+    fn invocation<'a>(&'a self, context: &'a Context, max: Duration) -> Invocation<'a> {
+        Invocation {
+            saver: &self.saver,
+            config: &self.config,
+            deadline: deadline(context.deadline, max),
+            log: self.telemetry.invocation(&context.request_id),
         }
     }
 }
 
-/// A response that `lambda_http` sends as it is. Its own conversion looks for the character set,
-/// which adds the tables of all character sets to the executable.
-struct RawResponse(Response<Body>);
+impl Invocation<'_> {
+    /// Saves the draft `id`, and logs the result.
+    async fn save(&self, id: DraftId) -> SaveReport {
+        let report = self.saver.save(id, self.deadline).await;
+        self.log.save(&report);
+        report
+    }
 
-impl IntoResponse for RawResponse {
-    fn into_response(self) -> BoxFuture<'static, Response<Body>> {
-        Box::pin(ready(self.0))
+    /// Returns the result of `handler`, or an error if it panics. The runtime would send the text of the
+    /// panic to the caller.
+    async fn catch_panic<T>(&self, handler: BoxFuture<'_, T>) -> Result<T, Error> {
+        let result = AssertUnwindSafe(handler).catch_unwind().await;
+        result.map_err(|_| {
+            let error = Error::save_failed("panic");
+            self.log.failed(1, &error);
+            error
+        })
     }
 }
 
@@ -127,9 +106,9 @@ impl IntoResponse for RawResponse {
 const YEAR_2000_MS: u64 = 946_684_800_000;
 
 /// Returns the time by which a save must be done, for an invocation that ends at `end_ms`
-/// milliseconds since the epoch, as sent by the Runtime API. `cargo lambda watch` sends the
-/// remaining milliseconds instead.
-fn deadline(end_ms: u64, is_event: bool) -> Instant {
+/// milliseconds since the epoch, as sent by the Runtime API, and takes at most `max`.
+/// `cargo lambda watch` sends the remaining milliseconds instead.
+fn deadline(end_ms: u64, max: Duration) -> Instant {
     let end = Duration::from_millis(end_ms);
     let remaining = if end_ms < YEAR_2000_MS {
         end
@@ -137,10 +116,5 @@ fn deadline(end_ms: u64, is_event: bool) -> Instant {
         let end = SystemTime::UNIX_EPOCH + end;
         end.duration_since(SystemTime::now()).unwrap_or_default()
     };
-    let remaining = if is_event {
-        remaining
-    } else {
-        remaining.min(MAX_HTTP_DURATION)
-    };
-    Instant::now() + remaining.saturating_sub(RESPONSE_MARGIN)
+    Instant::now() + remaining.min(max).saturating_sub(RESPONSE_MARGIN)
 }

@@ -2,39 +2,27 @@
 //! building their values, so that memory does not depend on the input.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
-use serde::de::{self, Deserializer as _, SeqAccess, Visitor};
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::config::RequestConfig;
-use crate::draft::keys::DraftPrefix;
-use crate::draft::{DraftId, InvalidDraftId};
+use crate::draft::DraftId;
 use crate::error::{BoxError, Error, redact_json_error};
 
-/// Parses events, and decides which objects are documents of drafts.
-#[derive(Debug)]
-pub(super) struct EventParser {
-    bucket: String,
-    prefix: DraftPrefix,
-    allowed_hosts: Vec<String>,
-}
-
 /// A parsed event.
-#[derive(Debug)]
-pub(super) enum ParsedEvent {
+pub(super) enum ParsedEvent<'a> {
     /// A direct invocation.
     Direct(DirectRequest),
     /// An event of S3, EventBridge or SNS.
-    Notification(EventContent),
+    Notification(EventContent<'a>),
     /// A batch of SQS.
-    Batch(Vec<Message>),
+    Batch(Vec<EventContent<'a>>),
 }
 
 /// The draft of a direct invocation.
-#[derive(Debug)]
 pub(super) struct DirectRequest {
     /// The field that named the draft: `draft_url` or `draft_id`.
     pub field: &'static str,
@@ -44,43 +32,27 @@ pub(super) struct DirectRequest {
     pub id: DraftId,
 }
 
-/// A message of an SQS batch.
-#[derive(Debug)]
-pub(super) struct Message {
-    /// The `messageId`, or `None` if it cannot be read.
-    pub id: Option<String>,
-    /// The content of the message.
-    pub content: EventContent,
-}
-
 /// The drafts in an event or message, and the records that are not saved.
-#[derive(Debug, Default)]
-pub(super) struct EventContent {
+pub(super) struct EventContent<'a> {
+    config: &'a RequestConfig,
+    /// The `messageId` of a message of SQS, or `None` if it cannot be read.
+    pub message_id: Option<String>,
     /// Drafts to save, each once.
     pub drafts: BTreeMap<DraftId, Origin>,
-    /// Records that do not require a save.
-    pub skipped: Vec<SkippedRecord>,
+    /// Records that do not require a save: the reason, for the log, and the key of the object.
+    pub skipped: Vec<(&'static str, Option<String>)>,
     /// The first record that could not be parsed. Others are not kept: a payload of 6 MB may have
     /// millions of them.
     pub error: Option<Error>,
 }
 
 /// The reason to save a draft.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Origin {
     /// Its document was written. It may have been deleted since.
     Object,
     /// The event names it.
     Request,
-}
-
-/// A record that does not require a save.
-#[derive(Debug)]
-pub(super) struct SkippedRecord {
-    /// The reason, for the log.
-    pub reason: &'static str,
-    /// The key of the object, if the record has one.
-    pub key: Option<String>,
 }
 
 /// Maximum nesting of messages: SQS may deliver a message of SNS that contains a notification.
@@ -109,6 +81,11 @@ pub(super) fn invalid_event(cause: impl Into<BoxError>) -> Error {
     Error::invalid_request("The event is not one that this function knows", cause)
 }
 
+/// Creates the error for a `draft_url` that does not name a draft.
+pub(super) fn invalid_draft_url(cause: impl Into<BoxError>) -> Error {
+    Error::invalid_request("Invalid draft_url format", cause)
+}
+
 /// Reads the object in `value`; `names` are the fields that it must have for the error.
 fn object<'a, T: Deserialize<'a>>(value: Option<&'a RawValue>, names: &str) -> Result<T, Error> {
     let object = value.and_then(|value| read_object(value.get().as_bytes()).ok());
@@ -127,25 +104,21 @@ struct Envelope<'a> {
     #[serde(borrow, rename = "Records")]
     records: Option<&'a RawValue>,
     /// EventBridge.
-    #[serde(borrow, rename = "detail-type")]
+    #[serde(rename = "detail-type")]
     detail_type: Option<&'a RawValue>,
-    #[serde(borrow)]
     source: Option<&'a RawValue>,
-    #[serde(borrow)]
     detail: Option<&'a RawValue>,
     /// SNS messages that are delivered to SQS.
-    #[serde(borrow, rename = "Message")]
+    #[serde(rename = "Message")]
     message: Option<&'a RawValue>,
     /// The test event of S3.
-    #[serde(borrow, rename = "Event")]
+    #[serde(rename = "Event")]
     event: Option<&'a RawValue>,
     /// HTTP.
-    #[serde(borrow, rename = "requestContext")]
+    #[serde(rename = "requestContext")]
     request_context: Option<&'a RawValue>,
     /// Direct invocations.
-    #[serde(borrow)]
     draft_url: Option<&'a RawValue>,
-    #[serde(borrow)]
     draft_id: Option<&'a RawValue>,
 }
 
@@ -156,17 +129,15 @@ struct Record<'a> {
     #[serde(borrow, rename = "eventSource", alias = "EventSource")]
     source: Option<&'a RawValue>,
     /// SNS.
-    #[serde(borrow, rename = "Sns")]
+    #[serde(rename = "Sns")]
     sns: Option<&'a RawValue>,
     /// SQS.
-    #[serde(borrow, rename = "messageId")]
+    #[serde(rename = "messageId")]
     message_id: Option<&'a RawValue>,
-    #[serde(borrow)]
     body: Option<&'a RawValue>,
     /// S3.
-    #[serde(borrow, rename = "eventName")]
+    #[serde(rename = "eventName")]
     name: Option<&'a RawValue>,
-    #[serde(borrow)]
     s3: Option<&'a RawValue>,
 }
 
@@ -194,108 +165,117 @@ struct Sns {
 }
 
 impl<'a> Envelope<'a> {
-    fn parse(text: &'a str) -> Result<Self, Error> {
-        read_object(text.as_bytes()).map_err(invalid_event)
-    }
-
-    fn records(&self) -> Result<Vec<&'a RawValue>, Error> {
-        let Some(records) = self.records else {
-            return Ok(Vec::new());
-        };
-        let mut records = serde_json::Deserializer::from_str(records.get());
-        records.deserialize_seq(Records).map_err(|_| {
-            invalid_event(format!(
-                "Records must be a list of at most {MAX_RECORDS} records"
-            ))
-        })
-    }
-}
-
-impl<'a> Record<'a> {
-    fn parse(record: &'a RawValue) -> Result<Self, Error> {
-        read_object(record.get().as_bytes()).map_err(invalid_event)
-    }
-}
-
-/// Reads a list of at most [`MAX_RECORDS`] records.
-struct Records;
-
-impl<'de> Visitor<'de> for Records {
-    type Value = Vec<&'de RawValue>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        let mut records = Vec::new();
-        while let Some(record) = list.next_element()? {
-            if records.len() == MAX_RECORDS {
-                return Err(de::Error::custom("too many records"));
-            }
-            records.push(record);
+    /// Returns the records, each parsed on its own.
+    fn records(&self) -> Result<Vec<Result<Record<'a>, Error>>, Error> {
+        let list = self.records.map_or("[]", RawValue::get);
+        // `IgnoredAny` takes no memory: the records are counted before they are kept.
+        let count = serde_json::from_str::<Vec<IgnoredAny>>(list).map(|records| records.len());
+        if !count.is_ok_and(|count| count <= MAX_RECORDS) {
+            let problem = format!("Records must be a list of at most {MAX_RECORDS} records");
+            return Err(invalid_event(problem));
         }
-        Ok(records)
+        let records: Vec<&RawValue> = serde_json::from_str(list).map_err(invalid_event)?;
+        let records = records.into_iter().map(|record| record.get().as_bytes());
+        Ok(records
+            .map(|record| read_object(record).map_err(invalid_event))
+            .collect())
     }
 }
 
-fn is_sqs(record: &RawValue) -> bool {
-    let source = Record::parse(record).and_then(|record| string(record.source, "eventSource"));
-    source.is_ok_and(|source| source == "aws:sqs")
+/// Parses the payload of an invocation.
+///
+/// # Errors
+///
+/// Returns `InvalidRequest` if the payload as a whole is not a known event. Errors of single records and
+/// messages are part of the result.
+pub(super) fn parse<'a>(
+    payload: &str,
+    config: &'a RequestConfig,
+) -> Result<ParsedEvent<'a>, Error> {
+    let envelope = read_object(payload.as_bytes()).map_err(invalid_event)?;
+    if let Some(request) = direct_request(&envelope, config)? {
+        return Ok(ParsedEvent::Direct(request));
+    }
+    let records = envelope.records()?;
+    let is_sqs = |record: &Record<'_>| as_string(record.source).as_deref() == Some("aws:sqs");
+    if records.iter().flatten().any(is_sqs) {
+        let records = records.into_iter().map(Result::unwrap_or_default);
+        let messages = records.map(|record| EventContent::of_message(&record, config));
+        return Ok(ParsedEvent::Batch(messages.collect()));
+    }
+    let mut content = EventContent::new(None, config);
+    content.read_notification(&envelope, 0)?;
+    Ok(ParsedEvent::Notification(content))
 }
 
-impl EventParser {
-    /// Creates a parser for the drafts in `config`.
-    pub(super) fn new(config: RequestConfig) -> Self {
+/// Returns the draft of a direct invocation, or `None` for any other event.
+fn direct_request(
+    envelope: &Envelope<'_>,
+    config: &RequestConfig,
+) -> Result<Option<DirectRequest>, Error> {
+    let is_service_event = envelope.records.is_some()
+        || envelope.detail_type.is_some()
+        || envelope.request_context.is_some();
+    if is_service_event {
+        return Ok(None);
+    }
+    let (field, value, id) = match (envelope.draft_url, envelope.draft_id) {
+        (None, None) => return Ok(None),
+        (url @ Some(_), None) => {
+            let url = as_string(url).ok_or("draft_url must be a string");
+            let url = url.map_err(invalid_draft_url)?;
+            let id = DraftId::from_url(&url, &config.draft_url_hosts);
+            ("draft_url", url, id.map_err(invalid_draft_url)?)
+        }
+        (None, id @ Some(_)) => {
+            let invalid = |cause| Error::invalid_request("Invalid draft_id format", cause);
+            let text = as_string(id).ok_or("draft_id must be a string");
+            let text = text.map_err(|cause| invalid(BoxError::from(cause)))?;
+            let id = text
+                .parse::<DraftId>()
+                .map_err(|cause| invalid(cause.into()))?;
+            ("draft_id", text, id)
+        }
+        (Some(_), Some(_)) => {
+            let detail = "Only one of draft_url and draft_id is allowed";
+            return Err(Error::invalid_request(detail, "the event has both"));
+        }
+    };
+    Ok(Some(DirectRequest { field, value, id }))
+}
+
+impl<'a> EventContent<'a> {
+    fn new(message_id: Option<String>, config: &'a RequestConfig) -> Self {
         Self {
-            bucket: config.draft_bucket,
-            prefix: config.draft_prefix,
-            allowed_hosts: config.draft_url_hosts,
+            config,
+            message_id,
+            drafts: BTreeMap::new(),
+            skipped: Vec::new(),
+            error: None,
         }
     }
 
-    /// Parses the payload of an invocation.
-    ///
-    /// # Errors
-    ///
-    /// Returns `InvalidRequest` if the payload as a whole is not a known event. Errors of single
-    /// records and messages are part of the result.
-    pub(super) fn parse(&self, payload: &str) -> Result<ParsedEvent, Error> {
-        let envelope = Envelope::parse(payload)?;
-        if let Some(request) = self.direct_request(&envelope) {
-            return request.map(ParsedEvent::Direct);
-        }
-        let records = envelope.records()?;
-        if records.iter().any(|record| is_sqs(record)) {
-            let messages = records.into_iter().map(|record| self.message(record));
-            return Ok(ParsedEvent::Batch(messages.collect()));
-        }
-        let content = self.notification(&envelope, 0)?;
-        Ok(ParsedEvent::Notification(content))
+    /// Parses a message of SQS.
+    fn of_message(record: &Record<'_>, config: &'a RequestConfig) -> Self {
+        let mut content = Self::new(as_string(record.message_id), config);
+        let body = string(record.body, "the body of a message");
+        let result = body.and_then(|body| content.read_text(&body, 0));
+        content.error = content.error.or(result.err());
+        content
     }
 
-    fn message(&self, record: &RawValue) -> Message {
-        let record = Record::parse(record).unwrap_or_default();
-        let content = string(record.body, "the body of a message")
-            .and_then(|body| self.content(&body, 0))
-            .unwrap_or_else(EventContent::error);
-        Message {
-            id: as_string(record.message_id),
-            content,
+    /// Reads the text of a message of SQS or SNS.
+    fn read_text(&mut self, text: &str, envelopes: u8) -> Result<(), Error> {
+        let envelope = read_object(text.as_bytes()).map_err(invalid_event)?;
+        match direct_request(&envelope, self.config)? {
+            Some(request) => add_draft(&mut self.drafts, request.id, Origin::Request),
+            None => self.read_notification(&envelope, envelopes)?,
         }
+        Ok(())
     }
 
-    /// Parses the text of a message of SQS or SNS.
-    fn content(&self, text: &str, envelopes: u8) -> Result<EventContent, Error> {
-        let envelope = Envelope::parse(text)?;
-        match self.direct_request(&envelope) {
-            Some(request) => Ok(EventContent::draft(request?.id, Origin::Request)),
-            None => self.notification(&envelope, envelopes),
-        }
-    }
-
-    /// Parses an event of S3, EventBridge or SNS; `envelopes` is the number of messages around it.
-    fn notification(&self, envelope: &Envelope<'_>, envelopes: u8) -> Result<EventContent, Error> {
+    /// Reads an event of S3, EventBridge or SNS; `envelopes` is the number of messages around it.
+    fn read_notification(&mut self, envelope: &Envelope<'_>, envelopes: u8) -> Result<(), Error> {
         if envelopes > MAX_ENVELOPES {
             return Err(invalid_event("the messages are nested too deeply"));
         }
@@ -303,175 +283,92 @@ impl EventParser {
             return Err(invalid_event("the HTTP event has no valid method"));
         }
         if envelope.detail_type.is_some() {
-            return self.event_bridge(envelope);
+            return self.read_event_bridge(envelope);
         }
         if envelope.message.is_some() {
             let message = string(envelope.message, "Message")?;
-            return self.content(&message, envelopes + 1);
+            return self.read_text(&message, envelopes + 1);
         }
         if envelope.event.is_some() {
-            return match string(envelope.event, "Event")?.as_str() {
-                "s3:TestEvent" => Ok(EventContent::skipped(
-                    "the event is the test event of S3",
-                    None,
-                )),
-                _ => Err(invalid_event("Event must be s3:TestEvent")),
-            };
+            if string(envelope.event, "Event")? != "s3:TestEvent" {
+                return Err(invalid_event("Event must be s3:TestEvent"));
+            }
+            let reason = "the event is the test event of S3";
+            self.skipped.push((reason, None));
+            return Ok(());
         }
         let records = envelope.records()?;
         if records.is_empty() {
-            return Err(invalid_event(
-                "the payload has none of the fields of a known event",
-            ));
+            let problem = "the payload has none of the fields of a known event";
+            return Err(invalid_event(problem));
         }
-        let mut content = EventContent::default();
         for record in records {
-            let record = self.record(record, envelopes);
-            content.append(record.unwrap_or_else(EventContent::error));
+            let result = record.and_then(|record| self.read_record(&record, envelopes));
+            self.error = self.error.take().or(result.err());
         }
-        Ok(content)
+        Ok(())
     }
 
-    /// Parses a record of S3 or SNS.
-    fn record(&self, record: &RawValue, envelopes: u8) -> Result<EventContent, Error> {
-        let record = Record::parse(record)?;
+    /// Reads a record of S3 or SNS.
+    fn read_record(&mut self, record: &Record<'_>, envelopes: u8) -> Result<(), Error> {
         let source = string(record.source, "eventSource")?;
         if source == "aws:sns" {
             let sns: Sns = object(record.sns, "Sns.Message")?;
-            return self.content(&sns.message, envelopes + 1);
+            return self.read_text(&sns.message, envelopes + 1);
         }
         // Other stores use names of their own, such as `minio:s3`.
         if !source.ends_with(":s3") {
-            return Err(invalid_event(
-                "eventSource must be aws:s3, aws:sns or aws:sqs",
-            ));
+            let problem = "eventSource must be aws:s3, aws:sns or aws:sqs";
+            return Err(invalid_event(problem));
         }
         let s3: Object = object(record.s3, "s3.bucket.name and s3.object.key")?;
         let name = string(record.name, "eventName")?;
         // Keys are URL-encoded ("Event message structure", Amazon S3 User Guide).
         let key = s3.object.key.replace('+', " ");
-        let key = percent_decode_str(&key)
-            .decode_utf8()
-            .map_err(|_| invalid_event("s3.object.key must be URL-encoded UTF-8"))?;
+        let key = percent_decode_str(&key).decode_utf8();
+        let key = key.map_err(|_| invalid_event("s3.object.key must be URL-encoded UTF-8"))?;
         let is_created =
             name.starts_with("ObjectCreated:") || name.starts_with("s3:ObjectCreated:");
-        Ok(self.object_event(is_created, &s3.bucket.name, &key))
+        self.read_object_event(is_created, &s3.bucket.name, &key);
+        Ok(())
     }
 
-    /// Parses an EventBridge event ("EventBridge event message structure", Amazon S3 User Guide,
-    /// and custom events with a `draft_url` or `draft_id` in `detail`).
-    fn event_bridge(&self, event: &Envelope<'_>) -> Result<EventContent, Error> {
+    /// Reads an EventBridge event ("EventBridge event message structure", Amazon S3 User Guide, and custom
+    /// events with a `draft_url` or `draft_id` in `detail`).
+    fn read_event_bridge(&mut self, event: &Envelope<'_>) -> Result<(), Error> {
         if string(event.source, "source")? == "aws.s3" {
             // Here the key is not URL-encoded.
             let detail: Object = object(event.detail, "detail.bucket.name and detail.object.key")?;
             let is_created = string(event.detail_type, "detail-type")? == "Object Created";
-            return Ok(self.object_event(is_created, &detail.bucket.name, &detail.object.key));
+            self.read_object_event(is_created, &detail.bucket.name, &detail.object.key);
+            return Ok(());
         }
-        let request = self
-            .direct_request(&object(event.detail, "an object in detail")?)
+        let detail = object(event.detail, "an object in detail")?;
+        let request = direct_request(&detail, self.config)?
             .ok_or_else(|| invalid_event("detail must have a draft_url or draft_id"))?;
-        Ok(EventContent::draft(request?.id, Origin::Request))
+        add_draft(&mut self.drafts, request.id, Origin::Request);
+        Ok(())
     }
 
-    /// Returns the draft whose document was created, or the reason to skip the object.
-    fn object_event(&self, is_created: bool, bucket: &str, key: &str) -> EventContent {
-        let skipped = |reason| EventContent::skipped(reason, Some(key.to_owned()));
-        if !is_created {
-            return skipped("the object was not created");
-        }
-        if bucket != self.bucket {
-            return skipped("the object is in another bucket");
-        }
-        match self.prefix.parse_document(key) {
-            Some(id) => EventContent::draft(id, Origin::Object),
-            None => skipped("the object is not the document of a draft"),
-        }
-    }
-
-    /// Parses a direct invocation; `None` for any other event.
-    fn direct_request(&self, envelope: &Envelope<'_>) -> Option<Result<DirectRequest, Error>> {
-        let is_service_event = envelope.records.is_some()
-            || envelope.detail_type.is_some()
-            || envelope.request_context.is_some();
-        if is_service_event {
-            return None;
-        }
-        match (envelope.draft_url, envelope.draft_id) {
-            (None, None) => None,
-            (Some(url), None) => Some(self.draft_url(url)),
-            (None, Some(id)) => Some(draft_id(id)),
-            (Some(_), Some(_)) => Some(Err(Error::invalid_request(
-                "Only one of draft_url and draft_id is allowed",
-                "the event has both",
-            ))),
-        }
-    }
-
-    fn draft_url(&self, value: &RawValue) -> Result<DirectRequest, Error> {
-        let invalid = |cause| Error::invalid_request("Invalid draft_url format", cause);
-        let value =
-            as_string(Some(value)).ok_or_else(|| invalid("draft_url must be a string".into()))?;
-        let id = DraftId::from_url(&value, &self.allowed_hosts).map_err(invalid)?;
-        Ok(DirectRequest {
-            field: "draft_url",
-            value,
-            id,
-        })
+    /// Adds the draft whose document was created, or the reason to skip the object.
+    fn read_object_event(&mut self, is_created: bool, bucket: &str, key: &str) {
+        let reason = if !is_created {
+            "the object was not created"
+        } else if bucket != self.config.draft_bucket {
+            "the object is in another bucket"
+        } else if let Some(id) = self.config.draft_prefix.parse_document(key) {
+            return add_draft(&mut self.drafts, id, Origin::Object);
+        } else {
+            "the object is not the document of a draft"
+        };
+        self.skipped.push((reason, Some(key.to_owned())));
     }
 }
 
-fn draft_id(value: &RawValue) -> Result<DirectRequest, Error> {
-    let invalid = |cause: BoxError| Error::invalid_request("Invalid draft_id format", cause);
-    let value =
-        as_string(Some(value)).ok_or_else(|| invalid("draft_id must be a string".into()))?;
-    let id = value
-        .parse()
-        .map_err(|error: InvalidDraftId| invalid(error.into()))?;
-    Ok(DirectRequest {
-        field: "draft_id",
-        value,
-        id,
-    })
-}
-
-/// Adds `drafts` to `all`. A draft that both have keeps the greater origin.
-pub(super) fn add_drafts(
-    all: &mut BTreeMap<DraftId, Origin>,
-    drafts: impl IntoIterator<Item = (DraftId, Origin)>,
-) {
-    for (id, origin) in drafts {
-        let known = all.entry(id).or_insert(origin);
-        *known = origin.max(*known);
-    }
-}
-
-impl EventContent {
-    fn draft(id: DraftId, origin: Origin) -> Self {
-        Self {
-            drafts: BTreeMap::from([(id, origin)]),
-            ..Self::default()
-        }
-    }
-
-    fn skipped(reason: &'static str, key: Option<String>) -> Self {
-        Self {
-            skipped: vec![SkippedRecord { reason, key }],
-            ..Self::default()
-        }
-    }
-
-    fn error(error: Error) -> Self {
-        Self {
-            error: Some(error),
-            ..Self::default()
-        }
-    }
-
-    fn append(&mut self, mut other: Self) {
-        add_drafts(&mut self.drafts, other.drafts);
-        self.skipped.append(&mut other.skipped);
-        self.error = self.error.take().or(other.error);
-    }
+/// Adds a draft to `drafts`. One that is known keeps the greater origin.
+pub(super) fn add_draft(drafts: &mut BTreeMap<DraftId, Origin>, id: DraftId, origin: Origin) {
+    let known = drafts.entry(id).or_insert(origin);
+    *known = origin.max(*known);
 }
 
 #[cfg(test)]

@@ -1,39 +1,41 @@
-//! HTTP events of API Gateway, load balancers and function URLs, reduced to what a save reads.
-//!
-//! `lambda_http` refuses an event for any field that it cannot parse, and panics on hosts, paths and
-//! bodies that are not well formed. It therefore gets an event with the method, the path, the body
-//! and one header only.
+//! HTTP events of API Gateway, load balancers and function URLs, reduced to what a save reads, and
+//! responses in their form.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use lambda_http::aws_lambda_events::alb::AlbTargetGroupRequest;
-use lambda_http::aws_lambda_events::apigw::{ApiGatewayProxyRequest, ApiGatewayV2httpRequest};
-use lambda_http::http::header::ACCESS_CONTROL_REQUEST_HEADERS;
-use lambda_http::http::{HeaderMap, HeaderValue, Method};
-use lambda_http::request::LambdaRequest;
+use http::{Method, StatusCode};
+use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 
 use super::parser::{as_string, read_object};
 
-/// Maximum length of a path, in bytes. Longer ones are not the path of a save, and `http::Uri`
-/// refuses them at 65,534 bytes.
-const MAX_PATH_BYTES: usize = 8192;
+/// An HTTP request.
+pub(super) struct HttpRequest {
+    pub gateway: Gateway,
+    pub method: Method,
+    pub path: String,
+    pub body: Vec<u8>,
+    /// `Access-Control-Request-Headers`, the only header that is read.
+    pub requested_headers: Option<String>,
+}
 
-/// The payload of an invocation: an HTTP request without the fields that a save does not read, or
-/// any other event as it was sent.
-#[derive(Debug)]
-pub struct Payload(pub(super) LambdaRequest);
+/// A response to an HTTP request.
+pub(super) struct HttpResponse {
+    pub status: StatusCode,
+    /// An object of texts.
+    pub headers: Value,
+    pub body: Option<String>,
+}
 
-impl<'de> Deserialize<'de> for Payload {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let payload = Box::<RawValue>::deserialize(deserializer)?;
-        let request = read_http_event(payload.get());
-        Ok(Self(request.unwrap_or_else(|| {
-            LambdaRequest::PassThrough(Box::<str>::from(payload).into_string())
-        })))
-    }
+/// The gateways, by the form of their events and responses.
+pub(super) enum Gateway {
+    /// A REST API.
+    RestApi,
+    /// An HTTP API or a function URL.
+    HttpApi,
+    LoadBalancer,
 }
 
 #[derive(Deserialize)]
@@ -41,19 +43,12 @@ impl<'de> Deserialize<'de> for Payload {
 struct HttpEvent<'a> {
     #[serde(borrow)]
     request_context: Option<&'a RawValue>,
-    #[serde(borrow)]
     http_method: Option<&'a RawValue>,
-    #[serde(borrow)]
     path: Option<&'a RawValue>,
-    #[serde(borrow)]
     raw_path: Option<&'a RawValue>,
-    #[serde(borrow)]
     headers: Option<&'a RawValue>,
-    #[serde(borrow)]
     multi_value_headers: Option<&'a RawValue>,
-    #[serde(borrow)]
     body: Option<&'a RawValue>,
-    #[serde(borrow)]
     is_base64_encoded: Option<&'a RawValue>,
 }
 
@@ -76,94 +71,87 @@ struct Http {
 /// The header of CORS preflight requests that is read. HTTP APIs, function URLs and load balancers send
 /// names in lower case, REST APIs as the client wrote them.
 #[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
 struct Headers<'a> {
-    #[serde(
-        borrow,
-        rename = "access-control-request-headers",
-        alias = "Access-Control-Request-Headers"
-    )]
-    requested: Option<&'a RawValue>,
+    #[serde(borrow, alias = "Access-Control-Request-Headers")]
+    access_control_request_headers: Option<&'a RawValue>,
 }
 
-/// Reads an HTTP event, or returns `None` for any other payload.
-fn read_http_event(payload: &str) -> Option<LambdaRequest> {
-    // A cheap test that spares large batches a second parse.
-    if !payload.contains("requestContext") {
-        return None;
+impl HttpRequest {
+    /// Parses an HTTP event, or returns `None` for any other payload.
+    pub(super) fn parse(payload: &str) -> Option<Self> {
+        // A cheap test that spares large batches a second parse.
+        if !payload.contains("requestContext") {
+            return None;
+        }
+        let event: HttpEvent<'_> = read_object(payload.as_bytes()).ok()?;
+        let context: RequestContext = read_object(event.request_context?.get().as_bytes()).ok()?;
+        let (gateway, method, path) = match (context.http, context.elb) {
+            (Some(http), _) => (Gateway::HttpApi, Some(http.method), event.raw_path),
+            (None, Some(_)) => (
+                Gateway::LoadBalancer,
+                as_string(event.http_method),
+                event.path,
+            ),
+            (None, None) => (Gateway::RestApi, as_string(event.http_method), event.path),
+        };
+        let requested = requested_headers(event.headers);
+        Some(Self {
+            gateway,
+            method: method?.parse().ok()?,
+            path: as_string(path).unwrap_or_default(),
+            body: read_body(event.body, event.is_base64_encoded),
+            requested_headers: requested.or_else(|| requested_headers(event.multi_value_headers)),
+        })
     }
-    let event: HttpEvent<'_> = read_object(payload.as_bytes()).ok()?;
-    let context = event.request_context?.get();
-    let context: RequestContext = read_object(context.as_bytes()).ok()?;
-    let (body, is_base64_encoded) = body_text(event.body, event.is_base64_encoded);
-    let requested =
-        requested_headers(event.headers).or_else(|| requested_headers(event.multi_value_headers));
-    let headers: HeaderMap = requested
-        .map(|value| (ACCESS_CONTROL_REQUEST_HEADERS, value))
-        .into_iter()
-        .collect();
+}
 
-    if let Some(http) = context.http {
-        let mut request = ApiGatewayV2httpRequest::default();
-        request.request_context.http.method = http.method.parse().ok()?;
-        request.raw_path = Some(uri_path(event.raw_path));
-        request.headers = headers;
-        request.body = body;
-        request.is_base64_encoded = is_base64_encoded;
-        return Some(LambdaRequest::ApiGatewayV2(request));
-    }
-    let method: Method = as_string(event.http_method)?.parse().ok()?;
-    let path = Some(uri_path(event.path));
-    Some(if context.elb.is_some() {
-        let mut request = AlbTargetGroupRequest::default();
-        request.http_method = method;
-        request.path = path;
-        request.headers = headers;
-        request.body = body;
-        request.is_base64_encoded = is_base64_encoded;
-        LambdaRequest::Alb(request)
-    } else {
-        let mut request = ApiGatewayProxyRequest::default();
-        request.http_method = method;
-        request.path = path;
-        request.headers = headers;
-        request.body = body;
-        request.is_base64_encoded = is_base64_encoded;
-        LambdaRequest::ApiGatewayV1(request)
+/// Load balancers may send a list of values.
+fn requested_headers(headers: Option<&RawValue>) -> Option<String> {
+    let headers: Headers<'_> = read_object(headers?.get().as_bytes()).ok()?;
+    let requested = headers.access_control_request_headers;
+    as_string(requested).or_else(|| {
+        let [value]: [String; 1] = serde_json::from_str(requested?.get()).ok()?;
+        Some(value)
     })
 }
 
-/// Reads the only header that is needed. Load balancers may send a list of values.
-fn requested_headers(headers: Option<&RawValue>) -> Option<HeaderValue> {
-    let headers: Headers<'_> = read_object(headers?.get().as_bytes()).ok()?;
-    let value = as_string(headers.requested).or_else(|| {
-        let [value]: [String; 1] = serde_json::from_str(headers.requested?.get()).ok()?;
-        Some(value)
-    });
-    value?.try_into().ok()
+/// Reads a body that is text, or Base64 if it is marked as such and valid. A body that is not a string, as
+/// in hand-written test events, is replaced by its JSON text.
+fn read_body(body: Option<&RawValue>, is_base64: Option<&RawValue>) -> Vec<u8> {
+    let json = body.map(RawValue::get).unwrap_or_default();
+    let text = as_string(body).unwrap_or_else(|| json.to_owned());
+    let is_base64 = is_base64.is_some_and(|flag| flag.get() == "true");
+    let decoded = is_base64.then(|| BASE64_STANDARD.decode(&text).ok());
+    decoded.flatten().unwrap_or_else(|| text.into_bytes())
 }
 
-/// Returns a path that `http::Uri` accepts; `/` for one that cannot be the path of a save.
-fn uri_path(path: Option<&RawValue>) -> String {
-    let path = as_string(path).unwrap_or_default();
-    if path.len() > MAX_PATH_BYTES {
-        "/".to_owned()
-    } else if path.starts_with('/') {
-        path
-    } else {
-        format!("/{path}")
+impl HttpResponse {
+    /// Returns the response in the form that `gateway` expects ("Lambda proxy integrations in API Gateway"
+    /// and "Create AWS Lambda proxy integrations for HTTP APIs", API Gateway Developer Guide; "Use Lambda
+    /// functions as targets of an Application Load Balancer", Elastic Load Balancing User Guide).
+    pub(super) fn to_json(&self, gateway: &Gateway) -> Value {
+        let headers = self.headers.as_object().into_iter().flatten();
+        let lists: Map<_, _> = headers
+            .map(|(name, value)| (name.clone(), json!([value])))
+            .collect();
+        let mut response = json!({
+            "statusCode": self.status.as_u16(),
+            "headers": self.headers,
+            "multiValueHeaders": lists,
+            "body": self.body,
+            "isBase64Encoded": false,
+        });
+        match gateway {
+            // It would merge both.
+            Gateway::RestApi => response["headers"] = json!({}),
+            Gateway::HttpApi => {
+                response["multiValueHeaders"] = json!({});
+                response["cookies"] = json!([]);
+            }
+            // Its target group determines which headers it reads.
+            Gateway::LoadBalancer => response["statusDescription"] = self.status.to_string().into(),
+        }
+        response
     }
-}
-
-/// Returns the body, and whether it has to be decoded: it is marked as Base64 and is valid. A body
-/// that is not a string, as in hand-written test events, is replaced by its JSON text.
-fn body_text(
-    body: Option<&RawValue>,
-    is_base64_encoded: Option<&RawValue>,
-) -> (Option<String>, bool) {
-    let text = as_string(body).or_else(|| body.map(|body| body.get().to_owned()));
-    let is_base64 = is_base64_encoded.is_some_and(|flag| flag.get() == "true")
-        && text
-            .as_ref()
-            .is_some_and(|text| BASE64_STANDARD.decode(text).is_ok());
-    (text, is_base64)
 }

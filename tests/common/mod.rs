@@ -8,14 +8,12 @@ use std::env;
 use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
-use lambda_http::lambda_runtime::{Context, Diagnostic, LambdaEvent, Service};
-use lambda_http::tower::ServiceExt as _;
+use lambda_runtime::{Context, LambdaEvent};
 use save_draft::config::Config;
+use save_draft::lambda::Function;
 use save_draft::lambda::telemetry::Telemetry;
-use save_draft::lambda::{Function, Payload};
 use save_draft::s3::Store;
 use save_draft::save::Saver;
-use serde::Serialize;
 use serde_json::Value;
 use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, sample_draft};
 use test_support::runtime::{Bootstrap, Outcome};
@@ -110,53 +108,35 @@ pub fn saver_with(sdk: &SdkConfig, config: Config) -> Saver {
     Saver::new(Store::new(sdk, config.storage), config.saves)
 }
 
-/// Returns the service that the Lambda runtime library calls, without its log.
-pub fn service(
-    s3: &S3,
-) -> impl Service<LambdaEvent<Payload>, Response: Serialize + Send, Error = Diagnostic, Future: Send>
-+ Clone
-+ Send {
-    service_with(s3, Telemetry::new("save-draft", |_| {}))
-}
-
-/// Returns the service that the Lambda runtime library calls.
-pub fn service_with(
-    s3: &S3,
-    telemetry: Telemetry,
-) -> impl Service<LambdaEvent<Payload>, Response: Serialize + Send, Error = Diagnostic, Future: Send>
-+ Clone
-+ Send {
+/// Returns the function in this process, without its log.
+pub fn function(s3: &S3) -> Function {
     let config = config(BUCKET, &[]);
     let store = Store::new(&Endpoint::of(s3).sdk(), config.storage);
     let saver = Saver::new(store, config.saves);
-    Function::new(saver, config.requests, telemetry).into_service()
+    Function::new(saver, config.requests, Telemetry::new("save-draft", |_| {}))
 }
 
-/// Invokes `service` with `payload`, or returns `None` if it is not JSON.
-pub async fn invoke<S>(service: &S, payload: &[u8]) -> Option<Outcome>
-where
-    S: Service<LambdaEvent<Payload>, Response: Serialize, Error = Diagnostic> + Clone,
-{
+/// Invokes `function` with `payload`, or returns `None` if it is not JSON.
+pub async fn invoke(function: &Function, payload: &[u8]) -> Option<Outcome> {
     let end = SystemTime::now() + Duration::from_secs(20);
     let end = end.duration_since(SystemTime::UNIX_EPOCH);
     let end_ms = end.expect("a time after 1970").as_secs() * 1000;
-    invoke_until(service, payload, end_ms).await
+    invoke_until(function, payload, end_ms).await
 }
 
-/// Invokes `service` like [`invoke`], with this deadline in milliseconds.
-pub async fn invoke_until<S>(service: &S, payload: &[u8], deadline_ms: u64) -> Option<Outcome>
-where
-    S: Service<LambdaEvent<Payload>, Response: Serialize, Error = Diagnostic> + Clone,
-{
+/// Invokes `function` like [`invoke`], with this deadline in milliseconds.
+pub async fn invoke_until(
+    function: &Function,
+    payload: &[u8],
+    deadline_ms: u64,
+) -> Option<Outcome> {
     let payload = serde_json::from_slice(payload).ok()?;
     let mut context = Context::default();
     "8476a536-e9f4-11e8-9739-2dfe598c3fcd".clone_into(&mut context.request_id);
     context.deadline = deadline_ms;
-    let result = service.clone().oneshot(LambdaEvent::new(payload, context));
-    Some(match result.await {
-        Ok(response) => {
-            Outcome::Response(serde_json::to_value(response).expect("a response is JSON"))
-        }
+    let result = function.handle(LambdaEvent::new(payload, context)).await;
+    Some(match result {
+        Ok(response) => Outcome::Response(response),
         Err(error) => Outcome::Error {
             error_type: error.error_type,
             error_message: error.error_message,

@@ -1,16 +1,13 @@
-//! The function for the fuzz targets: the service that the Lambda runtime calls, with the S3 server of `test_support`.
+//! The function for the fuzz targets, with the S3 server of `test_support`.
 
 use std::time::{Duration, SystemTime};
 
-use lambda_http::lambda_runtime::{Context, LambdaEvent};
-use lambda_http::tower::ServiceExt as _;
-use lambda_http::tower::util::BoxCloneService;
+use lambda_runtime::{Context, LambdaEvent};
 use save_draft::config::Config;
+use save_draft::lambda::Function;
 use save_draft::lambda::telemetry::Telemetry;
-use save_draft::lambda::{Function, Payload};
 use save_draft::s3::Store;
 use save_draft::save::Saver;
-use serde_json::Value;
 use test_support::check::{self, InputStrings};
 use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, sample_draft};
 use test_support::s3::S3;
@@ -31,13 +28,11 @@ pub fn invoke(payload: &[u8]) {
     ENV.with(|env| env.invoke(payload));
 }
 
-type FunctionService = BoxCloneService<LambdaEvent<Payload>, Value, (String, String)>;
-
 struct FuzzEnv {
     runtime: Runtime,
     /// Contains the draft [`DRAFT_ID`].
     s3: S3,
-    function: FunctionService,
+    function: Function,
 }
 
 impl FuzzEnv {
@@ -66,7 +61,8 @@ impl FuzzEnv {
         context.deadline = deadline.expect("a time after 1970").as_secs() * 1000;
         let event = LambdaEvent::new(request, context);
         self.s3.clear_requests();
-        let result = self.runtime.block_on(self.function.clone().oneshot(event));
+        let result = self.runtime.block_on(self.function.handle(event));
+        let result = result.map_err(|error| (error.error_type, error.error_message));
         let input = InputStrings::of(payload);
         check::result(&input, &result);
         for request in self.s3.requests() {
@@ -75,15 +71,10 @@ impl FuzzEnv {
     }
 }
 
-fn function(s3: &S3) -> FunctionService {
+fn function(s3: &S3) -> Function {
     let config = Config::from_lookup(|name| (name == "DRAFT_BUCKET").then(|| BUCKET.into()));
     let config = config.expect("a valid configuration");
     let telemetry = Telemetry::new("fuzz", |_| {});
     let saver = Saver::new(Store::new(&s3.sdk_config(), config.storage), config.saves);
-    let function = Function::new(saver, config.requests, telemetry);
-    function
-        .into_service()
-        .map_response(|response| serde_json::to_value(response).expect("a JSON response"))
-        .map_err(|error| (error.error_type, error.error_message))
-        .boxed_clone()
+    Function::new(saver, config.requests, telemetry)
 }
