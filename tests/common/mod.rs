@@ -8,16 +8,11 @@ use std::env;
 use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
-use lambda_http::lambda_runtime::{Context, Diagnostic, LambdaEvent, Service};
-use lambda_http::tower::ServiceExt as _;
 use save_draft::config::Config;
-use save_draft::lambda::telemetry::Telemetry;
-use save_draft::lambda::{Function, Payload};
 use save_draft::s3::Store;
 use save_draft::save::Saver;
-use serde::Serialize;
 use serde_json::Value;
-use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, sample_draft};
+use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, sample_draft, sha256_hex};
 use test_support::runtime::{Bootstrap, Outcome};
 use test_support::s3::{Op, S3, sdk_config};
 
@@ -110,60 +105,6 @@ pub fn saver_with(sdk: &SdkConfig, config: Config) -> Saver {
     Saver::new(Store::new(sdk, config.storage), config.saves)
 }
 
-/// Returns the service that the Lambda runtime library calls, without its log.
-pub fn service(
-    s3: &S3,
-) -> impl Service<LambdaEvent<Payload>, Response: Serialize + Send, Error = Diagnostic, Future: Send>
-+ Clone
-+ Send {
-    service_with(s3, Telemetry::new("save-draft", |_| {}))
-}
-
-/// Returns the service that the Lambda runtime library calls.
-pub fn service_with(
-    s3: &S3,
-    telemetry: Telemetry,
-) -> impl Service<LambdaEvent<Payload>, Response: Serialize + Send, Error = Diagnostic, Future: Send>
-+ Clone
-+ Send {
-    let config = config(BUCKET, &[]);
-    let store = Store::new(&Endpoint::of(s3).sdk(), config.storage);
-    let saver = Saver::new(store, config.saves);
-    Function::new(saver, config.requests, telemetry).into_service()
-}
-
-/// Invokes `service` with `payload`, or returns `None` if it is not JSON.
-pub async fn invoke<S>(service: &S, payload: &[u8]) -> Option<Outcome>
-where
-    S: Service<LambdaEvent<Payload>, Response: Serialize, Error = Diagnostic> + Clone,
-{
-    let end = SystemTime::now() + Duration::from_secs(20);
-    let end = end.duration_since(SystemTime::UNIX_EPOCH);
-    let end_ms = end.expect("a time after 1970").as_secs() * 1000;
-    invoke_until(service, payload, end_ms).await
-}
-
-/// Invokes `service` like [`invoke`], with this deadline in milliseconds.
-pub async fn invoke_until<S>(service: &S, payload: &[u8], deadline_ms: u64) -> Option<Outcome>
-where
-    S: Service<LambdaEvent<Payload>, Response: Serialize, Error = Diagnostic> + Clone,
-{
-    let payload = serde_json::from_slice(payload).ok()?;
-    let mut context = Context::default();
-    "8476a536-e9f4-11e8-9739-2dfe598c3fcd".clone_into(&mut context.request_id);
-    context.deadline = deadline_ms;
-    let result = service.clone().oneshot(LambdaEvent::new(payload, context));
-    Some(match result.await {
-        Ok(response) => {
-            Outcome::Response(serde_json::to_value(response).expect("a response is JSON"))
-        }
-        Err(error) => Outcome::Error {
-            error_type: error.error_type,
-            error_message: error.error_message,
-        },
-    })
-}
-
 /// An S3 server, and a process of the function that uses it.
 pub struct TestEnv {
     /// The S3 server.
@@ -194,6 +135,19 @@ impl TestEnv {
     /// Returns the keys of all versions of the draft `id`.
     pub fn versions(&self, id: &str) -> Vec<String> {
         self.s3.keys(BUCKET, &format!("saved/{id}/"))
+    }
+
+    /// Puts the document of the draft `id` with a fixed `Last-Modified`; returns the name of its version.
+    pub fn put_dated(&self, id: &str, document: &[u8]) -> String {
+        self.put_draft(id, document);
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_759_060_050);
+        self.s3.set_last_modified(BUCKET, &draft_key(id), time);
+        format!("20250928T114730Z-{}", sha256_hex(document))
+    }
+
+    /// Invokes the function, and waits for the result.
+    pub async fn invoke(&self, event: &Value) -> Outcome {
+        self.function.invoke(event).await
     }
 
     /// Invokes the function; returns the outcome and the records of the invocation.
@@ -232,7 +186,8 @@ pub fn gets_and_puts(s3: &S3) -> (usize, usize) {
     (gets, puts)
 }
 
-/// Starts a function that uses `s3`, with these environment variables beside the required ones.
+/// Starts a function that uses `s3`, with these environment variables beside the required ones. `.ci/arm64` names the
+/// program of another architecture in the variable `BOOTSTRAP`.
 pub async fn start_function(s3: &S3, env: &[(&str, &str)]) -> Bootstrap {
     let endpoint = s3.endpoint();
     let required = [
@@ -241,5 +196,6 @@ pub async fn start_function(s3: &S3, env: &[(&str, &str)]) -> Bootstrap {
         ("AWS_SECRET_ACCESS_KEY", &s3.options().secret_key),
         ("DRAFT_BUCKET", BUCKET),
     ];
-    Bootstrap::start(BOOTSTRAP, required.iter().chain(env).copied()).await
+    let program = env::var_os("BOOTSTRAP").unwrap_or_else(|| BOOTSTRAP.into());
+    Bootstrap::start(program, required.iter().chain(env).copied()).await
 }
