@@ -136,31 +136,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_have_a_kind_and_a_text_for_the_caller() {
-        for (error, kind, detail) in [
-            (Error::invalid_request("a", "b"), "InvalidRequest", "a"),
-            (
-                Error::draft_not_found("b"),
-                "DraftNotFound",
-                "Draft does not exist",
-            ),
-            (Error::save_failed("b"), "SaveFailed", "Save failed"),
-            (
-                Error::unavailable("b"),
-                "ServiceUnavailable",
-                "Service unavailable",
-            ),
-        ] {
-            assert_eq!((error.kind().as_str(), error.detail()), (kind, detail));
-            assert_eq!(error.to_string(), detail);
-            assert_eq!(
-                error.source().map(ToString::to_string).as_deref(),
-                Some("b")
-            );
-        }
-    }
-
-    #[test]
     fn the_cause_chain_has_each_text_once() {
         #[derive(Debug, thiserror::Error)]
         #[error("{text}")]

@@ -4,7 +4,7 @@ use std::env;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use lambda_runtime::service_fn;
+use lambda_http::lambda_runtime::{run_concurrent, service_fn};
 use save_draft::config::Config;
 use save_draft::error::{BoxError, redact_json_error};
 use save_draft::lambda::Function;
@@ -65,6 +65,6 @@ fn run(telemetry: Telemetry) -> Result<(), BoxError> {
             let function = Arc::clone(&function);
             async move { function.handle(event).await }
         });
-        lambda_runtime::run_concurrent(service).await
+        run_concurrent(service).await
     })
 }

@@ -43,28 +43,28 @@ fn pages_name_variables_parameters_outputs_and_events() {
 /// `package::module::test` is a test of a package, and `module::tests` are the unit tests of a module of `src/`.
 #[test]
 fn pages_name_existing_tests() {
-    let source = |path: &str| {
-        let paths = [format!("{path}.rs"), format!("{path}/mod.rs")];
-        let mut paths = paths.iter().map(in_repository);
-        paths.find_map(|path| fs::read_to_string(path).ok())
+    let source = |path: String| {
+        let paths = [format!("{path}.rs"), format!("{path}/mod.rs")].map(in_repository);
+        paths.map(|path| fs::read_to_string(path).unwrap_or_default())
     };
-    let has = |path: String, text: &str| source(&path).is_some_and(|it| it.contains(text));
     let exists = |name: &str| {
         let path = name.replace("::", "/");
-        match path.rsplit_once('/') {
-            None => {
-                let folders = [format!("tests/{path}"), format!("{path}/tests")];
-                let is_folder = folders.iter().any(|path| in_repository(path).is_dir());
-                is_folder || source(&format!("tests/{path}")).is_some()
-            }
-            Some((module, "tests")) => has(format!("src/{module}"), "mod tests {"),
-            Some((module, test)) => {
-                let in_package = module.split_once('/').map(|(package, module)| {
-                    has(format!("{package}/tests/{module}"), &format!("fn {test}("))
-                });
-                in_package == Some(true) || has(format!("tests/{module}"), &format!("fn {test}("))
-            }
-        }
+        let Some((module, test)) = path.rsplit_once('/') else {
+            let paths = [
+                format!("tests/{path}"),
+                format!("tests/{path}.rs"),
+                format!("{path}/tests"),
+            ];
+            return paths.iter().any(|path| in_repository(path).exists());
+        };
+        let (package, rest) = module.split_once('/').unwrap_or_default();
+        let files = [
+            format!("tests/{module}"),
+            format!("src/{module}"),
+            format!("{package}/tests/{rest}"),
+        ];
+        let text = files.map(|file| source(file).concat()).concat();
+        text.contains(&format!("fn {test}(")) || text.contains(&format!("mod {test} {{"))
     };
     for path in ["docs/reliability.md", "docs/threat-model.md"] {
         let mut is_table_of_tests = false;

@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use test_support::fixtures::{
-    BUCKET, DRAFT_ID, DRAFT_URL, draft_key, draft_of_size, event, event_names, sample_draft,
+    BUCKET, DRAFT_ID, DRAFT_URL, draft_key, draft_of_size, event, event_names, eventbridge_event,
+    method_mut, post_url, s3_notification, sample_draft, sns_notification, sqs_batch,
 };
-use test_support::runtime::{Outcome, with_timeout};
+use test_support::runtime::Outcome;
 use test_support::s3::{Fault, Op, When};
 
 use crate::common::TestEnv;
-use crate::http::HttpResponse;
+use crate::http;
 
 /// The form of the result that the sender of an event expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,33 +34,26 @@ pub enum Form {
     Batch,
 }
 
-/// All files in `events/`. To add one, see CONTRIBUTING.md.
-pub const EVENTS: [(&str, Form); 20] = [
-    ("alb", Form::LoadBalancer),
-    ("alb-multi-value", Form::LoadBalancer),
-    ("api-gateway-http", Form::HttpApi),
-    ("api-gateway-http-jwt", Form::HttpApi),
-    ("api-gateway-rest", Form::RestApi),
-    ("api-gateway-rest-cognito", Form::RestApi),
-    ("direct-id", Form::DraftId),
-    ("direct-url", Form::DraftUrl),
-    ("eventbridge-draft-url", Form::Saves),
-    ("eventbridge-s3", Form::Saves),
-    ("function-url", Form::HttpApi),
-    ("function-url-iam", Form::HttpApi),
-    ("s3", Form::Saves),
-    ("s3-minio", Form::Saves),
-    ("s3-test-event", Form::Skipped),
-    ("sns", Form::Saves),
-    ("sqs", Form::Batch),
-    ("sqs-fifo", Form::Batch),
-    ("sqs-raw-sns", Form::Batch),
-    ("sqs-sns-envelope", Form::Batch),
-];
-
 impl Form {
+    /// Returns the form for `events/{name}.json`. To add an event, see CONTRIBUTING.md.
+    fn of(name: &str) -> Self {
+        match name {
+            "alb" | "alb-multi-value" => Self::LoadBalancer,
+            "api-gateway-rest" | "api-gateway-rest-cognito" => Self::RestApi,
+            "api-gateway-http" | "api-gateway-http-jwt" | "function-url" | "function-url-iam" => {
+                Self::HttpApi
+            }
+            "direct-id" => Self::DraftId,
+            "direct-url" => Self::DraftUrl,
+            "eventbridge-draft-url" | "eventbridge-s3" | "s3" | "s3-minio" | "sns" => Self::Saves,
+            "s3-test-event" => Self::Skipped,
+            "sqs" | "sqs-fifo" | "sqs-raw-sns" | "sqs-sns-envelope" => Self::Batch,
+            _ => panic!("events/{name}.json is not tested: add the form of its result"),
+        }
+    }
+
     /// Returns whether events with this form are HTTP requests.
-    pub fn is_http(self) -> bool {
+    fn is_http(self) -> bool {
         matches!(self, Self::RestApi | Self::HttpApi | Self::LoadBalancer)
     }
 
@@ -68,9 +62,7 @@ impl Form {
         let with =
             |field: &str, draft: &str| json!({field: draft, "version": version, "saved": saved});
         match self {
-            Self::RestApi | Self::HttpApi | Self::LoadBalancer => {
-                HttpResponse::saved(DRAFT_URL, version, saved).to_json(self)
-            }
+            Self::RestApi | Self::HttpApi | Self::LoadBalancer => http::saved(self, version, saved),
             Self::DraftId => with("draft_id", DRAFT_ID),
             Self::DraftUrl => with("draft_url", DRAFT_URL),
             Self::Saves => json!({"saves": [with("draft_id", DRAFT_ID)], "skipped": 0}),
@@ -80,56 +72,17 @@ impl Form {
     }
 }
 
-#[test]
-fn every_file_in_events_is_listed() {
-    for name in event_names() {
-        assert!(
-            EVENTS.iter().any(|(listed, _)| *listed == name),
-            "events/{name}.json is not tested: add it to EVENTS in tests/events.rs with the form of \
-             its result, and to the table of events in README.md"
-        );
-    }
-    assert_eq!(EVENTS.len(), event_names().len(), "each file exists");
+/// Returns the names of all events in `events/`, and the forms of their results.
+fn events() -> impl Iterator<Item = (String, Form)> {
+    event_names().into_iter().map(|name| {
+        let form = Form::of(&name);
+        (name, form)
+    })
 }
 
-/// Returns an S3 notification with a record for each of `keys`.
-fn s3_records<'a>(keys: impl IntoIterator<Item = &'a str>) -> Value {
-    let template = event("s3")["Records"][0].clone();
-    let records = keys.into_iter().map(|key| {
-        let mut record = template.clone();
-        record["s3"]["object"]["key"] = json!(key);
-        record
-    });
-    json!({"Records": records.collect::<Vec<_>>()})
-}
-
-/// Returns an EventBridge event of S3 for `key`.
-fn s3_event(key: &str) -> Value {
-    let mut event = event("eventbridge-s3");
-    event["detail"]["object"]["key"] = json!(key);
-    event
-}
-
-/// Returns an SNS notification with this message.
-fn sns(message: &Value) -> Value {
-    let mut event = event("sns");
-    event["Records"][0]["Sns"]["Message"] = json!(message.to_string());
-    event
-}
-
-/// Returns an SQS batch with these bodies and the ids `message-0`, `message-1` and so on.
-fn sqs(bodies: impl IntoIterator<Item = Value>) -> Value {
-    let template = event("sqs")["Records"][0].clone();
-    let messages = bodies.into_iter().enumerate().map(|(number, body)| {
-        let mut message = template.clone();
-        message["messageId"] = json!(format!("message-{number}"));
-        message["body"] = match body {
-            Value::String(text) => json!(text),
-            body => json!(body.to_string()),
-        };
-        message
-    });
-    json!({"Records": messages.collect::<Vec<_>>()})
+/// Returns the names of the HTTP requests in `events/`, and the forms of their responses.
+pub fn http_events() -> impl Iterator<Item = (String, Form)> {
+    events().filter(|(_, form)| form.is_http())
 }
 
 /// The result of a batch of which these messages failed.
@@ -139,22 +92,15 @@ fn failures(numbers: impl IntoIterator<Item = usize>) -> Outcome {
     Outcome::Response(json!({"batchItemFailures": failures.collect::<Vec<_>>()}))
 }
 
-fn error(error_type: &str, error_message: &str) -> Outcome {
-    Outcome::Error {
-        error_type: error_type.to_owned(),
-        error_message: error_message.to_owned(),
-    }
-}
-
 fn unknown() -> Outcome {
-    error(
+    Outcome::from_error(
         "InvalidRequest",
         "The event is not one that this function knows",
     )
 }
 
 fn unavailable() -> Outcome {
-    error("ServiceUnavailable", "Service unavailable")
+    Outcome::from_error("ServiceUnavailable", "Service unavailable")
 }
 
 fn nothing_saved(skipped: usize) -> Outcome {
@@ -171,188 +117,139 @@ impl TestEnv {
     }
 }
 
+/// Returns `original` with fields of the other kind: an HTTP request with those of events, or the reverse.
+fn with_fields_of_the_other_kind(original: &Value, form: Form) -> Value {
+    let mut mixed = if form.is_http() {
+        json!({"Records": event("s3")["Records"], "detail-type": "Object Created",
+            "source": "aws.s3", "detail": event("eventbridge-s3")["detail"],
+            "draft_url": DRAFT_URL, "draft_id": DRAFT_ID, "Message": "{}", "Event": "s3:TestEvent"})
+    } else {
+        json!({"httpMethod": "POST", "rawPath": "/save_draft", "path": "/save_draft",
+            "version": "2.0", "headers": {}, "isBase64Encoded": false, "routeKey": "$default",
+            "body": json!({"draft_url": DRAFT_URL}).to_string()})
+    };
+    let fields = original.as_object().expect("an object");
+    if fields.contains_key("Records") || fields.contains_key("detail-type") {
+        mixed["draft_id"] = json!("another-draft");
+    }
+    let mixed_fields = mixed.as_object_mut().expect("an object");
+    mixed_fields.extend(fields.clone());
+    mixed
+}
+
 #[tokio::test]
 async fn each_event_saves_its_draft_once_and_gets_the_result_in_its_form() {
     let test_env = TestEnv::start().await;
-    for (name, form) in EVENTS {
+    let version = test_env.put_dated(DRAFT_ID, &sample_draft());
+    for (name, form) in events() {
+        let original = event(&name);
+        let mixed = with_fields_of_the_other_kind(&original, form);
         let saves = usize::from(form != Form::Skipped);
-        for saved in ["created", "unchanged"] {
-            let outcome = test_env.function.invoke(&event(name)).await;
-            assert_eq!(test_env.gets_and_puts(), (saves, saves), "{name}, {saved}");
-            let version = test_env.version(DRAFT_ID).unwrap_or_default();
+        for (event, saved) in [
+            (&original, "created"),
+            (&original, "unchanged"),
+            (&mixed, "unchanged"),
+        ] {
+            let outcome = test_env.invoke(event).await;
             let expected = Outcome::Response(form.saved(&version, saved));
-            assert_eq!(outcome, expected, "{name}, {saved}");
+            assert_eq!(outcome, expected, "{name}, {saved}: {event}");
+            assert_eq!(test_env.gets_and_puts(), (saves, saves), "{name}, {saved}");
         }
         for key in test_env.versions(DRAFT_ID) {
-            let version = test_env.s3.get(BUCKET, &key);
-            assert_eq!(
-                version,
-                Some(sample_draft()),
-                "{name}: the version is the draft"
-            );
+            let saved = test_env.s3.get(BUCKET, &key);
+            assert_eq!(saved, Some(sample_draft()), "{name}: the draft is saved");
             test_env.s3.delete(BUCKET, &key);
         }
     }
 }
 
 #[tokio::test]
-async fn http_and_events_are_told_apart_whatever_other_fields_they_have() {
-    let test_env = TestEnv::start().await;
-    for (name, form) in EVENTS {
-        let original = event(name);
-        let result = test_env.function.invoke(&original).await;
-        let kept_or_refused = |outcome: &Outcome| match outcome {
-            Outcome::Response(response) => response.get("statusCode").is_some() == form.is_http(),
-            Outcome::Error { error_type, .. } => error_type == "InvalidRequest",
-            Outcome::Exited => false,
-        };
-        // With all fields of the other kind.
-        let mut mixed = if form.is_http() {
-            json!({"Records": event("s3")["Records"], "detail-type": "Object Created",
-                "source": "aws.s3", "detail": event("eventbridge-s3")["detail"],
-                "draft_url": DRAFT_URL, "draft_id": DRAFT_ID, "Message": "{}",
-                "Event": "s3:TestEvent"})
-        } else {
-            json!({"httpMethod": "POST", "rawPath": "/save_draft", "path": "/save_draft",
-                "version": "2.0", "headers": {}, "isBase64Encoded": false, "routeKey": "$default",
-                "body": json!({"draft_url": DRAFT_URL}).to_string()})
-        };
-        let fields = original.as_object().expect("the event is an object");
-        if fields.contains_key("Records") || fields.contains_key("detail-type") {
-            mixed["draft_id"] = json!("another-draft");
-        }
-        mixed
-            .as_object_mut()
-            .expect("the event is an object")
-            .extend(fields.clone());
-        let outcome = test_env.function.invoke(&mixed).await;
-        // The first save of the draft creates its version.
-        let same = |outcome: &Outcome| format!("{outcome:?}").replace("created", "unchanged");
-        assert_eq!(same(&outcome), same(&result), "{name} with other fields");
-
-        // Without one of its fields.
-        for field in fields.keys() {
-            let mut event = original.clone();
-            event[field] = Value::Null;
-            let outcome = test_env.function.invoke(&event).await;
-            assert!(
-                kept_or_refused(&outcome),
-                "{name} without {field} stays what it is, or is refused: {outcome:?}"
-            );
+async fn each_event_gets_a_retryable_error_in_its_form() {
+    let maintenance = TestEnv::with(&[("MAINTENANCE", "true")]).await;
+    let throttled = TestEnv::start().await;
+    throttled.s3.fault(When::any(), Fault::SLOW_DOWN);
+    for test_env in [&maintenance, &throttled] {
+        for (name, form) in events() {
+            let event = event(&name);
+            let expected = match form {
+                Form::RestApi | Form::HttpApi | Form::LoadBalancer => {
+                    Outcome::Response(http::error(form, 503, "Service unavailable"))
+                }
+                Form::DraftId | Form::DraftUrl | Form::Saves => unavailable(),
+                Form::Skipped => nothing_saved(1),
+                Form::Batch => {
+                    let messages = event["Records"].as_array().expect("messages").iter();
+                    // The test event of S3 requires no save.
+                    let failed =
+                        messages.filter(|it| !it["body"].to_string().contains("TestEvent"));
+                    let failed = failed.map(|it| json!({"itemIdentifier": it["messageId"]}));
+                    Outcome::Response(json!({"batchItemFailures": failed.collect::<Vec<_>>()}))
+                }
+            };
+            assert_eq!(test_env.invoke(&event).await, expected, "{name}");
         }
     }
+    assert_eq!(maintenance.gets_and_puts(), (0, 0), "the store is not used");
+    // A retry after the maintenance would fail too.
+    let outcome = maintenance.invoke(&post_url("not a URL")).await;
+    let expected = http::error(Form::HttpApi, 400, "Invalid draft_url format");
+    assert_eq!(outcome, Outcome::Response(expected));
 }
 
-#[tokio::test]
-async fn an_http_event_without_a_method_or_in_a_message_is_refused() {
-    let test_env = TestEnv::start().await;
-    for name in ["alb", "api-gateway-rest", "api-gateway-http"] {
-        let mut event = event(name);
-        event["draft_url"] = json!(DRAFT_URL);
-        if name == "api-gateway-http" {
-            event["requestContext"]["http"]["method"] = json!("NO METHOD");
-        } else {
-            event["httpMethod"] = json!("NO METHOD");
-        }
-        assert_eq!(test_env.function.invoke(&event).await, unknown(), "{name}");
-        let batch = sqs([event.clone()]);
-        assert_eq!(
-            test_env.function.invoke(&batch).await,
-            failures([0]),
-            "{name}"
-        );
-    }
-    // HTTP requests are not messages.
-    for (name, _) in EVENTS.iter().filter(|(_, form)| form.is_http()) {
-        let batch = sqs([event(name)]);
-        assert_eq!(
-            test_env.function.invoke(&batch).await,
-            failures([0]),
-            "{name}"
-        );
-        let notification = sns(&event(name));
-        assert_eq!(
-            test_env.function.invoke(&notification).await,
-            unknown(),
-            "{name}"
-        );
-    }
-    assert_eq!(test_env.gets_and_puts(), (0, 0), "the store is not used");
-}
-
+/// `security` has failed saves of direct invocations.
 #[tokio::test]
 async fn a_failed_invocation_has_the_kind_of_the_error() {
     let test_env = TestEnv::start().await;
-    let (missing, broken) = ("20251126220753b7e35362", "broken");
-    test_env.put_draft(broken, b"{");
-    let invalid_url = error("InvalidRequest", "Invalid draft_url format");
-    let invalid_id = error("InvalidRequest", "Invalid draft_id format");
-    let not_found = error("DraftNotFound", "Draft does not exist");
-    let failed = error("SaveFailed", "Save failed");
-    let both = "Only one of draft_url and draft_id is allowed";
+    test_env.put_draft("broken", b"{");
+    let missing = json!({"draft_id": "missing"});
+    let invalid_url = Outcome::from_error("InvalidRequest", "Invalid draft_url format");
+    let invalid_id = Outcome::from_error("InvalidRequest", "Invalid draft_id format");
+    let not_found = Outcome::from_error("DraftNotFound", "Draft does not exist");
+    let failed = Outcome::from_error("SaveFailed", "Save failed");
+    let both = Outcome::from_error(
+        "InvalidRequest",
+        "Only one of draft_url and draft_id is allowed",
+    );
     for (event, expected) in [
         (json!({"draft_url": "not a URL"}), &invalid_url),
-        (json!({"draft_url": ""}), &invalid_url),
         (json!({"draft_url": 1}), &invalid_url),
-        (json!({"draft_id": ""}), &invalid_id),
-        (json!({"draft_id": "../1"}), &invalid_id),
         (json!({"draft_id": 20_250_928}), &invalid_id),
-        (json!({"draft_id": "a".repeat(65)}), &invalid_id),
-        (
-            json!({"draft_id": DRAFT_ID, "draft_url": DRAFT_URL}),
-            &error("InvalidRequest", both),
-        ),
-        (json!({"draft_id": missing}), &not_found),
-        (sns(&json!({"draft_id": missing})), &not_found),
-        (json!({"draft_id": broken}), &failed),
-        (s3_records([draft_key(broken).as_str()]), &failed),
-        (s3_event(&draft_key(broken)), &failed),
-        (sns(&json!({"draft_id": broken})), &failed),
-        (sns(&json!({"draft_id": "../1"})), &invalid_id),
+        (sns_notification(&json!({"draft_id": "../1"})), &invalid_id),
+        (json!({"draft_id": "a", "draft_url": DRAFT_URL}), &both),
+        (sns_notification(&missing), &not_found),
+        (s3_notification([draft_key("broken")]), &failed),
+        (eventbridge_event(&draft_key("broken")), &failed),
+        (sns_notification(&json!({"draft_id": "broken"})), &failed),
     ] {
-        assert_eq!(test_env.function.invoke(&event).await, *expected, "{event}");
+        assert_eq!(test_env.invoke(&event).await, *expected, "{event}");
     }
-    let slow = test_env.s3.fault(When::any(), Fault::SLOW_DOWN);
-    for name in ["direct-id", "direct-url", "s3", "eventbridge-s3", "sns"] {
-        assert_eq!(
-            test_env.function.invoke(&event(name)).await,
-            unavailable(),
-            "{name}"
-        );
-    }
-    slow.clear();
-    assert_eq!(test_env.version(DRAFT_ID), None, "nothing is saved");
 }
 
 #[tokio::test]
 async fn an_unknown_event_is_refused() {
     let test_env = TestEnv::start().await;
-    let record = event("s3")["Records"][0].clone();
     let with = |pointer: &str, value: Value| {
-        let mut record = record.clone();
-        *record.pointer_mut(pointer).expect("an existing field") = value;
-        json!({"Records": [record]})
+        let mut event = event("s3");
+        *event.pointer_mut(pointer).expect("an existing field") = value;
+        event
     };
     let mut deep = json!({"draft_id": DRAFT_ID});
     for _ in 0..4 {
-        deep = sns(&deep);
+        deep = sns_notification(&deep);
     }
-    let unknown_events = [
+    let mut unknown_events = vec![
         json!({}),
         json!([]),
         json!([{"draft_id": DRAFT_ID}]),
         json!(null),
-        json!(true),
         json!(42),
         json!("draft_id"),
         json!({"Draft_Id": DRAFT_ID}),
-        json!({"draft_url": null}),
         json!({"draft_id": null}),
         json!({"body": {"draft_id": DRAFT_ID}}),
         json!({"Event": "s3:OtherEvent", "Bucket": BUCKET}),
         json!({"Event": 1}),
         json!({"Records": []}),
-        json!({"Records": null}),
         json!({"Records": {}}),
         json!({"Records": "aws:s3"}),
         json!({"Records": [1]}),
@@ -360,33 +257,42 @@ async fn an_unknown_event_is_refused() {
         json!({"Records": [{"eventSource": "aws:s3"}]}),
         json!({"Records": [{"eventSource": "aws:sns"}]}),
         json!({"Records": [{"eventSource": "aws:dynamodb", "draft_id": DRAFT_ID}]}),
-        json!({"Records": [{"eventSource": null}]}),
         json!({"detail-type": "Scheduled Event", "source": "aws.events", "detail": {}}),
         json!({"detail-type": "Object Created", "source": "aws.s3", "detail": {}}),
         json!({"detail-type": "Object Created", "source": "aws.s3"}),
         json!({"detail-type": "x", "source": "y", "detail": "draft_id"}),
-        with("/s3/object/key", Value::Null),
-        with("/s3/object/key", json!("drafts/%FF/draft_content.json")),
-        with("/s3/bucket/name", Value::Null),
-        with("/eventName", Value::Null),
-        with("/eventSource", json!("aws:kinesis")),
-        sns(&json!({})),
-        sns(&json!("text")),
+        with("/Records/0/s3/object/key", Value::Null),
+        with(
+            "/Records/0/s3/object/key",
+            json!("drafts/%FF/draft_content.json"),
+        ),
+        with("/Records/0/s3/bucket/name", Value::Null),
+        with("/Records/0/eventName", Value::Null),
+        with("/Records/0/eventSource", json!("aws:kinesis")),
+        sns_notification(&json!("text")),
         deep,
     ];
+    for (name, _) in http_events() {
+        // An HTTP request is not a message, and without a method it is not a request.
+        unknown_events.push(sns_notification(&event(&name)));
+        let mut event = event(&name);
+        event["draft_url"] = json!(DRAFT_URL);
+        *method_mut(&mut event) = json!("NO METHOD");
+        unknown_events.push(event);
+    }
     for event in &unknown_events {
-        assert_eq!(test_env.function.invoke(event).await, unknown(), "{event}");
+        assert_eq!(test_env.invoke(event).await, unknown(), "{event}");
     }
     // In a batch, only those messages fail.
-    let texts = ["", " ", "text", "{", "{\"draft_id\"", "\u{0}"].map(|text| json!(text));
-    let bodies: Vec<_> = unknown_events.into_iter().chain(texts).collect();
-    let count = bodies.len();
-    let batch = sqs(bodies.into_iter().chain([json!({"draft_id": DRAFT_ID})]));
-    assert_eq!(test_env.function.invoke(&batch).await, failures(0..count));
+    unknown_events.extend(http_events().map(|(name, _)| event(&name)));
+    let count = unknown_events.len();
+    unknown_events.push(json!({"draft_id": DRAFT_ID}));
+    let outcome = test_env.invoke(&sqs_batch(unknown_events)).await;
+    assert_eq!(outcome, failures(0..count));
     assert_eq!(
         test_env.gets_and_puts(),
         (1, 1),
-        "the draft in the last message is saved"
+        "the last message is saved"
     );
 }
 
@@ -396,31 +302,24 @@ async fn a_failed_record_fails_the_event_after_the_others_are_saved() {
     test_env.put_draft("broken", b"{\"tracks\": [");
     test_env.put_draft("good-1", sample_draft());
     test_env.put_draft("good-2", sample_draft());
-    let keys = ["good-1", "broken", "missing", "good-2"].map(draft_key);
-    let records = s3_records(keys.iter().map(String::as_str));
+    let records = s3_notification(["good-1", "broken", "missing", "good-2"].map(draft_key));
     // Of two errors, the one that an operator has to look at is reported.
-    let failed = error("SaveFailed", "Save failed");
-    assert_eq!(test_env.function.invoke(&records).await, failed);
-    for (id, is_saved) in [
-        ("good-1", true),
-        ("good-2", true),
-        ("broken", false),
-        ("missing", false),
-    ] {
-        assert_eq!(test_env.version(id).is_some(), is_saved, "{id}");
+    let failed = Outcome::from_error("SaveFailed", "Save failed");
+    assert_eq!(test_env.invoke(&records).await, failed);
+    for id in ["good-1", "good-2"] {
+        assert!(test_env.version(id).is_some(), "{id} is saved");
     }
 
     // A retryable error takes precedence, so that the trigger retries the event.
     let slow = When::op(Op::GetObject).key_starts_with(draft_key("good-2"));
-    let slow = test_env.s3.fault(slow, Fault::SLOW_DOWN);
-    assert_eq!(test_env.function.invoke(&records).await, unavailable());
-    slow.clear();
+    test_env.s3.fault(slow, Fault::SLOW_DOWN);
+    assert_eq!(test_env.invoke(&records).await, unavailable());
 
     // A record that cannot be parsed.
     test_env.put_draft("good-3", sample_draft());
-    let mut records = s3_records([draft_key("good-3").as_str(), ""]);
+    let mut records = s3_notification([draft_key("good-3").as_str(), ""]);
     records["Records"][1]["eventName"] = Value::Null;
-    assert_eq!(test_env.function.invoke(&records).await, unknown());
+    assert_eq!(test_env.invoke(&records).await, unknown());
     assert!(test_env.version("good-3").is_some(), "good-3 is saved");
 }
 
@@ -432,22 +331,28 @@ async fn a_batch_reports_only_the_messages_that_failed() {
     test_env.put_draft("good", sample_draft());
     let slow = When::any().and(|request| request.key.contains("/slow/"));
     let slow = test_env.s3.fault(slow, Fault::SLOW_DOWN);
-    let two = [draft_key("good"), draft_key("missing")];
-    let batch = sqs([
+    // SNS delivers its notification to SQS without a record around it. At most two messages may be around an event.
+    let message_of =
+        |message: &Value| json!({"Type": "Notification", "Message": message.to_string()});
+    let once = message_of(&event("eventbridge-draft-url"));
+    let twice = message_of(&message_of(&event("s3")));
+    let batch = sqs_batch([
         json!({"draft_id": "good"}),
         json!({"draft_id": "missing"}),
         json!({"draft_url": "https://example.com/?draft_id=good"}),
         json!({"draft_url": "https://example.com/"}),
-        s3_event(&draft_key("slow")),
-        s3_records([draft_key("good").as_str()]),
-        s3_records(two.iter().map(String::as_str)),
+        eventbridge_event(&draft_key("slow")),
+        s3_notification(["good", "missing"].map(draft_key)),
         json!("not JSON"),
-        sns(&s3_event(&draft_key("broken"))),
+        sns_notification(&eventbridge_event(&draft_key("broken"))),
+        sns_notification(&json!({"draft_id": "good"})),
+        message_of(&twice),
+        twice,
+        once,
         event("s3-test-event"),
         event("sns"),
     ]);
-    let outcome = test_env.function.invoke(&batch).await;
-    assert_eq!(outcome, failures([1, 3, 4, 7, 8]));
+    assert_eq!(test_env.invoke(&batch).await, failures([1, 3, 4, 6, 7, 9]));
     for id in ["good", DRAFT_ID] {
         assert!(test_env.version(id).is_some(), "{id} is saved");
     }
@@ -456,42 +361,10 @@ async fn a_batch_reports_only_the_messages_that_failed() {
     slow.clear();
     test_env.put_draft("missing", sample_draft());
     test_env.put_draft("broken", sample_draft());
-    assert_eq!(test_env.function.invoke(&batch).await, failures([3, 7]));
-    for id in ["slow", "missing", "broken", "good", DRAFT_ID] {
+    assert_eq!(test_env.invoke(&batch).await, failures([3, 6, 9]));
+    for id in ["slow", "missing", "broken"] {
         assert!(test_env.version(id).is_some(), "{id} is saved");
     }
-}
-
-#[tokio::test]
-async fn messages_may_be_wrapped_by_sns() {
-    let test_env = TestEnv::start().await;
-    let direct = json!({"draft_id": DRAFT_ID});
-    // SNS delivers its notification to SQS without a record around it.
-    let message_of = |message: &Value| {
-        let text = json!(message.to_string());
-        json!({"Type": "Notification", "TopicArn": "arn:aws:sns:us-east-1:123456789012:t", "Message": text})
-    };
-    let url = event("eventbridge-draft-url");
-    for inner in [&direct, &event("s3"), &event("eventbridge-s3"), &url] {
-        let outcome = test_env.function.invoke(&sns(inner)).await.response();
-        assert_eq!(outcome["saves"][0]["draft_id"], DRAFT_ID, "{inner}");
-        let batch = sqs([inner.clone(), message_of(inner), sns(inner)]);
-        test_env.s3.clear_requests();
-        assert_eq!(
-            test_env.function.invoke(&batch).await,
-            failures([]),
-            "{inner}"
-        );
-        assert_eq!(test_env.gets_and_puts(), (1, 1), "{inner}");
-    }
-
-    let twice = message_of(&message_of(&event("s3")));
-    let batch = sqs([twice.clone(), message_of(&twice)]);
-    assert_eq!(
-        test_env.function.invoke(&batch).await,
-        failures([1]),
-        "at most two messages may be around an event"
-    );
 }
 
 #[tokio::test]
@@ -502,85 +375,73 @@ async fn a_draft_is_saved_once_for_all_its_records() {
         test_env.put_draft(id, draft_of_size(4096, seed));
     }
     let keys: Vec<_> = (0..1000).map(|n: usize| draft_key(&ids[n % 10])).collect();
-    let records = s3_records(keys.iter().map(String::as_str));
-    let response = test_env.function.invoke(&records).await.response();
+    let outcome = test_env.invoke(&s3_notification(&keys)).await;
     assert_eq!(test_env.gets_and_puts(), (10, 10));
-    let expected = ids.iter().map(|id| {
+    let saves = ids.iter().map(|id| {
         let version = test_env.version(id).expect("a saved version");
         json!({"draft_id": id, "version": version, "saved": "created"})
     });
-    let expected = json!({"saves": expected.collect::<Vec<_>>(), "skipped": 0});
-    assert_eq!(response, expected);
+    let expected = json!({"saves": saves.collect::<Vec<_>>(), "skipped": 0});
+    assert_eq!(outcome, Outcome::Response(expected));
 
     // In a batch, all messages of a draft that is not saved fail.
-    let bodies = || keys.iter().map(|key| s3_event(key));
-    assert_eq!(test_env.function.invoke(&sqs(bodies())).await, failures([]));
-    assert_eq!(test_env.gets_and_puts(), (10, 10));
     test_env.put_draft("draft-3", b"");
+    let batch = sqs_batch(keys.iter().map(|key| eventbridge_event(key)));
     let hundred = (0..1000).filter(|number| number % 10 == 3);
-    assert_eq!(
-        test_env.function.invoke(&sqs(bodies())).await,
-        failures(hundred)
-    );
+    assert_eq!(test_env.invoke(&batch).await, failures(hundred));
+    assert_eq!(test_env.gets_and_puts(), (10, 9));
 }
 
 #[tokio::test]
 async fn events_of_other_objects_are_skipped() {
     let test_env = TestEnv::start().await;
-    let mut skipped = vec![];
-    for key in [
-        "drafts/2025092811473036584258/draft_meta_info.json",
-        "drafts/2025092811473036584258/assets/draft_content.json",
-        "drafts//draft_content.json",
-        "drafts/draft_content.json",
-        "drafts/2025092811473036584258/draft_content.json/",
-        "x/drafts/2025092811473036584258/draft_content.json",
-        "Drafts/2025092811473036584258/draft_content.json",
-        "drafts/../draft_content.json",
-        "drafts/a.b/draft_content.json",
-        "",
-    ] {
-        skipped.push((s3_records([key]), s3_event(key)));
-    }
-    let (mut records, mut event) = (event("s3"), event("eventbridge-s3"));
-    records["Records"][0]["s3"]["bucket"]["name"] = json!("other");
-    event["detail"]["bucket"]["name"] = json!("other");
-    skipped.push((records, event));
-    for (name, detail_type) in [
-        ("ObjectRemoved:Delete", "Object Deleted"),
-        ("ObjectRemoved:DeleteMarkerCreated", "Object Deleted"),
-        ("LifecycleExpiration:Delete", "Object Deleted"),
-        ("ObjectRestore:Completed", "Object Restore Completed"),
-        ("ObjectTagging:Put", "Object Tags Added"),
-    ] {
-        let key = draft_key(DRAFT_ID);
-        let (mut records, mut event) = (s3_records([key.as_str()]), s3_event(&key));
-        records["Records"][0]["eventName"] = json!(name);
+    let key = draft_key(DRAFT_ID);
+    let version = test_env.put_dated(DRAFT_ID, &sample_draft());
+    let created = ("drafts", "ObjectCreated:Put", "Object Created");
+    let events_of = |(bucket, event_name, detail_type): (&str, &str, &str), key: &str| {
+        let (mut notification, mut event) = (s3_notification([key]), eventbridge_event(key));
+        notification["Records"][0]["s3"]["bucket"]["name"] = json!(bucket);
+        notification["Records"][0]["eventName"] = json!(event_name);
+        event["detail"]["bucket"]["name"] = json!(bucket);
         event["detail-type"] = json!(detail_type);
-        skipped.push((records, event));
-    }
-    for (records, event) in &skipped {
-        for event in [records, event] {
+        [notification, event]
+    };
+    for [notification, event] in [
+        events_of(
+            created,
+            "drafts/2025092811473036584258/draft_meta_info.json",
+        ),
+        events_of(
+            created,
+            "drafts/2025092811473036584258/a/draft_content.json",
+        ),
+        events_of(
+            created,
+            "x/drafts/2025092811473036584258/draft_content.json",
+        ),
+        events_of(
+            created,
+            &format!("saved/{DRAFT_ID}/{version}/draft_content.json"),
+        ),
+        events_of(created, ""),
+        events_of(("other", "ObjectCreated:Put", "Object Created"), &key),
+        events_of(("drafts", "ObjectRemoved:Delete", "Object Deleted"), &key),
+        events_of(("drafts", "ObjectTagging:Put", "Object Tags Added"), &key),
+    ] {
+        for event in [&notification, &event] {
             let (outcome, lines) = test_env.invoke_logged(event).await;
             assert_eq!(outcome, nothing_saved(1), "{event}");
-            assert_eq!(
-                lines[0]["outcome"], "skipped",
-                "the reason is logged: {event}"
-            );
+            assert_eq!(lines[0]["outcome"], "skipped", "{event}");
         }
-        let batch = sqs([records.clone(), event.clone(), sns(records), sns(event)]);
-        assert_eq!(
-            test_env.function.invoke(&batch).await,
-            failures([]),
-            "{event}"
-        );
+        let wrapped = [sns_notification(&notification), sns_notification(&event)];
+        let batch = sqs_batch(wrapped.into_iter().chain([notification, event]));
+        assert_eq!(test_env.invoke(&batch).await, failures([]), "{batch}");
     }
     assert_eq!(test_env.gets_and_puts(), (0, 0), "the store is not used");
 
     // A draft in the same event is saved.
-    let key = draft_key(DRAFT_ID);
-    let records = s3_records(["drafts/cover.jpg", key.as_str(), "drafts/cover.jpg"]);
-    let response = test_env.function.invoke(&records).await.response();
+    let records = s3_notification(["drafts/cover.jpg", &key, "drafts/cover.jpg"]);
+    let response = test_env.invoke(&records).await.response();
     assert_eq!(response["saves"][0]["draft_id"], DRAFT_ID);
     assert_eq!(response["skipped"], 2);
 }
@@ -590,8 +451,8 @@ async fn an_event_of_a_document_that_was_deleted_is_skipped() {
     let test_env = TestEnv::start().await;
     let deleted = "20251126220753b7e35362";
     let key = draft_key(deleted);
-    let (records, object_event) = (s3_records([key.as_str()]), s3_event(&key));
-    for event in [&records, &object_event, &sns(&records)] {
+    let (records, object_event) = (s3_notification([&key]), eventbridge_event(&key));
+    for event in [&records, &object_event, &sns_notification(&records)] {
         let (outcome, lines) = test_env.invoke_logged(event).await;
         assert_eq!(outcome, nothing_saved(1), "{event}");
         assert_eq!(lines.len(), 1, "{lines:#?}");
@@ -601,19 +462,17 @@ async fn an_event_of_a_document_that_was_deleted_is_skipped() {
         assert_eq!(lines[0]["draft_id"], deleted);
         assert!(lines[0].get("NotFound").is_none(), "{}", lines[0]);
     }
-    let batch = sqs([records.clone(), object_event.clone(), sns(&records)]);
-    assert_eq!(test_env.function.invoke(&batch).await, failures([]));
 
     // A message that names the draft itself fails, beside one about its document.
     let named = json!({"draft_id": deleted});
     let mut custom = event("eventbridge-draft-url");
     custom["detail"]["draft_url"] = json!(format!("https://example.com/?draft_id={deleted}"));
-    let batch = sqs([records.clone(), named, object_event, custom]);
-    assert_eq!(test_env.function.invoke(&batch).await, failures([1, 3]));
+    let batch = sqs_batch([records, named, object_event, custom]);
+    assert_eq!(test_env.invoke(&batch).await, failures([1, 3]));
 
     // Other drafts of the event are saved.
-    let records = s3_records([key.as_str(), draft_key(DRAFT_ID).as_str()]);
-    let response = test_env.function.invoke(&records).await.response();
+    let records = s3_notification([key, draft_key(DRAFT_ID)]);
+    let response = test_env.invoke(&records).await.response();
     assert_eq!(response["saves"][0]["draft_id"], DRAFT_ID);
     assert_eq!(response["skipped"], 1);
 }
@@ -621,21 +480,15 @@ async fn an_event_of_a_document_that_was_deleted_is_skipped() {
 #[tokio::test]
 async fn of_many_skipped_records_the_first_ten_are_logged_and_all_are_counted() {
     let test_env = TestEnv::start().await;
-    for (count, logged) in [(10, 10), (11, 11), (9_000, 11)] {
-        let records = s3_records((0..count).map(|_| "drafts/cover.jpg"));
+    for count in [10, 11, 9_000] {
+        let records = s3_notification(vec!["drafts/cover.jpg"; count]);
         // Each of two messages has a part of them.
-        let batch = sqs([records.clone(), records]);
-        for (event, total) in [(&batch, 2 * count), (&batch["Records"][0]["body"], count)] {
-            let event = match event.as_str() {
-                Some(text) => serde_json::from_str(text).expect("a notification"),
-                None => event.clone(),
-            };
+        let batch = sqs_batch([records.clone(), records.clone()]);
+        for (event, total) in [(records, count), (batch, 2 * count)] {
             let (outcome, lines) = test_env.invoke_logged(&event).await;
             outcome.response();
-            let expected = if total > 10 { 11 } else { logged };
-            assert_eq!(lines.len(), expected, "{total} records");
-            if total > 10 {
-                let last = &lines[10];
+            assert_eq!(lines.len(), total.min(11), "{total} records");
+            if let Some(last) = lines.get(10) {
                 assert_eq!(last["message"], "more skipped");
                 assert_eq!(last["skipped"], total);
             }
@@ -644,143 +497,65 @@ async fn of_many_skipped_records_the_first_ten_are_logged_and_all_are_counted() 
 }
 
 #[tokio::test]
-async fn saves_that_are_not_started_before_the_deadline_are_one_record() {
-    let test_env = TestEnv::start().await;
-    let records = (0..10_000).map(|number| draft_key(&format!("draft-{number}")));
-    let records: Vec<_> = records.collect();
-    let event = s3_records(records.iter().map(String::as_str));
-    let pending = test_env
-        .function
-        .begin_within(event.to_string(), Duration::from_millis(400));
-    let request_id = pending.request_id.clone();
-    assert_eq!(pending.outcome().await, unavailable());
-    let lines = test_env.function.logs_for(&request_id).await;
-    assert_eq!(lines.len(), 1, "{lines:#?}");
-    assert_eq!(lines[0]["level"], "ERROR");
-    assert_eq!(lines[0]["outcome"], "ServiceUnavailable");
-    assert_eq!(lines[0]["Unavailable"], 10_000);
-    assert_eq!(test_env.gets_and_puts(), (0, 0), "no save is started");
-}
-
-#[tokio::test]
-async fn an_event_of_a_version_is_skipped() {
-    let test_env = TestEnv::start().await;
-    test_env
-        .s3
-        .put(BUCKET, &draft_key(DRAFT_ID), sample_draft());
-    test_env
-        .function
-        .invoke(&event("direct-id"))
-        .await
-        .response();
-    let keys = test_env.s3.keys(BUCKET, "saved/");
-    assert_eq!(keys.len(), 1, "{keys:?}");
-    test_env.s3.clear_requests();
-    for event in [s3_records([keys[0].as_str()]), s3_event(&keys[0])] {
-        assert_eq!(test_env.function.invoke(&event).await, nothing_saved(1));
-    }
-    assert_eq!(test_env.gets_and_puts(), (0, 0), "the store is not used");
-}
-
-#[tokio::test]
-async fn keys_are_url_encoded_in_notifications_but_not_in_eventbridge() {
-    let test_env = TestEnv::with(&[("DRAFT_PREFIX", "my drafts/草稿+/")]).await;
+async fn buckets_and_the_prefix_may_be_configured() {
+    let env = [
+        ("DRAFT_PREFIX", "my drafts/草稿+/"),
+        ("SAVED_BUCKET", "vault"),
+    ];
+    let test_env = TestEnv::with(&env).await;
+    test_env.s3.create_bucket("vault");
     let key = format!("my drafts/草稿+/{DRAFT_ID}/draft_content.json");
     test_env.s3.put(BUCKET, &key, sample_draft());
-    for encoded in [
-        format!("my+drafts/%E8%8D%89%E7%A8%BF%2B/{DRAFT_ID}/draft_content.json"),
-        format!("my%20drafts/%e8%8d%89%e7%a8%bf%2b/{DRAFT_ID}/draft_content.json"),
-        format!(
-            "my+drafts%2F草稿%2B/%32{}/draft_content%2Ejson",
-            &DRAFT_ID[1..]
-        ),
-    ] {
-        let response = test_env
-            .function
-            .invoke(&s3_records([encoded.as_str()]))
-            .await;
-        let response = response.response();
-        assert_eq!(response["saves"][0]["draft_id"], DRAFT_ID, "{encoded}");
-    }
-    // Keys are decoded once.
-    let twice = format!("my+drafts/%25E8%258D%2589%25E7%25A8%25BF%252B{DRAFT_ID}.json");
-    assert_eq!(
-        test_env
-            .function
-            .invoke(&s3_records([twice.as_str()]))
-            .await,
-        nothing_saved(1)
-    );
-    assert_eq!(
-        test_env.function.invoke(&s3_records([key.as_str()])).await,
-        nothing_saved(1)
-    );
-    // EventBridge does not encode keys.
-    let response = test_env.function.invoke(&s3_event(&key)).await.response();
-    assert_eq!(response["saves"][0]["draft_id"], DRAFT_ID);
     let encoded = format!("my+drafts/%E8%8D%89%E7%A8%BF%2B/{DRAFT_ID}/draft_content.json");
-    assert_eq!(
-        test_env.function.invoke(&s3_event(&encoded)).await,
-        nothing_saved(1)
+    let twice = encoded.replace('%', "%25");
+    for (event, is_saved) in [
+        // Keys are URL-encoded in notifications.
+        (s3_notification([&encoded]), true),
+        (
+            s3_notification([encoded.replace('+', "%20").to_lowercase()]),
+            true,
+        ),
+        (s3_notification([encoded.replace('/', "%2F")]), true),
+        (s3_notification([&twice]), false),
+        (s3_notification([&key]), false),
+        // EventBridge does not encode them.
+        (eventbridge_event(&key), true),
+        (eventbridge_event(&encoded), false),
+    ] {
+        let response = test_env.invoke(&event).await.response();
+        let saves = response["saves"].as_array().map(Vec::len);
+        assert_eq!(saves, Some(usize::from(is_saved)), "{event}");
+    }
+    let saved = test_env.s3.keys("vault", "");
+    assert_eq!(saved.len(), 1, "{saved:?}");
+    assert!(
+        saved[0].starts_with(&format!("saved/{DRAFT_ID}/")),
+        "{saved:?}"
     );
+    assert_eq!(test_env.s3.get("vault", &saved[0]), Some(sample_draft()));
+    assert_eq!(test_env.s3.keys(BUCKET, "saved/"), [""; 0]);
 }
 
 #[tokio::test]
-async fn events_may_name_only_allowed_hosts() {
-    let test_env = TestEnv::with(&[("DRAFT_URL_HOSTS", "example.com")]).await;
-    let invalid = error("InvalidRequest", "Invalid draft_url format");
-    assert_eq!(
-        test_env.function.invoke(&event("direct-url")).await,
-        invalid
-    );
-    let other = event("eventbridge-draft-url");
-    assert_eq!(test_env.function.invoke(&other).await, invalid);
-    let allowed = format!("https://example.com/?draft_id={DRAFT_ID}");
-    let batch = sqs([
-        json!({"draft_url": DRAFT_URL}),
-        json!({"draft_url": allowed}),
-    ]);
-    assert_eq!(test_env.function.invoke(&batch).await, failures([0]));
-}
-
-#[tokio::test]
-async fn sixteen_saves_of_a_batch_run_concurrently() {
-    // A second invocation beside the batch shows that the function goes on.
-    let test_env = TestEnv::with(&[("AWS_LAMBDA_MAX_CONCURRENCY", "2")]).await;
-    let ids: Vec<_> = (0..40).map(|number| format!("batch-{number}")).collect();
-    for (id, seed) in ids.iter().zip(0..) {
-        test_env.put_draft(id, draft_of_size(4096, seed));
+async fn only_allowed_hosts_may_be_named() {
+    let test_env = TestEnv::with(&[("DRAFT_URL_HOSTS", "LOCALHOST, example.com")]).await;
+    let url = |host: &str| format!("https://{host}/?draft_id={DRAFT_ID}");
+    for (host, status) in [
+        ("EXAMPLE.com:8443", 200),
+        ("localhost", 200),
+        ("example.com@example.org", 400),
+        ("example.org", 400),
+    ] {
+        let response = test_env.invoke(&post_url(url(host))).await.response();
+        assert_eq!(response["statusCode"], status, "{host}");
     }
-    let stall = When::op(Op::GetObject).key_starts_with("drafts/batch-");
-    let stall = test_env.s3.fault(stall, Fault::Stall);
-    let bodies = ids.iter().map(|id| json!({"draft_id": id}));
-    let batch = test_env.function.begin(&sqs(bodies));
-    with_timeout(stall.wait_for_hits(16)).await;
-    for _ in 0..3 {
-        test_env
-            .function
-            .invoke(&event("direct-id"))
-            .await
-            .response();
+    let invalid = Outcome::from_error("InvalidRequest", "Invalid draft_url format");
+    for name in ["direct-url", "eventbridge-draft-url"] {
+        assert_eq!(test_env.invoke(&event(name)).await, invalid, "{name}");
     }
-    assert_eq!(stall.hits(), 16);
-    stall.clear();
-    assert_eq!(batch.outcome().await, failures([]));
-
-    // A save runs from its GET to its PUT.
-    let mut running = 0_usize;
-    for request in test_env.s3.requests() {
-        match request.op {
-            _ if !request.key.contains("/batch-") => {}
-            Op::GetObject => running += 1,
-            _ => running -= 1,
-        }
-        assert!(
-            running <= 16,
-            "at most 16 saves run concurrently, got {running}"
-        );
-    }
-    assert!(ids.iter().all(|id| test_env.version(id).is_some()));
+    let urls = [DRAFT_URL.to_owned(), url("example.com")];
+    let batch = sqs_batch(urls.map(|url| json!({"draft_url": url})));
+    assert_eq!(test_env.invoke(&batch).await, failures([0]));
 }
 
 #[tokio::test]
@@ -793,55 +568,23 @@ async fn messages_that_are_not_saved_before_the_deadline_fail() {
     // Of the first sixteen saves all but one hang, so that one more is started.
     let hangs = When::op(Op::GetObject).and(|request| !request.key.contains("batch-05"));
     let stall = test_env.s3.fault(hangs, Fault::Stall);
-    let batch = sqs(ids.iter().map(|id| json!({"draft_id": id})));
+    let batch = sqs_batch(ids.iter().map(|id| json!({"draft_id": id})));
     // The start of the process is not part of an invocation.
-    test_env.function.invoke(&json!({})).await;
+    test_env.invoke(&json!({})).await;
     let (left, begin) = (Duration::from_secs(4), Instant::now());
-    let outcome = test_env.function.begin_within(batch.to_string(), left);
-    let outcome = outcome.outcome().await;
+    let pending = test_env.function.begin_within(batch.to_string(), left);
+    let request_id = pending.request_id.clone();
+    let outcome = pending.outcome().await;
     assert!(begin.elapsed() < left, "{:?}", begin.elapsed());
     assert_eq!(outcome, failures((0..20).filter(|&number| number != 5)));
-    // Three saves were not started.
     assert_eq!(test_env.gets_and_puts(), (17, 1), "17 saves were started");
+    let lines = test_env.function.logs_for(&request_id).await;
+    assert_eq!(lines.len(), 18, "one line for all that were not started");
+    assert_eq!(lines[17]["level"], "ERROR");
+    assert_eq!(lines[17]["outcome"], "ServiceUnavailable");
+    assert_eq!(lines[17]["Unavailable"], 3);
 
     stall.clear();
-    assert_eq!(test_env.function.invoke(&batch).await, failures([]));
+    assert_eq!(test_env.invoke(&batch).await, failures([]));
     assert!(ids.iter().all(|id| test_env.version(id).is_some()));
-
-    // Other events fail with a retryable error.
-    let left = Duration::from_secs(1);
-    let stall = test_env.s3.fault(When::op(Op::PutObject), Fault::Stall);
-    for name in ["direct-id", "s3"] {
-        let pending = test_env
-            .function
-            .begin_within(event(name).to_string(), left);
-        assert_eq!(pending.outcome().await, unavailable(), "{name}");
-    }
-    stall.clear();
-}
-
-#[tokio::test]
-async fn in_maintenance_mode_every_event_fails_with_a_retryable_error() {
-    let test_env = TestEnv::with(&[("MAINTENANCE", "true")]).await;
-    for (name, form) in EVENTS {
-        let outcome = test_env.function.invoke(&event(name)).await;
-        let response = |outcome: Outcome| outcome.response();
-        match form {
-            Form::RestApi | Form::HttpApi | Form::LoadBalancer => {
-                assert_eq!(response(outcome)["statusCode"], 503, "{name}");
-            }
-            Form::Skipped => assert_eq!(outcome, nothing_saved(1)),
-            Form::Batch => {
-                let failures = response(outcome)["batchItemFailures"].clone();
-                let messages = event(name)["Records"].clone();
-                // All messages but the test event of S3 in sqs.json.
-                let expected = messages.as_array().map_or(0, Vec::len) - usize::from(name == "sqs");
-                assert_eq!(failures.as_array().map(Vec::len), Some(expected), "{name}");
-            }
-            Form::DraftId | Form::DraftUrl | Form::Saves => {
-                assert_eq!(outcome, unavailable(), "{name}");
-            }
-        }
-    }
-    assert_eq!(test_env.gets_and_puts(), (0, 0), "the store is not used");
 }

@@ -3,19 +3,18 @@
 
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
-use test_support::check::{self, InputStrings};
-use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, event, event_names};
+use test_support::check;
+use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, event, event_names, sqs_batch};
+use test_support::function::InProcess;
 use test_support::runtime::Outcome;
-use test_support::s3::{Fault, Op, S3, When};
+use test_support::s3::{Fault, When};
 
-use crate::common::{self, gets_and_puts};
+use crate::common::gets_and_puts;
 
 /// The fields that a save reads, by their path from the beginning of an event or of a message in
-/// it, without the indexes of lists.
+/// it, without the indexes of lists. The objects and lists around them are read too.
 const READ: &[&str] = &[
     // HTTP.
-    "/requestContext",
-    "/requestContext/http",
     "/requestContext/http/method",
     "/requestContext/elb",
     "/httpMethod",
@@ -24,16 +23,11 @@ const READ: &[&str] = &[
     "/body",
     "/isBase64Encoded",
     // S3, SNS and SQS.
-    "/Records",
     "/Records/eventSource",
     "/Records/eventName",
-    "/Records/s3",
-    "/Records/s3/bucket",
     "/Records/s3/bucket/name",
-    "/Records/s3/object",
     "/Records/s3/object/key",
     "/Records/EventSource",
-    "/Records/Sns",
     "/Records/Sns/Message",
     "/Records/messageId",
     "/Records/body",
@@ -42,10 +36,7 @@ const READ: &[&str] = &[
     // EventBridge.
     "/source",
     "/detail-type",
-    "/detail",
-    "/detail/bucket",
     "/detail/bucket/name",
-    "/detail/object",
     "/detail/object/key",
     "/detail/draft_url",
     // Direct invocations, and messages with their form.
@@ -96,12 +87,14 @@ fn variants(text: &str, is_read: bool, replacements: &[String]) -> Vec<(String, 
         let (parent, name) = pointer.rsplit_once('/').expect("a pointer has a slash");
         let is_index = |name: &&str| name.parse::<usize>().is_ok();
         let path: Vec<_> = pointer.split('/').filter(|name| !is_index(name)).collect();
+        let (path, folder) = (path.join("/"), path.join("/") + "/");
         let replaced = |value: Value| {
             let mut event = original.clone();
             *event.pointer_mut(&pointer).expect("the field exists") = value;
             event.to_string()
         };
-        let reads_this = READ.contains(&path.join("/").as_str());
+        let mut read = READ.iter();
+        let reads_this = read.any(|field| *field == path || field.starts_with(&folder));
         // Text that is read may be a message with fields of its own.
         let message = original.pointer(&pointer).and_then(Value::as_str);
         if let Some(message) = message.filter(|text| reads_this && text.starts_with('{')) {
@@ -130,33 +123,27 @@ fn variants(text: &str, is_read: bool, replacements: &[String]) -> Vec<(String, 
 async fn a_field_that_no_save_reads_changes_nothing() {
     // No draft can be read: this is faster than a save, and a batch names each message whose draft was
     // looked up.
-    let s3 = S3::start_empty().await.expect("the S3 server starts");
-    s3.fault(When::any(), Fault::ACCESS_DENIED);
-    let function = common::function(&s3);
-    let invoke = async |text: &str| common::invoke(&function, text.as_bytes()).await;
+    let function = InProcess::start().await;
+    function.s3.fault(When::any(), Fault::ACCESS_DENIED);
     let mut count = 0;
     for name in event_names() {
         let text = event(&name).to_string();
-        s3.clear_requests();
-        let expected = invoke(&text).await;
-        let (lookups, _) = gets_and_puts(&s3);
-        assert_eq!(
-            lookups,
-            usize::from(name != "s3-test-event"),
-            "events/{name}.json names one draft"
-        );
+        let expected = function.invoke(text.as_bytes()).await;
+        let (lookups, _) = gets_and_puts(&function.s3);
+        let is_save = name != "s3-test-event";
+        assert_eq!(lookups, usize::from(is_save), "{name} names one draft");
 
         let variants = variants(&text, false, &REPLACEMENTS.map(str::to_owned));
         let variant_count = variants.len();
         count += variant_count;
         let mut outcomes = stream::iter(variants)
-            .map(async |(change, text)| (invoke(&text).await, change))
+            .map(async |(change, text)| (function.invoke(text.as_bytes()).await, change))
             .buffer_unordered(16);
         while let Some((outcome, change)) = outcomes.next().await {
             assert_eq!(outcome, expected, "events/{name}.json: {change}");
         }
         assert_eq!(
-            gets_and_puts(&s3),
+            gets_and_puts(&function.s3),
             (variant_count * lookups, 0),
             "each of the variants of events/{name}.json looks up the draft as often"
         );
@@ -200,136 +187,78 @@ const SPECIAL: [&str; 32] = [
     "1e999",
 ];
 
+/// So does the log, and no text of an input is part of a header or a record of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn any_text_in_a_field_that_is_read_gets_a_documented_result() {
-    let s3 = S3::start_empty().await.expect("the S3 server starts");
+    let function = InProcess::start().await;
     for id in ["a", "drafts", DRAFT_ID] {
-        s3.put(BUCKET, &draft_key(id), "{}");
+        function.s3.put(BUCKET, &draft_key(id), "{}");
     }
-    let function = common::function(&s3);
     let long = [100, 9_000].map(|length| "x".repeat(length));
     let texts = SPECIAL.iter().map(|text| (*text).to_owned()).chain(long);
     let replacements: Vec<_> = texts.map(|text| json!(text).to_string()).collect();
     for name in event_names() {
         for (_, variant) in variants(&event(&name).to_string(), true, &replacements) {
-            let outcome = common::invoke(&function, variant.as_bytes()).await;
-            let answer = match outcome.expect("the event is JSON") {
-                Outcome::Response(response) => Ok(response),
-                outcome => Err(outcome.error()),
-            };
-            let strings = InputStrings::of(variant.as_bytes());
-            check::result(&strings, &answer);
-            let requests = s3.requests();
-            for request in &requests {
-                check::s3_request(&strings, request);
-            }
-            s3.clear_requests();
+            check::invocation(&function, variant.as_bytes()).await;
         }
     }
 }
 
-/// Returns a batch like `events/{name}.json` with three messages, of which each has the number of
-/// its draft in its `messageId`.
-fn batch(name: &str) -> Value {
-    let template = event(name)["Records"][0].clone();
-    let messages = (0..3).map(|number| {
-        let mut message = template.clone();
-        message["messageId"] = json!(format!("message-{number}"));
-        message["body"] = json!(json!({"draft_id": format!("draft-{number}")}).to_string());
-        message
-    });
-    json!({"Records": messages.collect::<Vec<_>>()})
-}
-
 #[tokio::test]
 async fn a_message_that_cannot_be_read_fails_alone() {
-    let s3 = S3::start_empty().await.expect("the S3 server starts");
-    for number in 0..3 {
-        s3.put(BUCKET, &draft_key(&format!("draft-{number}")), "{}");
+    let function = InProcess::start().await;
+    for id in ["first", "last"] {
+        function.s3.put(BUCKET, &draft_key(id), "{}");
     }
-    let function = common::function(&s3);
-    let unknown = Outcome::Error {
-        error_type: "InvalidRequest".to_owned(),
-        error_message: "The event is not one that this function knows".to_owned(),
+    // Invokes the function with these messages, JSON texts, between two about drafts.
+    let invoke = async |messages: &str| {
+        let good = ["first", "last"].map(|id| json!({"draft_id": id}));
+        let batch = sqs_batch(good).to_string();
+        let batch = batch.replacen("},{", &format!("}},{messages},{{"), 1);
+        let outcome = function.invoke(batch.as_bytes()).await;
+        let saves = gets_and_puts(&function.s3);
+        assert_eq!(saves, (2, 2), "the other messages are saved: {messages}");
+        outcome.expect("the batch is JSON")
     };
     let bodies = [
         "null",
         "7",
-        "true",
         "[]",
         "{}",
-        r#"{"draft_id": "draft-0"}"#,
+        r#"{"draft_id": "first"}"#,
         r#""""#,
         r#"" ""#,
         r#""Hello, World!""#,
         r#""{""#,
         r#""null""#,
         r#""[]""#,
-        r#""{\"draft_id\": null}""#,
         r#""{\"draft_id\": {}}""#,
         r#""{\"Records\": [{}]}""#,
         r#""\ud800""#,
     ];
-    let with_id = bodies.map(|body| format!(r#"{{"messageId": "message-N", "body": {body}}}"#));
-    let without_body = r#"{"messageId": "message-N"}"#.to_owned();
-    let without_id = [
+    let messages =
+        bodies.map(|body| format!(r#"{{"messageId": {}, "body": {body}}}"#, json!(body)));
+    let without_body = r#"{"messageId": "without a body"}"#.to_owned();
+    let messages: Vec<_> = messages.into_iter().chain([without_body]).collect();
+    let failures = bodies.into_iter().chain(["without a body"]);
+    let failures = failures.map(|id| json!({"itemIdentifier": id}));
+    let expected = json!({"batchItemFailures": failures.collect::<Vec<_>>()});
+    let outcome = invoke(&messages.join(",")).await;
+    assert_eq!(outcome, Outcome::Response(expected));
+
+    // SQS cannot be told whether such a message was saved.
+    for without_id in [
         "null",
         "7",
         r#""text""#,
         "[]",
         "{}",
-        r#"{"body": "{\"draft_id\": \"draft-0\"}"}"#,
+        r#"{"body": "{\"draft_id\": \"first\"}"}"#,
         r#"{"messageId": null, "body": "{}"}"#,
         r#"{"messageId": 7, "body": "{}"}"#,
         r#"{"messageId": "\ud800", "body": "{}"}"#,
-    ];
-    let messages = with_id.into_iter().chain([without_body]);
-    let messages = messages.chain(without_id.map(str::to_owned));
-    for message in messages {
-        for number in 0..3 {
-            let mut batch = batch("sqs");
-            batch["Records"][number] = json!(PLACEHOLDER);
-            let garbage = message.replace('N', &number.to_string());
-            let has_id = garbage.contains(&format!("message-{number}"));
-            let batch = batch.to_string();
-            let batch = batch.replace(&format!("\"{PLACEHOLDER}\""), &garbage);
-            s3.clear_requests();
-            let outcome = common::invoke(&function, batch.as_bytes()).await;
-            let expected = if has_id {
-                let id = format!("message-{number}");
-                Outcome::Response(json!({"batchItemFailures": [{"itemIdentifier": id}]}))
-            } else {
-                unknown.clone()
-            };
-            assert_eq!(outcome, Some(expected), "message {number} is {garbage}");
-            for other in (0..3).filter(|other| *other != number) {
-                let prefix = format!("saved/draft-{other}/");
-                let is_saved = s3
-                    .requests()
-                    .iter()
-                    .any(|request| request.op == Op::PutObject && request.key.starts_with(&prefix));
-                assert!(
-                    is_saved,
-                    "draft-{other} is saved beside message {number}: {garbage}"
-                );
-            }
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_message_with_any_attributes_is_saved() {
-    let s3 = S3::start_empty().await.expect("the S3 server starts");
-    for number in 0..3 {
-        s3.put(BUCKET, &draft_key(&format!("draft-{number}")), "{}");
-    }
-    let function = common::function(&s3);
-    for name in ["sqs", "sqs-fifo", "sqs-raw-sns"] {
-        let mut batch = batch(name);
-        batch["Records"][0]["messageAttributes"] = json!({"a": {"binaryValue": "Hello, World!"}});
-        let outcome = common::invoke(&function, batch.to_string().as_bytes()).await;
-        let saved = Outcome::Response(json!({"batchItemFailures": []}));
-        assert_eq!(outcome, Some(saved), "{name}");
-        assert_eq!(gets_and_puts(&s3), (3, 3), "{name}: all three are saved");
+    ] {
+        let (error_type, _) = invoke(without_id).await.error();
+        assert_eq!(error_type, "InvalidRequest", "{without_id}");
     }
 }

@@ -6,7 +6,6 @@
     reason = "a test fails by a panic"
 )]
 
-mod arm64;
 mod common;
 mod credentials;
 mod docs;

@@ -5,21 +5,20 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use test_support::fixtures::{
-    BUCKET, DRAFT_ID, DRAFT_URL, draft_key, draft_of_size, event, post_url, sample_draft,
+    BUCKET, DRAFT_ID, DRAFT_URL, event, eventbridge_event, post_url, sample_draft,
 };
 use test_support::runtime::FUNCTION_NAME;
-use test_support::s3::{Fault, Op, When};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::common::TestEnv;
 
 /// CloudWatch namespace of the metrics.
-pub const NAMESPACE: &str = "SaveDraft";
+const NAMESPACE: &str = "SaveDraft";
 /// The only dimension of the metrics.
-pub const DIMENSION: &str = "FunctionName";
+const DIMENSION: &str = "FunctionName";
 /// All metrics, and their units.
-pub const METRICS: [(&str, &str); 14] = [
+const METRICS: [(&str, &str); 14] = [
     ("Created", "Count"),
     ("Unchanged", "Count"),
     ("Invalid", "Count"),
@@ -40,7 +39,7 @@ pub const METRICS: [(&str, &str); 14] = [
 /// figures are metrics in the form of the "Specification: Embedded metric format" (Amazon CloudWatch
 /// User Guide). In `fields`, 0 stands for any number, and an empty text for any text.
 #[track_caller]
-fn assert_record(record: &Value, level: &str, message: &str, fields: &Value) {
+pub fn assert_record(record: &Value, level: &str, message: &str, fields: &Value) {
     let mut expected =
         json!({"timestamp": "", "level": level, "message": message, "request_id": ""});
     let expected_fields = expected.as_object_mut().expect("an object");
@@ -111,66 +110,23 @@ async fn a_save_is_one_record_with_its_metrics() {
     }
 }
 
+/// `security` has the records of failed saves.
 #[tokio::test]
-async fn a_failed_save_is_one_record_with_its_cause_and_its_metrics() {
+async fn what_needs_no_save_or_is_invalid_is_one_record() {
     let test_env = TestEnv::start().await;
-    test_env
-        .function
-        .invoke(&event("direct-id"))
-        .await
-        .response();
-    test_env.put_draft("broken", b"{\"a\": ");
-    let save = |id: &str| json!({"draft_id": id});
-
-    let (_, records) = test_env.invoke_logged(&save("missing")).await;
-    let fields = json!({"draft_id": "missing", "outcome": "DraftNotFound", "retryable": false,
-        "error": "", "SaveMs": 0, "ReadMs": 0, "NotFound": 1});
-    assert_record(&records[0], "WARN", "not saved", &fields);
-    assert_eq!(records.len(), 1);
-
-    let (_, records) = test_env.invoke_logged(&save("broken")).await;
-    let fields = json!({"draft_id": "broken", "document": "draft_content.json", "outcome": "SaveFailed", "retryable": false,
-        "error": "the document is not valid JSON: incomplete JSON at line 1, column 6",
-        "DraftBytes": 6, "SaveMs": 0, "ReadMs": 0, "Failed": 1});
-    assert_record(&records[0], "ERROR", "not saved", &fields);
-    assert_eq!(records.len(), 1);
-
-    for (fault, code, kind, retryable, counter) in [
-        (
-            Fault::ACCESS_DENIED,
-            "AccessDenied",
-            "SaveFailed",
-            false,
-            "Failed",
-        ),
-        (
-            Fault::SLOW_DOWN,
-            "SlowDown",
-            "ServiceUnavailable",
-            true,
-            "Unavailable",
-        ),
+    let invalid = json!({"outcome": "InvalidRequest", "detail": "Invalid draft_url format",
+        "retryable": false, "error": "", "Invalid": 1, "ColdStart": 1});
+    let skipped = json!({"outcome": "skipped", "key": "drafts/cover.jpg",
+        "reason": "the object is not the document of a draft"});
+    let cover = eventbridge_event("drafts/cover.jpg");
+    for (event, level, message, fields) in [
+        (post_url("not a URL"), "WARN", "invalid request", invalid),
+        (cover, "INFO", "skipped", skipped),
     ] {
-        let fault = test_env.s3.fault(When::op(Op::PutObject), fault);
-        let (_, records) = test_env.invoke_logged(&save(DRAFT_ID)).await;
-        let fields = json!({"draft_id": DRAFT_ID, "document": "draft_content.json", "outcome": kind, "retryable": retryable,
-            "error": "", "DraftBytes": sample_draft().len(), "SaveMs": 0, "ReadMs": 0, "WriteMs": 0,
-            counter: 1});
-        assert_record(&records[0], "ERROR", "not saved", &fields);
-        let error = records[0]["error"].as_str().expect("a text");
-        assert!(
-            error.contains("PutObject") && error.contains(code),
-            "{error}"
-        );
-        assert_eq!(records.len(), 1);
-        fault.clear();
+        let (_, records) = test_env.invoke_logged(&event).await;
+        assert_eq!(records.len(), 1, "{records:#?}");
+        assert_record(&records[0], level, message, &fields);
     }
-
-    let (_, records) = test_env.invoke_logged(&post_url("not a URL")).await;
-    let fields = json!({"outcome": "InvalidRequest", "detail": "Invalid draft_url format",
-        "retryable": false, "error": "", "Invalid": 1});
-    assert_record(&records[0], "WARN", "invalid request", &fields);
-    assert_eq!(records.len(), 1);
 }
 
 #[tokio::test]
@@ -184,54 +140,4 @@ async fn a_save_of_a_whole_draft_counts_its_files() {
         "DraftBytes": sample_draft().len(), "SaveMs": 0, "ReadMs": 0, "WriteMs": 0, "Created": 1,
         "Files": 1, "FilesCopied": 1, "CopiedBytes": 1000, "ColdStart": 1});
     assert_record(&records[0], "INFO", "saved", &fields);
-}
-
-#[tokio::test]
-async fn a_batch_has_a_record_for_each_save() {
-    let test_env = TestEnv::start().await;
-    let ids: Vec<_> = (0..150).map(|number| format!("draft-{number}")).collect();
-    for (id, seed) in ids.iter().zip(0..) {
-        test_env.put_draft(id, draft_of_size(2000 + id.len(), seed));
-    }
-    test_env.put_draft("draft-7", b"");
-    let mut notification = event("s3");
-    let template = notification["Records"][0].clone();
-    let keys = ids
-        .iter()
-        .map(|id| draft_key(id))
-        .chain(["drafts/cover.jpg".to_owned()]);
-    let keys = keys.map(|key| {
-        let mut record = template.clone();
-        record["s3"]["object"]["key"] = json!(key);
-        record
-    });
-    notification["Records"] = keys.collect();
-    let (outcome, records) = test_env.invoke_logged(&notification).await;
-    assert_eq!(outcome.error().0, "SaveFailed");
-    let count = |field: &str, value: Value| {
-        let found = records.iter().filter(|record| record[field] == value);
-        found.count()
-    };
-    assert_eq!(count("Created", json!(1)), 149);
-    assert_eq!(count("Failed", json!(1)), 1);
-    assert_eq!(count("outcome", json!("skipped")), 1);
-    assert_eq!(records.len(), 151);
-    assert_eq!(records[0]["ColdStart"], 1, "the first record");
-    assert_eq!(count("ColdStart", json!(1)), 1);
-    let skipped = records.iter().find(|record| record["outcome"] == "skipped");
-    let fields = json!({"outcome": "skipped", "key": "drafts/cover.jpg",
-        "reason": "the object is not the document of a draft", "ColdStart": 1});
-    assert_record(skipped.expect("it is there"), "INFO", "skipped", &fields);
-}
-
-/// Lambda itself drops the records below the log level.
-#[tokio::test]
-async fn every_record_is_written_whatever_the_log_level_is() {
-    for level in ["DEBUG", "WARN", "ERROR", "FATAL"] {
-        let test_env = TestEnv::with(&[("AWS_LAMBDA_LOG_LEVEL", level)]).await;
-        let (_, records) = test_env.invoke_logged(&event("direct-id")).await;
-        assert_eq!(records[0]["Created"], 1, "{level}: {records:#?}");
-        let (_, records) = test_env.invoke_logged(&json!({"draft_id": ""})).await;
-        assert_eq!(records[0]["Invalid"], 1, "{level}: {records:#?}");
-    }
 }

@@ -23,7 +23,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use lambda_runtime::{Context, LambdaEvent};
+use lambda_http::lambda_runtime::{Context, LambdaEvent};
 use local::s3::{Fault, REGION, S3, S3Options, When};
 use local::web::check_local;
 use save_draft::config::Config;

@@ -112,45 +112,10 @@ mod tests {
             "20251126220753b7e35362",
             "2025092811473036584258",
             "2f52a63b-8c6a-4417-8b01-1b2a569ccb6c",
-            "a",
+            "_-",
             &"a".repeat(64),
         ] {
             assert_eq!(id.parse::<DraftId>().expect("a valid id").as_str(), id);
-        }
-    }
-
-    #[test]
-    fn refuses_strings_that_are_unsafe_in_keys() {
-        for id in [
-            "",
-            &"a".repeat(65),
-            "a/b",
-            "..",
-            "a b",
-            "a.b",
-            "ä",
-            "a\n",
-            "a%2f",
-            "{draft_id}",
-            "１２３",
-        ] {
-            assert!(id.parse::<DraftId>().is_err(), "{id:?} is not an id");
-        }
-    }
-
-    #[test]
-    fn reads_the_draft_id_of_a_url() {
-        for url in [
-            "https://cm.jcaigc.cn/openapi/v1/get_draft?draft_id=abc",
-            "http://localhost:30000/openapi/v1/get_draft?a=1&draft_id=abc#x",
-            "HTTPS://[::1]:8080/?draft_id=%61bc",
-            "https://用户.example/?draft_id=abc",
-            r"https://example.com/?draft_id=abc&path=C:\drafts",
-            "\u{3000}\r\n https://example.com/?draft_id=abc\t ",
-            "https://example.com/?draft_id=abc&draft_id=abc&x=1&draft%5Fid=%61bc",
-            "https://my_service.example/?draft_id=abc",
-        ] {
-            assert_eq!(parse(url).as_deref(), Ok("abc"), "{url}");
         }
     }
 

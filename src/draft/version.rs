@@ -166,6 +166,16 @@ mod tests {
     }
 
     #[test]
+    fn names_sort_by_time() {
+        let times: [i64; 5] = [-62_167_219_200, -1, 0, 1_759_060_050, 253_402_300_799];
+        let names = times.map(|seconds| {
+            let time = OffsetDateTime::from_unix_timestamp(seconds).expect("a valid time");
+            Version::new(time, &Sha256Digest::of(&seconds.to_be_bytes())).expect("a valid year")
+        });
+        assert!(names.is_sorted(), "{names:?}");
+    }
+
+    #[test]
     fn refuses_strings_that_are_not_the_name_of_a_version() {
         let digest = Sha256Digest::of(b"{}").to_string();
         for name in [

@@ -9,7 +9,7 @@ use std::slice;
 use std::time::Instant;
 
 use futures_util::{StreamExt as _, stream};
-use lambda_runtime::Diagnostic;
+use lambda_http::lambda_runtime::Diagnostic;
 use serde_json::{Value, json};
 
 use super::Invocation;

@@ -1,6 +1,6 @@
 //! Handles HTTP requests: parses the request, saves the draft, and builds the response.
 
-use http::{HeaderName, Method, StatusCode};
+use lambda_http::http::{HeaderName, Method, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use lambda_runtime::{Context, Diagnostic, LambdaEvent};
+use lambda_http::lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use serde_json::Value;
 use serde_json::value::RawValue;
 

@@ -8,14 +8,11 @@ use std::env;
 use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
-use lambda_runtime::{Context, LambdaEvent};
 use save_draft::config::Config;
-use save_draft::lambda::Function;
-use save_draft::lambda::telemetry::Telemetry;
 use save_draft::s3::Store;
 use save_draft::save::Saver;
 use serde_json::Value;
-use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, sample_draft};
+use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, sample_draft, sha256_hex};
 use test_support::runtime::{Bootstrap, Outcome};
 use test_support::s3::{Op, S3, sdk_config};
 
@@ -108,42 +105,6 @@ pub fn saver_with(sdk: &SdkConfig, config: Config) -> Saver {
     Saver::new(Store::new(sdk, config.storage), config.saves)
 }
 
-/// Returns the function in this process, without its log.
-pub fn function(s3: &S3) -> Function {
-    let config = config(BUCKET, &[]);
-    let store = Store::new(&Endpoint::of(s3).sdk(), config.storage);
-    let saver = Saver::new(store, config.saves);
-    Function::new(saver, config.requests, Telemetry::new("save-draft", |_| {}))
-}
-
-/// Invokes `function` with `payload`, or returns `None` if it is not JSON.
-pub async fn invoke(function: &Function, payload: &[u8]) -> Option<Outcome> {
-    let end = SystemTime::now() + Duration::from_secs(20);
-    let end = end.duration_since(SystemTime::UNIX_EPOCH);
-    let end_ms = end.expect("a time after 1970").as_secs() * 1000;
-    invoke_until(function, payload, end_ms).await
-}
-
-/// Invokes `function` like [`invoke`], with this deadline in milliseconds.
-pub async fn invoke_until(
-    function: &Function,
-    payload: &[u8],
-    deadline_ms: u64,
-) -> Option<Outcome> {
-    let payload = serde_json::from_slice(payload).ok()?;
-    let mut context = Context::default();
-    "8476a536-e9f4-11e8-9739-2dfe598c3fcd".clone_into(&mut context.request_id);
-    context.deadline = deadline_ms;
-    let result = function.handle(LambdaEvent::new(payload, context)).await;
-    Some(match result {
-        Ok(response) => Outcome::Response(response),
-        Err(error) => Outcome::Error {
-            error_type: error.error_type,
-            error_message: error.error_message,
-        },
-    })
-}
-
 /// An S3 server, and a process of the function that uses it.
 pub struct TestEnv {
     /// The S3 server.
@@ -174,6 +135,19 @@ impl TestEnv {
     /// Returns the keys of all versions of the draft `id`.
     pub fn versions(&self, id: &str) -> Vec<String> {
         self.s3.keys(BUCKET, &format!("saved/{id}/"))
+    }
+
+    /// Puts the document of the draft `id` with a fixed `Last-Modified`; returns the name of its version.
+    pub fn put_dated(&self, id: &str, document: &[u8]) -> String {
+        self.put_draft(id, document);
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_759_060_050);
+        self.s3.set_last_modified(BUCKET, &draft_key(id), time);
+        format!("20250928T114730Z-{}", sha256_hex(document))
+    }
+
+    /// Invokes the function, and waits for the result.
+    pub async fn invoke(&self, event: &Value) -> Outcome {
+        self.function.invoke(event).await
     }
 
     /// Invokes the function; returns the outcome and the records of the invocation.
@@ -212,7 +186,8 @@ pub fn gets_and_puts(s3: &S3) -> (usize, usize) {
     (gets, puts)
 }
 
-/// Starts a function that uses `s3`, with these environment variables beside the required ones.
+/// Starts a function that uses `s3`, with these environment variables beside the required ones. `.ci/arm64` names the
+/// program of another architecture in the variable `BOOTSTRAP`.
 pub async fn start_function(s3: &S3, env: &[(&str, &str)]) -> Bootstrap {
     let endpoint = s3.endpoint();
     let required = [
@@ -221,5 +196,6 @@ pub async fn start_function(s3: &S3, env: &[(&str, &str)]) -> Bootstrap {
         ("AWS_SECRET_ACCESS_KEY", &s3.options().secret_key),
         ("DRAFT_BUCKET", BUCKET),
     ];
-    Bootstrap::start(BOOTSTRAP, required.iter().chain(env).copied()).await
+    let program = env::var_os("BOOTSTRAP").unwrap_or_else(|| BOOTSTRAP.into());
+    Bootstrap::start(program, required.iter().chain(env).copied()).await
 }

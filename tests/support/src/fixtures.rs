@@ -114,3 +114,56 @@ pub fn post_url(draft_url: impl Into<Value>) -> Value {
 pub fn post_id(id: &str) -> Value {
     post_url(format!("https://example.com/get_draft?draft_id={id}"))
 }
+
+/// Returns the method of an HTTP event.
+pub fn method_mut(event: &mut Value) -> &mut Value {
+    if event["httpMethod"].is_string() {
+        &mut event["httpMethod"]
+    } else {
+        &mut event["requestContext"]["http"]["method"]
+    }
+}
+
+/// Returns an S3 notification with a record for each of `keys`, which must be URL-encoded.
+pub fn s3_notification(keys: impl IntoIterator<Item = impl Into<String>>) -> Value {
+    let mut event = event("s3");
+    let record = event["Records"][0].take();
+    let records = keys.into_iter().map(|key| {
+        let mut record = record.clone();
+        record["s3"]["object"]["key"] = Value::String(key.into());
+        record
+    });
+    event["Records"] = records.collect();
+    event
+}
+
+/// Returns an EventBridge event of S3 for `key`.
+pub fn eventbridge_event(key: &str) -> Value {
+    let mut event = event("eventbridge-s3");
+    event["detail"]["object"]["key"] = json!(key);
+    event
+}
+
+/// Returns an SNS notification with this message.
+pub fn sns_notification(message: &Value) -> Value {
+    let mut event = event("sns");
+    event["Records"][0]["Sns"]["Message"] = json!(message.to_string());
+    event
+}
+
+/// Returns an SQS batch with these bodies, texts or JSON, and the ids `message-0`, `message-1` and so on.
+pub fn sqs_batch(bodies: impl IntoIterator<Item = Value>) -> Value {
+    let mut event = event("sqs");
+    let message = event["Records"][0].take();
+    let messages = bodies.into_iter().enumerate().map(|(number, body)| {
+        let mut message = message.clone();
+        message["messageId"] = json!(format!("message-{number}"));
+        message["body"] = match body {
+            Value::String(text) => json!(text),
+            body => json!(body.to_string()),
+        };
+        message
+    });
+    event["Records"] = messages.collect();
+    event
+}

@@ -1,4 +1,4 @@
-//! A Lambda Runtime API and fixtures, for the tests, the benches, the fuzz targets and the local endpoint.
+//! A Lambda Runtime API, the function in this process, and fixtures, for the tests, the benches, the fuzz targets and the local endpoint.
 
 #![allow(
     clippy::expect_used,
@@ -13,6 +13,7 @@ use std::{env, thread};
 
 pub mod check;
 pub mod fixtures;
+pub mod function;
 pub mod runtime;
 pub mod sizes;
 

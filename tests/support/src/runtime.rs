@@ -51,6 +51,14 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Returns an error of the function.
+    pub fn from_error(error_type: impl Into<String>, error_message: impl Into<String>) -> Self {
+        Self::Error {
+            error_type: error_type.into(),
+            error_message: error_message.into(),
+        }
+    }
+
     /// Returns the function's response, and panics if there is none.
     #[track_caller]
     pub fn response(self) -> Value {
