@@ -5,6 +5,7 @@ pub mod drafts;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::env;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
@@ -27,11 +28,8 @@ pub const BOOTSTRAP: &str = env!("CARGO_BIN_EXE_bootstrap");
 /// An S3 endpoint and the credentials for it.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// URL of the endpoint.
     pub url: String,
-    /// Access key id.
     pub access_key: String,
-    /// Secret access key.
     pub secret_key: String,
 }
 
@@ -116,19 +114,10 @@ pub fn service(
 ) -> impl Service<LambdaEvent<Payload>, Response: Serialize + Send, Error = Diagnostic, Future: Send>
 + Clone
 + Send {
-    service_with(s3, Telemetry::new("save-draft", |_| {}))
-}
-
-/// Returns the service that the Lambda runtime library calls.
-pub fn service_with(
-    s3: &S3,
-    telemetry: Telemetry,
-) -> impl Service<LambdaEvent<Payload>, Response: Serialize + Send, Error = Diagnostic, Future: Send>
-+ Clone
-+ Send {
     let config = config(BUCKET, &[]);
     let store = Store::new(&Endpoint::of(s3).sdk(), config.storage);
     let saver = Saver::new(store, config.saves);
+    let telemetry = Telemetry::new("save-draft", |_| {});
     Function::new(saver, config.requests, telemetry).into_service()
 }
 
@@ -166,9 +155,7 @@ where
 
 /// An S3 server, and a process of the function that uses it.
 pub struct TestEnv {
-    /// The S3 server.
-    pub s3: S3,
-    /// The function.
+    pub s3: Arc<S3>,
     pub function: Bootstrap,
 }
 
@@ -183,6 +170,7 @@ impl TestEnv {
         let s3 = S3::start_empty().await.expect("the S3 server starts");
         s3.put(BUCKET, &draft_key(DRAFT_ID), sample_draft());
         let function = start_function(&s3, env).await;
+        let s3 = Arc::new(s3);
         Self { s3, function }
     }
 
@@ -204,11 +192,7 @@ impl TestEnv {
         (outcome, self.function.logs_for(&request_id).await)
     }
 
-    /// Returns the number of GETs and PUTs since the last call.
-    ///
-    /// # Panics
-    ///
-    /// If there was any other request.
+    /// See [`gets_and_puts`].
     #[track_caller]
     pub fn gets_and_puts(&self) -> (usize, usize) {
         gets_and_puts(&self.s3)
@@ -234,11 +218,15 @@ pub fn gets_and_puts(s3: &S3) -> (usize, usize) {
 
 /// Starts a function that uses `s3`, with these environment variables beside the required ones.
 pub async fn start_function(s3: &S3, env: &[(&str, &str)]) -> Bootstrap {
-    let endpoint = s3.endpoint();
+    start_function_with(&Endpoint::of(s3), env).await
+}
+
+/// Starts a function that uses the store at `endpoint`, with these environment variables beside the required ones.
+pub async fn start_function_with(endpoint: &Endpoint, env: &[(&str, &str)]) -> Bootstrap {
     let required = [
-        ("AWS_ENDPOINT_URL_S3", endpoint.as_str()),
-        ("AWS_ACCESS_KEY_ID", &s3.options().access_key),
-        ("AWS_SECRET_ACCESS_KEY", &s3.options().secret_key),
+        ("AWS_ENDPOINT_URL_S3", &*endpoint.url),
+        ("AWS_ACCESS_KEY_ID", &endpoint.access_key),
+        ("AWS_SECRET_ACCESS_KEY", &endpoint.secret_key),
         ("DRAFT_BUCKET", BUCKET),
     ];
     Bootstrap::start(BOOTSTRAP, required.iter().chain(env).copied()).await
