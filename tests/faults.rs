@@ -7,17 +7,18 @@ use std::time::{Duration, Instant};
 use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
-use save_draft::error::ErrorKind;
-use save_draft::s3::CreateOutcome;
 use save_draft::save::Saver;
 use test_support::fixtures::{BUCKET, draft_key, draft_of_size};
-use test_support::s3::{Fault, Op, RawResponse, S3, ScriptedFault, When};
+use test_support::runtime::Bootstrap;
+use test_support::s3::{Fault, Op, RawResponse, S3, When};
 use tokio::task::JoinSet;
 
 use crate::common::drafts::{
-    Files, Response, SAVE_FILES, put_files, read_version, save, save_within, versions,
+    Files, Response, SAVE_FILES, file_key, put_files, read_version, save, save_by, save_within,
+    versions,
 };
-use crate::common::{Endpoint, TestEnv, saver};
+use crate::common::{Endpoint, TestEnv, saver, start_function};
+use crate::files::multipart::multipart_saver;
 
 /// A request of a save, in the order in which a save makes them. Without `SAVE_FILES` only the first and the last exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,24 +30,23 @@ pub enum Step {
     /// The copies of few files.
     FindCopy,
     CopyFile,
+    /// The four requests of a copy in parts.
+    ReadSource,
+    CreateUpload,
+    CopyPart,
+    CompleteUpload,
     CreateManifest,
+    /// The manifest exists.
+    ReadManifest,
     CreateDocument,
 }
 
 use Step::{
-    CopyFile, CreateDocument, CreateManifest, FindCopy, ListCopies, ListDraft, ReadDocument,
+    CompleteUpload, CopyFile, CopyPart, CreateDocument, CreateManifest, CreateUpload, FindCopy,
+    ListCopies, ListDraft, ReadDocument, ReadManifest, ReadSource,
 };
 
 impl Step {
-    pub const ALL: [Self; 6] = [
-        ReadDocument,
-        ListDraft,
-        FindCopy,
-        CopyFile,
-        CreateManifest,
-        CreateDocument,
-    ];
-
     /// The requests of the draft `id` at this step. Of the copies, that of the file `b`.
     pub fn requests(self, id: &str) -> When {
         let list = |folder: &str| {
@@ -68,6 +68,11 @@ impl Step {
             ListCopies => list("saved-files"),
             FindCopy => copy_of_b(Op::HeadObject),
             CopyFile => copy_of_b(Op::CopyObject),
+            ReadSource => When::op(Op::HeadObject).key_starts_with(file_key(id, "b")),
+            CreateUpload => copy_of_b(Op::CreateMultipartUpload),
+            CopyPart => copy_of_b(Op::UploadPartCopy),
+            CompleteUpload => copy_of_b(Op::CompleteMultipartUpload),
+            ReadManifest => When::op(Op::GetObject).key_starts_with(format!("saved/{id}/")),
             CreateManifest => put("/files.json"),
             CreateDocument => put("/draft_content.json"),
         }
@@ -162,6 +167,7 @@ const FIND_FAULTS: &[Row] = &[
     ("400",                       || Fault::Error(400, "InvalidRequest"), [Failed; 3], 1),
 ];
 
+/// For each request of a copy.
 #[rustfmt::skip]
 const COPY_FAULTS: &[Row] = &[
     ("500",                       || Fault::INTERNAL_ERROR,        RETRIED,     SEVERAL),
@@ -169,19 +175,39 @@ const COPY_FAULTS: &[Row] = &[
     ("closed before the response", || Fault::Cut,                  RETRIED,     SEVERAL),
     ("reset before the response", || Fault::Reset,                 RETRIED,     SEVERAL),
     ("done, response lost",       || Fault::LoseResponse,          RETRIED,     SEVERAL),
-    ("done, reset in the body",   || Fault::CutBody(100),          [Created; 3], SEVERAL),
-    ("404",                       || Fault::Error(404, "NoSuchKey"), RETRIED,   SEVERAL),
+    ("404",                       || Fault::Error(404, "NoSuchUpload"), RETRIED, SEVERAL),
     ("409",                       || Fault::CONFLICT,              RETRIED,     SEVERAL),
     ("412",                       || Fault::Error(412, "PreconditionFailed"), UNSUPPORTED, SEVERAL),
+    ("400",                       || Fault::Error(400, "InvalidRequest"), [Failed; 3], 1),
+    ("403",                       || Fault::ACCESS_DENIED,         [Failed; 3], 1),
+    ("501",                       || Fault::Error(501, "NotImplemented"), [Failed; 3], 1),
+];
+
+/// For those whose response has a body.
+#[rustfmt::skip]
+const COPY_BODY_FAULTS: &[Row] = &[
     ("200 with InternalError",    || Fault::error_in_ok("InternalError"), RETRIED, SEVERAL),
     ("200 with SlowDown",         || Fault::error_in_ok("SlowDown"), RETRIED,   SEVERAL),
     ("200 with 412",              || Fault::error_in_ok("PreconditionFailed"), UNSUPPORTED, SEVERAL),
     ("200 that cannot be read",   || Fault::Respond(RawResponse::new(200).body("copied")), RETRIED, SEVERAL),
     ("200 with AccessDenied",     || Fault::error_in_ok("AccessDenied"), [Failed; 3], 1),
-    ("400",                       || Fault::Error(400, "InvalidRequest"), [Failed; 3], 1),
-    ("403",                       || Fault::ACCESS_DENIED,         [Failed; 3], 1),
     ("404 NoSuchBucket",          || Fault::Error(404, "NoSuchBucket"), [Failed; 3], 1),
-    ("501",                       || Fault::Error(501, "NotImplemented"), [Failed; 3], 1),
+];
+const COPIED: &[Row] = &[(
+    "done, reset in the body",
+    || Fault::CutBody(100),
+    [Created; 3],
+    SEVERAL,
+)];
+
+#[rustfmt::skip]
+const MANIFEST_FAULTS: &[Row] = &[
+    ("500",                       || Fault::INTERNAL_ERROR,        RETRIED,     3),
+    ("403",                       || Fault::ACCESS_DENIED,         [Failed; 3], 1),
+    // It was deleted after the attempt to create it.
+    ("404",                       || Fault::Error(404, "NoSuchKey"), RETRIED,   3),
+    ("reset in the body",         || Fault::CutBody(100),          RETRIED,     3),
+    ("incomplete body",           || Fault::ShortBody(100),        RETRIED,     3),
 ];
 
 #[rustfmt::skip]
@@ -207,15 +233,6 @@ const STALLS: [(Step, Row); 4] = [
     (CreateDocument, ("stalled",          || Fault::Stall,                 RETRIED, 3)),
     (CreateDocument, ("response stalled", || Fault::StallResponse,         LOST,    3)),
 ];
-
-/// The result of another save without the fault, after one with the result `previous`.
-fn end_after(previous: End, step: Step, fault: &Fault) -> End {
-    match (step, fault) {
-        _ if previous.has_version() => Unchanged,
-        (CreateDocument, Fault::Stall) => Saved,
-        _ => Created,
-    }
-}
 
 /// More time than all attempts need.
 const LONG_TIME: Duration = Duration::from_mins(1);
@@ -245,20 +262,25 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn fault(&self, step: Step, times: usize, fault: Fault) -> ScriptedFault {
-        self.s3.fault(step.requests(&self.id).times(times), fault)
-    }
-
     /// Checks that there is nothing but the draft and, if it is expected, one version that is complete.
     #[track_caller]
     fn assert_end(&self, end: End, case: &str) {
         assert_end(self.s3, &self.id, &self.document, &self.files, end, case);
     }
 
-    /// Saves the draft by the real process, and checks the response, its time and the store.
-    async fn assert_save(&self, env: &TestEnv, end: End, limit: Duration, case: &str) -> Response {
+    /// Saves the draft, and checks the response, its time and the store.
+    async fn assert_save(
+        &self,
+        program: &Program,
+        end: End,
+        limit: Duration,
+        case: &str,
+    ) -> Response {
         let start = Instant::now();
-        let response = save_within(&env.function, &self.id, limit).await;
+        let response = match program {
+            Process(function) => save_within(function, &self.id, limit).await,
+            InProcess(saver) => save_by(saver, &self.id, limit).await,
+        };
         let elapsed = start.elapsed();
         assert!(elapsed < limit, "{case}: {elapsed:?}");
         assert_eq!(response.status, end.status(), "{case}: {}", response.line);
@@ -279,23 +301,43 @@ impl<'a> Draft<'a> {
         response
     }
 
-    /// Saves the draft by `saver`, and checks the result and the store.
-    async fn assert_save_by(&self, saver: &Saver, end: End, case: &str) {
-        let deadline = Instant::now() + LONG_TIME;
-        let report = saver.save(self.id.parse().expect("an id"), deadline).await;
-        let result = report.result.map(|saved| saved.outcome);
-        let is_expected = match &result {
-            Ok(CreateOutcome::Created) => matches!(end, Created | Saved),
-            Ok(CreateOutcome::AlreadyExists) => matches!(end, Unchanged | Saved),
-            Err(error) if error.kind() == ErrorKind::ServiceUnavailable => {
-                matches!(end, Unavailable | UnavailableButSaved)
-            }
-            Err(_) => false,
+    /// Saves the draft with a fault, and then without.
+    async fn assert_saves(
+        &self,
+        program: &Program,
+        (step, row, times): (Step, &Row, usize),
+        limit: Duration,
+    ) -> Response {
+        let (name, fault, ends, attempts) = row;
+        let end = ends[times.min(3) - 1];
+        let case = format!("{name} at {step:?}, {times} times");
+        let scripted = self.s3.fault(step.requests(&self.id).times(times), fault());
+        let first = self.assert_save(program, end, limit, &case).await;
+        if *attempts == SEVERAL || limit < LONG_TIME {
+            assert!(scripted.hits() >= 1, "{case}");
+        } else {
+            assert_eq!(scripted.hits(), times.min(*attempts), "{case}: attempts");
+        }
+
+        scripted.clear();
+        let case = format!("{case}, second save");
+        let end = match fault() {
+            _ if end.has_version() => Unchanged,
+            Fault::Stall if step == CreateDocument => Saved,
+            _ => Created,
         };
-        assert!(is_expected, "{case}: expected {end:?}, got {result:?}");
-        self.assert_end(end, case);
+        self.assert_save(program, end, LONG_TIME, &case).await;
+        first
     }
 }
+
+/// The function in a process of its own, or a saver in this process.
+enum Program {
+    Process(Bootstrap),
+    InProcess(Saver),
+}
+
+use Program::{InProcess, Process};
 
 /// Checks that the draft `id` has no version, or one that is complete, depending on `end`.
 #[track_caller]
@@ -314,7 +356,7 @@ pub fn assert_end(s3: &S3, id: &str, document: &[u8], files: &Files, end: End, c
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn each_fault_at_each_step_once_twice_and_for_ever() {
     let without_files = [
         (ReadDocument, READ_FAULTS),
@@ -326,18 +368,38 @@ async fn each_fault_at_each_step_once_twice_and_for_ever() {
         (ListCopies, LIST_FAULTS),
         (FindCopy, FIND_FAULTS),
         (CopyFile, COPY_FAULTS),
+        (CopyFile, COPY_BODY_FAULTS),
+        (CopyFile, COPIED),
         (CreateManifest, CREATE_FAULTS),
         (CreateManifest, LOST_MANIFEST),
+        (ReadManifest, MANIFEST_FAULTS),
         (CreateDocument, CREATE_FAULTS),
         (CreateDocument, LOST_DOCUMENT),
     ];
+    check_all_faults(false, &without_files).await;
+    check_all_faults(true, &with_files).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_fault_at_each_step_of_a_copy_in_parts() {
+    let steps = [
+        (ReadSource, COPY_FAULTS),
+        (CreateUpload, COPY_FAULTS),
+        (CopyPart, COPY_FAULTS),
+        (CopyPart, COPY_BODY_FAULTS),
+        (CompleteUpload, COPY_FAULTS),
+        (CompleteUpload, COPY_BODY_FAULTS),
+        (CompleteUpload, COPIED),
+    ];
+    check_all_faults(true, &steps).await;
+}
+
+async fn check_all_faults(save_files: bool, steps: &[(Step, &'static [Row])]) {
     let mut tasks = JoinSet::new();
-    for (save_files, steps) in [(false, &without_files[..]), (true, &with_files)] {
-        for (step, rows) in steps {
-            // Few rows for each function: the SDK retries less after many failures.
-            for rows in rows.chunks(3) {
-                tasks.spawn(check_faults(save_files, *step, rows));
-            }
+    for (step, rows) in steps {
+        // Few rows for each function: the SDK retries less after many failures.
+        for rows in rows.chunks(3) {
+            tasks.spawn(check_faults(save_files, *step, rows));
         }
     }
     tasks.join_all().await;
@@ -351,30 +413,35 @@ async fn check_faults(save_files: bool, step: Step, rows: &[Row]) {
         (true, _) => 3,
     };
     let paths: Vec<_> = paths.iter().take(count).map(String::as_str).collect();
-    let env = TestEnv::with(&[SAVE_FILES][..usize::from(save_files)]).await;
-    for (number, (name, fault, ends, attempts)) in rows.iter().enumerate() {
-        for (times, end) in TIMES.into_iter().zip(*ends) {
-            let case = format!("{name} at {step:?}, {times} times");
-            let draft = Draft::new(&env.s3, format!("fault-{number}-{times:x}"), &paths);
-            let scripted = draft.fault(step, times, fault());
-            let first = draft.assert_save(&env, end, LONG_TIME, &case).await;
-            if *attempts == SEVERAL {
-                assert!(scripted.hits() >= 1, "{case}");
-            } else {
-                assert_eq!(scripted.hits(), times.min(*attempts), "{case}: attempts");
+    let s3 = S3::start_empty().await.expect("the S3 server starts");
+    let program = match step {
+        // The function copies only files over 256 MiB in parts.
+        ReadSource | CreateUpload | CopyPart | CompleteUpload => InProcess(multipart_saver(&s3)),
+        _ => {
+            let variables = &[SAVE_FILES][..usize::from(save_files)];
+            Process(start_function(&s3, variables).await)
+        }
+    };
+    for (number, row) in rows.iter().enumerate() {
+        for times in TIMES {
+            let id = format!("fault-{number}-{times:x}");
+            let draft = Draft::new(&s3, id, &paths);
+            if step == ReadManifest {
+                let saved = draft.assert_save(&program, Created, LONG_TIME, "first");
+                let saved = saved.await;
+                let version = format!("saved/{}/{}", draft.id, saved.version);
+                s3.delete(BUCKET, &format!("{version}/draft_content.json"));
             }
-            if step == CopyFile && first.status != 200 {
+            let fault = (step, row, times);
+            let first = draft.assert_saves(&program, fault, LONG_TIME).await;
+            let is_copy = [CopyFile, ReadSource, CreateUpload, CopyPart, CompleteUpload];
+            if is_copy.contains(&step) && first.status != 200 {
                 let error = first.line["error"].as_str().expect("an error");
-                let names_copy = error.contains(&format!("saved-files/{}/", draft.id));
-                assert!(names_copy && error.contains("/b failed"), "{case}: {error}");
+                let case = format!("{} at {step:?}, {times} times", row.0);
+                assert!(error.contains("/b failed"), "{case}: {error}");
             }
-
-            scripted.clear();
-            let end = end_after(end, step, &fault());
-            let case = format!("{case}, second save");
-            draft.assert_save(&env, end, LONG_TIME, &case).await;
-            let copies = env.s3.keys(BUCKET, &format!("saved-files/{}/", draft.id));
-            assert_eq!(copies.len(), paths.len(), "{case}: {copies:?}");
+            let copies = s3.keys(BUCKET, &format!("saved-files/{}/", draft.id));
+            assert_eq!(copies.len(), paths.len(), "{}: {copies:?}", row.0);
         }
     }
 }
@@ -382,22 +449,15 @@ async fn check_faults(save_files: bool, step: Step, rows: &[Row]) {
 #[tokio::test]
 async fn the_response_comes_before_the_deadline_while_a_request_stalls_or_conflicts() {
     let mut cases = JoinSet::new();
-    for (step, (name, fault, ends, _)) in STALLS.into_iter().chain([(CreateDocument, CONFLICT)]) {
+    for (step, row) in STALLS.into_iter().chain([(CreateDocument, CONFLICT)]) {
         cases.spawn(async move {
-            let env = TestEnv::start().await;
-            let case = format!("{name} at {step:?}, until the deadline");
+            let TestEnv { s3, function } = TestEnv::start().await;
             // The start of the process is not part of the time.
-            let first = Draft::new(&env.s3, "first".to_owned(), &[]);
-            first.assert_save(&env, Created, LONG_TIME, &case).await;
-
-            let draft = Draft::new(&env.s3, "late".to_owned(), &[]);
-            let scripted = draft.fault(step, usize::MAX, fault());
-            draft.assert_save(&env, ends[2], SHORT_TIME, &case).await;
-
-            scripted.clear();
-            let end = end_after(ends[2], step, &fault());
-            let case = format!("{case}, second save");
-            draft.assert_save(&env, end, LONG_TIME, &case).await;
+            assert_eq!(save(&function, "missing").await.status, 404);
+            let draft = Draft::new(&s3, "late".to_owned(), &[]);
+            let fault = (step, &row, usize::MAX);
+            let program = Process(function);
+            draft.assert_saves(&program, fault, SHORT_TIME).await;
         });
     }
     cases.join_all().await;
@@ -407,28 +467,27 @@ async fn the_response_comes_before_the_deadline_while_a_request_stalls_or_confli
 async fn a_save_that_runs_out_of_time_is_continued_by_the_next() {
     const FILES: u64 = 20;
     const BEFORE: u64 = 12;
-    let env = TestEnv::with(&[SAVE_FILES]).await;
+    let TestEnv { s3, function } = TestEnv::with(&[SAVE_FILES]).await;
     let paths: Vec<_> = (0..FILES)
         .map(|number| format!("assets/{number}"))
         .collect();
     let paths: Vec<_> = paths.iter().map(String::as_str).collect();
-    let draft = Draft::new(&env.s3, "late".to_owned(), &paths);
+    let draft = Draft::new(&s3, "late".to_owned(), &paths);
     // The start of the function is not part of the time.
-    assert_eq!(save(&env.function, "missing").await.status, 404);
+    assert_eq!(save(&function, "missing").await.status, 404);
 
     let after = usize::try_from(BEFORE).expect("small");
-    let stall = env
-        .s3
-        .fault(When::op(Op::CopyObject).after(after), Fault::Stall);
+    let stall = s3.fault(When::op(Op::CopyObject).after(after), Fault::Stall);
+    let (program, limit) = (Process(function), Duration::from_secs(2));
     let late = draft
-        .assert_save(&env, Unavailable, Duration::from_secs(2), "late")
+        .assert_save(&program, Unavailable, limit, "late")
         .await;
     late.assert_error(503, "time");
     assert_eq!(late.line["FilesCopied"], BEFORE, "{}", late.line);
 
     stall.clear();
     let saved = draft
-        .assert_save(&env, Created, LONG_TIME, "continued")
+        .assert_save(&program, Created, LONG_TIME, "continued")
         .await;
     assert_eq!(saved.line["FilesCopied"], FILES - BEFORE, "{}", saved.line);
 }
@@ -449,20 +508,13 @@ async fn a_stalled_request_is_retried() {
     // Created before the requests: in a debug build it blocks the thread.
     let saver = saver_with_short_timeouts(&s3);
     let mut cases = JoinSet::new();
-    for (number, (step, (name, fault, ends, attempts))) in STALLS.into_iter().enumerate() {
-        for (times, end) in TIMES.into_iter().zip(ends) {
-            let (s3, saver) = (Arc::clone(&s3), saver.clone());
+    for (number, (step, row)) in STALLS.into_iter().enumerate() {
+        for times in TIMES {
+            let (s3, program) = (Arc::clone(&s3), InProcess(saver.clone()));
             cases.spawn(async move {
-                let case = format!("{name} at {step:?}, {times} times");
                 let draft = Draft::new(&s3, format!("stalled-{number}-{times:x}"), &[]);
-                let scripted = draft.fault(step, times, fault());
-                draft.assert_save_by(&saver, end, &case).await;
-                assert_eq!(scripted.hits(), times.min(attempts), "{case}: attempts");
-
-                scripted.clear();
-                let end = end_after(end, step, &fault());
-                let case = format!("{case}, second save");
-                draft.assert_save_by(&saver, end, &case).await;
+                let fault = (step, &row, times);
+                draft.assert_saves(&program, fault, LONG_TIME).await;
             });
         }
     }
@@ -472,17 +524,21 @@ async fn a_stalled_request_is_retried() {
 #[tokio::test]
 async fn refused_connections_are_unavailable_until_the_store_is_back() {
     for step in [ReadDocument, CreateDocument] {
-        let env = TestEnv::start().await;
-        let draft = Draft::new(&env.s3, "refused".to_owned(), &[]);
+        let TestEnv { s3, function } = TestEnv::start().await;
+        let draft = Draft::new(&s3, "refused".to_owned(), &[]);
         let case = format!("refused at {step:?}");
-        let fault = draft.fault(step, usize::MAX, Fault::Refuse);
+        let program = Process(function);
+        let requests = step.requests(&draft.id);
+        let fault = s3.fault(requests, Fault::Refuse);
         for _ in 0..2 {
-            draft.assert_save(&env, Unavailable, LONG_TIME, &case).await;
+            draft
+                .assert_save(&program, Unavailable, LONG_TIME, &case)
+                .await;
         }
         assert_eq!(fault.hits(), 1, "{case}: requests before the refusal");
         fault.clear();
-        env.s3.reopen().await;
-        draft.assert_save(&env, Created, LONG_TIME, &case).await;
+        s3.reopen().await;
+        draft.assert_save(&program, Created, LONG_TIME, &case).await;
     }
 }
 
@@ -497,12 +553,14 @@ async fn a_short_refusal_of_connections_is_retried() {
         let sdk_config = Endpoint::of(&s3).sdk().into_builder();
         let saver = saver(&sdk_config.retry_config(retries).build(), BUCKET);
         let draft = Draft::new(&s3, "refused".to_owned(), &[]);
-        let fault = draft.fault(step, 1, Fault::Refuse);
+        let fault = s3.fault(step.requests(&draft.id).once(), Fault::Refuse);
         let case = format!("refused once at {step:?}");
         let reopen = async {
             fault.wait_for_hits(1).await;
             s3.reopen().await;
         };
-        tokio::join!(draft.assert_save_by(&saver, Created, &case), reopen);
+        let program = InProcess(saver);
+        let save = draft.assert_save(&program, Created, LONG_TIME, &case);
+        tokio::join!(save, reopen);
     }
 }

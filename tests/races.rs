@@ -12,11 +12,8 @@ use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::Client;
-use save_draft::error::ErrorKind;
-use save_draft::s3::CreateOutcome;
-use save_draft::save::Saver;
 use test_support::fixtures::{BUCKET, draft_key, draft_of_size, long_tests, post_id};
-use test_support::runtime::{Bootstrap, with_timeout};
+use test_support::runtime::{Bootstrap, memory_kib, with_timeout};
 use test_support::s3::{Fault, Op, S3, ScriptedFault, When};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -38,6 +35,7 @@ type State = (Vec<u8>, Files);
 
 /// A draft that one writer changes while many savers save it.
 struct Race {
+    endpoint: Endpoint,
     client: Client,
     bucket: String,
     /// The S3 server in this process, or `None` for an external store.
@@ -51,52 +49,46 @@ struct Race {
     saved: watch::Sender<usize>,
 }
 
-/// The result of a save.
-#[derive(Debug, PartialEq, Eq)]
-enum SaveResult {
-    Saved { version: String, is_created: bool },
-    Unavailable,
-}
-
 /// The result of a save, and the states that the draft had meanwhile.
 #[derive(Debug)]
 struct Observation {
-    result: SaveResult,
+    /// `None` after a 503.
+    version: Option<String>,
+    is_created: bool,
     first: usize,
     last: usize,
+    elapsed: Duration,
 }
 
 impl Race {
-    /// Creates a draft in the S3 server of this process.
+    /// Creates a draft in an S3 server in this process.
     async fn local(save_files: bool) -> (Arc<Self>, Arc<S3>) {
         let s3 = Arc::new(S3::start_empty().await.expect("the S3 server starts"));
-        let client = client_without_retries(&Endpoint::of(&s3));
-        let s3_of_race = Some(Arc::clone(&s3));
-        (
-            Self::new(client, BUCKET.to_owned(), s3_of_race, save_files).await,
-            s3,
-        )
+        let (endpoint, s3_of_race) = (Endpoint::of(&s3), Some(Arc::clone(&s3)));
+        let race = Self::new(endpoint, BUCKET.to_owned(), s3_of_race, save_files);
+        (race.await, s3)
     }
 
     /// Creates a draft in a new bucket of the store at `S3_TEST_ENDPOINT`.
-    async fn external() -> (Arc<Self>, Endpoint) {
+    async fn external() -> Arc<Self> {
         let endpoint = Endpoint::external().expect("S3_TEST_ENDPOINT is set");
-        let client = client_without_retries(&endpoint);
         let now = SystemTime::UNIX_EPOCH.elapsed();
         let bucket = format!("races-{}", now.expect("a time after 1970").as_micros());
+        let client = client_without_retries(&endpoint);
         let created = client.create_bucket().bucket(&bucket).send().await;
         created.expect("the bucket is created");
-        (Self::new(client, bucket, None, false).await, endpoint)
+        Self::new(endpoint, bucket, None, false).await
     }
 
     async fn new(
-        client: Client,
+        endpoint: Endpoint,
         bucket: String,
         s3: Option<Arc<S3>>,
         save_files: bool,
     ) -> Arc<Self> {
         let race = Self {
-            client,
+            client: client_without_retries(&endpoint),
+            endpoint,
             bucket,
             s3,
             save_files,
@@ -104,9 +96,14 @@ impl Race {
             written: watch::Sender::new(0),
             saved: watch::Sender::new(0),
         };
-        race.write((document(0), Files::new()), &draft_key(ID))
-            .await;
+        let first = (document(0), Files::new());
+        race.write(first, &draft_key(ID)).await;
         Arc::new(race)
+    }
+
+    /// Starts a process that runs `concurrency` invocations at the same time.
+    async fn start_process(&self, concurrency: usize) -> Arc<Bootstrap> {
+        start_process(&self.endpoint, &self.bucket, concurrency, self.save_files).await
     }
 
     /// Adds a state, and writes the object in which it differs from the one before.
@@ -169,17 +166,27 @@ impl Race {
         self.write(state, &key).await;
     }
 
-    async fn save(&self, function: &Function) -> Observation {
+    /// Saves the draft within `limit`, and expects 200 or 503.
+    async fn save(&self, function: &Bootstrap, limit: Duration) -> Observation {
         let first = *self.written.borrow() - 1;
-        let result = function.save(ID).await;
+        let start = Instant::now();
+        let pending = function.begin_within(post_id(ID).to_string(), limit);
+        let response = pending.outcome().await.response();
+        let elapsed = start.elapsed();
         let last = self.states.lock().expect("not poisoned").len() - 1;
-        if matches!(result, SaveResult::Saved { .. }) {
+        let header = |name: &str| response["headers"][name].as_str().map(str::to_owned);
+        let version = header("draft-version");
+        if version.is_some() {
             self.saved.send_modify(|saved| *saved = first.max(*saved));
+        } else {
+            assert_eq!(response["statusCode"], 503, "{response}");
         }
         Observation {
-            result,
+            version,
+            is_created: header("draft-saved").as_deref() == Some("created"),
             first,
             last,
+            elapsed,
         }
     }
 
@@ -244,38 +251,38 @@ impl Race {
         // Each success names a version of a state that the draft had during the save.
         let mut creations = BTreeMap::new();
         for observation in observations {
-            if let SaveResult::Saved {
-                version,
-                is_created,
-            } = &observation.result
-            {
-                let number = numbers.get(version.as_str());
-                let number = number.unwrap_or_else(|| panic!("{version} does not exist"));
-                let window = observation.first..=observation.last;
-                let is_current = number.iter().any(|number| window.contains(number));
-                assert!(
-                    is_current,
-                    "{version} is state {number:?}, not one of {window:?}"
-                );
-                *creations.entry(version.as_str()).or_insert(0) += usize::from(*is_created);
-            }
+            let Some(version) = &observation.version else {
+                continue;
+            };
+            let number = numbers.get(version.as_str());
+            let number = number.unwrap_or_else(|| panic!("{version} does not exist"));
+            let window = observation.first..=observation.last;
+            let is_current = number.iter().any(|number| window.contains(number));
+            assert!(
+                is_current,
+                "{version} is state {number:?}, not one of {window:?}"
+            );
+            *creations.entry(version.as_str()).or_insert(0) += usize::from(observation.is_created);
         }
         for name in numbers.keys() {
             let count = creations.get(name).copied().unwrap_or_default();
             let is_expected = count == 1 || (!without_faults && count == 0);
             assert!(is_expected, "{name} was created by {count} saves");
         }
-        let saved = observations
-            .iter()
-            .filter(|it| it.result != SaveResult::Unavailable);
         println!(
             "{} of {} saves succeeded, {} states, {} versions",
-            saved.count(),
+            observations.len() - unavailable(observations),
             observations.len(),
             states.len(),
             numbers.len()
         );
     }
+}
+
+/// Returns the number of saves that were answered with 503.
+fn unavailable(observations: &[Observation]) -> usize {
+    let observations = observations.iter();
+    observations.filter(|it| it.version.is_none()).count()
 }
 
 /// Returns the document of a state. They differ in size.
@@ -293,69 +300,46 @@ fn client_without_retries(endpoint: &Endpoint) -> Client {
     common::client(&sdk_config.build())
 }
 
-/// Saves drafts in this process, or in a process of its own over the Runtime API.
-#[derive(Clone)]
-enum Function {
-    Saver(Arc<Saver>, Duration),
-    Process(Arc<Bootstrap>),
+/// Many clients that save the draft all the time, each within `limit`.
+struct Savers {
+    tasks: JoinSet<Vec<Observation>>,
+    is_over: Arc<AtomicBool>,
 }
 
-impl Function {
-    async fn save(&self, id: &str) -> SaveResult {
-        match self {
-            Self::Saver(saver, time_limit) => {
-                let deadline = Instant::now() + *time_limit;
-                let report = saver.save(id.parse().expect("a valid id"), deadline).await;
-                match report.result {
-                    Ok(saved) => SaveResult::Saved {
-                        version: saved.version.to_string(),
-                        is_created: saved.outcome == CreateOutcome::Created,
-                    },
-                    Err(error) => {
-                        let cause = error.cause_chain();
-                        assert_eq!(error.kind(), ErrorKind::ServiceUnavailable, "{cause}");
-                        SaveResult::Unavailable
-                    }
+impl Savers {
+    fn start(race: &Arc<Race>, function: &Arc<Bootstrap>, count: usize, limit: Duration) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let mut tasks = JoinSet::new();
+        for _ in 0..count {
+            let (race, function) = (Arc::clone(race), Arc::clone(function));
+            let is_over = Arc::clone(&is_over);
+            tasks.spawn(async move {
+                let mut observations = Vec::new();
+                while !is_over.load(SeqCst) {
+                    observations.push(race.save(&function, limit).await);
                 }
-            }
-            Self::Process(function) => {
-                let event = post_id(id).to_string();
-                let response = function.begin_within(event, LONG_TIME).outcome().await;
-                let response = response.response();
-                let header = |name: &str| response["headers"][name].as_str();
-                match response["statusCode"].as_u64() {
-                    Some(200) => SaveResult::Saved {
-                        version: header("draft-version").expect("a version").to_owned(),
-                        is_created: header("draft-saved") == Some("created"),
-                    },
-                    Some(503) => SaveResult::Unavailable,
-                    other => panic!("expected 200 or 503, got {other:?}"),
-                }
-            }
+                observations.push(race.save(&function, limit).await);
+                observations
+            });
         }
+        Self { tasks, is_over }
+    }
+
+    /// Lets each save the last state.
+    async fn end(self) -> Vec<Observation> {
+        self.is_over.store(true, SeqCst);
+        self.tasks.join_all().await.into_iter().flatten().collect()
     }
 }
 
-/// Changes the draft in rounds while `savers` save it all the time. Then each saves the last state.
-async fn race(race: &Arc<Race>, function: &Function, savers: usize) -> Vec<Observation> {
+/// Changes the draft in rounds while `savers` save it.
+async fn race(race: &Arc<Race>, function: &Arc<Bootstrap>, savers: usize) -> Vec<Observation> {
     let rounds = if long_tests() { 200 } else { 12 };
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let is_over = Arc::new(AtomicBool::new(false));
-    let mut tasks = JoinSet::new();
-    for _ in 0..savers {
-        let (race, function) = (Arc::clone(race), function.clone());
-        let is_over = Arc::clone(&is_over);
-        tasks.spawn(async move {
-            let mut observations = Vec::new();
-            while !is_over.load(SeqCst) {
-                observations.push(race.save(&function).await);
-            }
-            observations.push(race.save(&function).await);
-            observations
-        });
-    }
+    let savers = Savers::start(race, function, savers, LONG_TIME);
+    let mut memory = Vec::new();
     for _ in 0..rounds {
         // A few changes, with some requests of the savers between them. A save with files needs a pause to succeed.
         for _ in 0..random.usize(1..if race.save_files { 5 } else { 20 }) {
@@ -365,37 +349,40 @@ async fn race(race: &Arc<Race>, function: &Function, savers: usize) -> Vec<Obser
         // Then none until a state that is not older was saved.
         if random.bool() {
             let state = *race.written.borrow() - 1;
-            let reached = with_timeout(async {
-                drop(
-                    race.saved
-                        .subscribe()
-                        .wait_for(|saved| *saved >= state)
-                        .await,
-                );
-            });
-            reached.await;
+            let mut saved = race.saved.subscribe();
+            drop(with_timeout(saved.wait_for(|saved| *saved >= state)).await);
         }
+        memory.push(memory_kib(function.pid(), "VmRSS"));
     }
-    is_over.store(true, SeqCst);
-    tasks.join_all().await.into_iter().flatten().collect()
+    println!("memory in KiB after each round: {memory:?}");
+    let (third, last) = (memory[rounds / 3], memory[rounds - 1]);
+    // In the first rounds, connections and buffers are added.
+    let is_stable = last < third + third / 4 || !long_tests();
+    assert!(is_stable, "memory grew from {third} KiB to {last} KiB");
+    savers.end().await
 }
 
-/// Starts a process that runs `concurrency` invocations at the same time.
-async fn start_process(s3: &S3, concurrency: usize, save_files: bool) -> Arc<Bootstrap> {
+async fn start_process(
+    endpoint: &Endpoint,
+    bucket: &str,
+    concurrency: usize,
+    save_files: bool,
+) -> Arc<Bootstrap> {
     let concurrency = concurrency.to_string();
     let variables = [
         ("AWS_LAMBDA_MAX_CONCURRENCY", concurrency.as_str()),
+        ("DRAFT_BUCKET", bucket),
         SAVE_FILES,
     ];
-    let variables = &variables[..=usize::from(save_files)];
-    Arc::new(common::start_function(s3, variables).await)
+    let variables = &variables[..2 + usize::from(save_files)];
+    Arc::new(common::start_function_with(endpoint, variables).await)
 }
 
-/// Races savers in a process of their own. Returns the observations, of which the last is that of a save of the last state.
+/// Races savers in a process of their own.
 async fn race_locally(save_files: bool, with_faults: bool) {
     let savers = if save_files { 32 } else { 100 };
     let (draft, s3) = Race::local(save_files).await;
-    let function = Function::Process(start_process(&s3, savers, save_files).await);
+    let function = draft.start_process(savers).await;
     let faults = if with_faults {
         add_faults(&s3)
     } else {
@@ -404,35 +391,19 @@ async fn race_locally(save_files: bool, with_faults: bool) {
     let observations = race(&draft, &function, savers).await;
     s3.clear_faults();
     draft.verify(&observations, !with_faults).await;
-    let saved = observations
-        .iter()
-        .filter(|it| it.result != SaveResult::Unavailable);
-    assert!(saved.count() > 0, "no save succeeded");
+    let unavailable = unavailable(&observations);
+    assert!(unavailable < observations.len(), "no save succeeded");
     if with_faults {
-        assert!(
-            faults.iter().map(ScriptedFault::hits).sum::<usize>() > 0,
-            "no fault occurred"
-        );
+        let hits = faults.iter().map(ScriptedFault::hits);
+        assert!(hits.sum::<usize>() > 0, "no fault occurred");
         return;
     }
     if !save_files {
-        let all = observations
-            .iter()
-            .all(|it| it.result != SaveResult::Unavailable);
-        assert!(all, "a save of a document needs no quiet moment");
+        assert_eq!(unavailable, 0, "a save of a document needs no quiet moment");
     }
-    let last = draft.save(&function).await;
+    let last = draft.save(&function, LONG_TIME).await;
     assert_eq!(last.first, last.last);
-    assert!(
-        matches!(
-            last.result,
-            SaveResult::Saved {
-                is_created: false,
-                ..
-            }
-        ),
-        "{last:?}"
-    );
+    assert!(last.version.is_some() && !last.is_created, "{last:?}");
 }
 
 fn add_faults(s3: &S3) -> Vec<ScriptedFault> {
@@ -492,7 +463,9 @@ async fn kill_processes(save_files: bool, rounds: usize) {
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
     let s3 = S3::start_empty().await.expect("the S3 starts");
-    let mut function = start_process(&s3, 1, save_files).await;
+    let endpoint = Endpoint::of(&s3);
+    let start = || start_process(&endpoint, BUCKET, 1, save_files);
+    let mut function = start().await;
     let mut found = 0;
     for round in 0..rounds {
         let id = format!("killed-{round}");
@@ -523,7 +496,7 @@ async fn kill_processes(save_files: bool, rounds: usize) {
         assert_end(&s3, &id, &document, &files, end, &case);
 
         fault.clear();
-        function = start_process(&s3, 1, save_files).await;
+        function = start().await;
         let next = save(&function, &id).await;
         assert_eq!(next.status, 200, "{case}: {}", next.line);
         next.assert_saved(&s3, &id, &document, &files);
@@ -537,15 +510,12 @@ async fn kill_processes(save_files: bool, rounds: usize) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a store at S3_TEST_ENDPOINT"]
 async fn concurrent_saves_in_an_external_store_report_states_that_are_stored() {
-    let (draft, endpoint) = Race::external().await;
-    let saver = common::saver(&endpoint.sdk(), &draft.bucket);
-    let observations = race(&draft, &Function::Saver(Arc::new(saver), LONG_TIME), 200).await;
+    const SAVERS: usize = 200;
+    let draft = Race::external().await;
+    let function = draft.start_process(SAVERS).await;
+    let observations = race(&draft, &function, SAVERS).await;
     draft.verify(&observations, true).await;
-    assert!(
-        observations
-            .iter()
-            .all(|it| it.result != SaveResult::Unavailable)
-    );
+    assert_eq!(unavailable(&observations), 0);
 }
 
 /// Sends a signal to the OSD of `tests/ceph.sh`.
@@ -560,70 +530,34 @@ fn signal_osd(signal: &str) {
 #[ignore = "needs tests/ceph.sh"]
 async fn saves_during_an_outage_end_before_their_deadline_and_lose_nothing() {
     const SAVERS: usize = 200;
-    let (draft, endpoint) = Race::external().await;
-    let time_limit = Duration::from_secs(5);
-    let saver = Arc::new(common::saver(&endpoint.sdk(), &draft.bucket));
-    let is_over = Arc::new(AtomicBool::new(false));
-    let mut savers = JoinSet::new();
-    for _ in 0..SAVERS {
-        let function = Function::Saver(Arc::clone(&saver), time_limit);
-        let (draft, is_over) = (Arc::clone(&draft), Arc::clone(&is_over));
-        savers.spawn(async move {
-            let (mut observations, mut longest) = (Vec::new(), Duration::ZERO);
-            while !is_over.load(SeqCst) {
-                let start = Instant::now();
-                let observation = draft.save(&function).await;
-                longest = longest.max(start.elapsed());
-                let is_unavailable = observation.result == SaveResult::Unavailable;
-                observations.push(observation);
-                if is_unavailable {
-                    // `Retry-After: 1`
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-            }
-            (observations, longest)
-        });
+    let limit = Duration::from_secs(5);
+    let draft = Race::external().await;
+    let function = draft.start_process(SAVERS + 1).await;
+    let savers = Savers::start(&draft, &function, SAVERS, limit);
+    let mut random = fastrand::Rng::new();
+    for _ in 0..20 {
+        draft.change(&mut random).await;
     }
-    let writer = tokio::spawn({
-        let draft = Arc::clone(&draft);
-        async move {
-            let mut random = fastrand::Rng::new();
-            for _ in 0..60 {
-                draft.change(&mut random).await;
-            }
-        }
-    });
-    let mut written = draft.written.subscribe();
-    drop(written.wait_for(|written| *written >= 20).await);
     signal_osd("-STOP");
-    let start = Instant::now();
-    let during = draft
-        .save(&Function::Saver(Arc::clone(&saver), time_limit))
-        .await;
-    let mut longest = start.elapsed();
+    let during = draft.save(&function, limit).await;
     signal_osd("-CONT");
-    assert_eq!(during.result, SaveResult::Unavailable);
-
-    writer.await.expect("the states are written");
-    let after = draft.save(&Function::Saver(saver, LONG_TIME)).await;
-    assert!(
-        matches!(after.result, SaveResult::Saved { .. }),
-        "{after:?}"
-    );
-    is_over.store(true, SeqCst);
-    let mut observations = vec![during, after];
-    for (others, time) in savers.join_all().await {
-        observations.extend(others);
-        longest = longest.max(time);
+    assert_eq!(during.version, None);
+    for _ in 0..40 {
+        draft.change(&mut random).await;
     }
+    let after = draft.save(&function, LONG_TIME).await;
+    assert!(after.version.is_some(), "{after:?}");
+    let mut observations = savers.end().await;
+    let longest = observations.iter().map(|it| it.elapsed).max();
+    observations.extend([during, after]);
     draft.verify(&observations, false).await;
-    let unavailable = observations
-        .iter()
-        .filter(|it| it.result == SaveResult::Unavailable);
-    let unavailable = unavailable.count();
+    let unavailable = unavailable(&observations);
     assert!(
         unavailable > SAVERS / 2,
         "the outage affected {unavailable} saves"
     );
-    assert!(longest < time_limit + Duration::from_secs(1), "{longest:?}");
+    assert!(
+        longest < Some(limit + Duration::from_secs(1)),
+        "{longest:?}"
+    );
 }

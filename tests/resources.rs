@@ -1,19 +1,16 @@
 //! Memory and time for the largest drafts: the real process stays within the function's memory, and answers in time.
 
-use std::env;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
-use test_support::fixtures::{BUCKET, draft_key, draft_of_size, event, post_id};
+use serde_json::json;
+use test_support::fixtures::{batch, draft_key, draft_of_size, post_id};
 use test_support::runtime::{Bootstrap, memory_kib};
 use test_support::s3::{Fault, Op, RawResponse, When};
 use test_support::sizes::{SizeStore, Speed};
-use tokio::task::JoinSet;
-use tokio::time::interval;
 
 use crate::common::TestEnv;
 use crate::files::large;
@@ -26,20 +23,6 @@ const TIME_LIMIT: Duration = Duration::from_secs(15);
 /// Returns the maximum memory that the process `pid` has had, in MiB.
 pub fn peak_memory_mib(pid: u32) -> u64 {
     memory_kib(pid, "VmHWM") / 1024
-}
-
-/// Returns an SQS event with one message for each of the drafts `0` to `count - 1`, whose `messageId` is the draft id.
-fn batch(count: usize) -> Value {
-    let mut event = event("sqs");
-    let message = event["Records"][0].take();
-    let messages = (0..count).map(|number| {
-        let mut message = message.clone();
-        message["messageId"] = number.to_string().into();
-        message["body"] = json!({"draft_id": number.to_string()}).to_string().into();
-        message
-    });
-    event["Records"] = messages.collect();
-    event
 }
 
 /// Returns a response to a GET with a document of the maximum size: `start`, and `repeated` up to that size.
@@ -220,59 +203,4 @@ async fn an_upload_of_a_large_draft_may_take_longer_than_that_of_a_small_one() {
     let response = pending.outcome().await.response();
     assert_eq!(response["headers"]["draft-saved"], "created", "{response}");
     assert_eq!(env.s3.count(Op::PutObject), 1, "number of uploads");
-}
-
-/// Saves drafts that change, for `LOAD_SECONDS` or a minute, while 1% of the requests to S3 fail.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes a minute"]
-async fn no_version_is_lost_and_the_memory_does_not_grow_under_load() {
-    let seconds = env::var("LOAD_SECONDS")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(60));
-    let env = TestEnv::with(&[("AWS_LAMBDA_MAX_CONCURRENCY", "16")]).await;
-    let env = Arc::new(env);
-    env.s3
-        .fault(When::any().rate(0.005, 1), Fault::INTERNAL_ERROR);
-    env.s3
-        .fault(When::any().rate(0.005, 2), Fault::LoseResponse);
-    let mut clients = JoinSet::new();
-    for client in 0..16_u64 {
-        let env = Arc::clone(&env);
-        clients.spawn(async move {
-            let (mut saved, mut unavailable) = (0, 0);
-            while Instant::now() < end {
-                let id = format!("load-{client}-{}", saved % 8);
-                let document = draft_of_size(4_096, client << 32 | saved);
-                env.put_draft(&id, &document);
-                let response = env.function.invoke(&post_id(&id)).await.response();
-                let Some(version) = response["headers"]["draft-version"].as_str() else {
-                    assert_eq!(response["statusCode"], 503, "{response}");
-                    unavailable += 1;
-                    continue;
-                };
-                let key = format!("saved/{id}/{version}/draft_content.json");
-                assert!(env.s3.get(BUCKET, &key) == Some(document), "{key}");
-                saved += 1;
-            }
-            (saved, unavailable)
-        });
-    }
-    let mut memory = Vec::new();
-    let mut second = interval(Duration::from_secs(1));
-    while Instant::now() < end {
-        second.tick().await;
-        memory.push(memory_kib(env.function.pid(), "VmRSS"));
-        env.s3.clear_requests();
-    }
-    let counts = clients.join_all().await;
-    let saved: u64 = counts.iter().map(|(saved, _)| saved).sum();
-    let unavailable: u64 = counts.iter().map(|(_, unavailable)| unavailable).sum();
-    println!("{saved} saves, {unavailable} times 503, memory in KiB: {memory:?}");
-    assert!(saved > 100 * unavailable, "{unavailable} times 503");
-    let (third, last) = (memory[memory.len() / 3], memory[memory.len() - 1]);
-    assert!(
-        last < third + third / 4,
-        "memory grew from {third} KiB to {last} KiB"
-    );
 }

@@ -8,7 +8,6 @@
 #     protocol    all interleavings of saves and prune in a model: larger instances than in `cargo test`
 #     cpu         large documents and folders with a small share of a CPU
 #     memory      the largest folders side by side
-#     load        16 concurrent clients with 1% faults, for LOAD_SECONDS (60)
 #     fuzz        each fuzz target, for FUZZ_SECONDS (600); needs cargo-fuzz
 #     ceph        the store tests against Ceph; tests/ceph.sh installs it if it is run by root
 set -euo pipefail
@@ -23,13 +22,12 @@ run_part() {
     protocol) run_tests protocol:: ;;
     cpu) run_tests with_little_cpu slowest_documents ;;
     memory) LONG=1 run_tests side_by_side_fit_into_the_memory ;;
-    load) run_tests under_load ;;
     fuzz) tests/fuzz/run.sh "${FUZZ_SECONDS:-600}" ;;
     ceph) tests/ceph.sh ;;
   esac
 }
 
-parts='races model protocol cpu memory load fuzz ceph'
+parts='races model protocol cpu memory fuzz ceph'
 # shellcheck disable=SC2086  # One argument for each part.
 (($#)) || set -- $parts
 for part; do

@@ -1,8 +1,10 @@
 //! Drafts with files, and their versions, for tests with `SAVE_FILES`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use save_draft::error::ErrorKind;
+use save_draft::save::Saver;
 use serde_json::{Value, json};
 use test_support::fixtures::{BUCKET, draft_key, draft_of_size, post_id, sha256_hex};
 use test_support::runtime::Bootstrap;
@@ -124,7 +126,7 @@ pub struct Response {
     pub outcome: String,
     /// Empty for errors.
     pub version: String,
-    /// The record of the save.
+    /// The record of the save, of which [`save_by`] only returns `error`.
     pub line: Value,
 }
 
@@ -140,6 +142,28 @@ pub async fn save_within(function: &Bootstrap, id: &str, left: Duration) -> Resp
         outcome: header("draft-saved").to_owned(),
         version: header("draft-version").to_owned(),
         line: lines.pop().expect("a record"),
+    }
+}
+
+/// Saves the draft `id` by a saver in this process, with `left` until the deadline.
+pub async fn save_by(saver: &Saver, id: &str, left: Duration) -> Response {
+    let deadline = Instant::now() + left;
+    let report = saver.save(id.parse().expect("an id"), deadline).await;
+    let (status, outcome, version, error) = match report.result {
+        Ok(saved) => {
+            let version = saved.version.to_string();
+            (200, saved.outcome.as_str(), version, String::new())
+        }
+        Err(error) if error.kind() == ErrorKind::ServiceUnavailable => {
+            (503, "", String::new(), error.cause_chain())
+        }
+        Err(error) => (500, "", String::new(), error.cause_chain()),
+    };
+    Response {
+        status,
+        outcome: outcome.to_owned(),
+        version,
+        line: json!({"error": error}),
     }
 }
 

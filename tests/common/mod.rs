@@ -5,6 +5,7 @@ pub mod drafts;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::env;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
@@ -22,11 +23,8 @@ pub const BOOTSTRAP: &str = env!("CARGO_BIN_EXE_bootstrap");
 /// An S3 endpoint and the credentials for it.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// URL of the endpoint.
     pub url: String,
-    /// Access key id.
     pub access_key: String,
-    /// Secret access key.
     pub secret_key: String,
 }
 
@@ -107,9 +105,7 @@ pub fn saver_with(sdk: &SdkConfig, config: Config) -> Saver {
 
 /// An S3 server, and a process of the function that uses it.
 pub struct TestEnv {
-    /// The S3 server.
-    pub s3: S3,
-    /// The function.
+    pub s3: Arc<S3>,
     pub function: Bootstrap,
 }
 
@@ -124,6 +120,7 @@ impl TestEnv {
         let s3 = S3::start_empty().await.expect("the S3 server starts");
         s3.put(BUCKET, &draft_key(DRAFT_ID), sample_draft());
         let function = start_function(&s3, env).await;
+        let s3 = Arc::new(s3);
         Self { s3, function }
     }
 
@@ -158,11 +155,7 @@ impl TestEnv {
         (outcome, self.function.logs_for(&request_id).await)
     }
 
-    /// Returns the number of GETs and PUTs since the last call.
-    ///
-    /// # Panics
-    ///
-    /// If there was any other request.
+    /// See [`gets_and_puts`].
     #[track_caller]
     pub fn gets_and_puts(&self) -> (usize, usize) {
         gets_and_puts(&self.s3)
@@ -189,11 +182,15 @@ pub fn gets_and_puts(s3: &S3) -> (usize, usize) {
 /// Starts a function that uses `s3`, with these environment variables beside the required ones. `.ci/arm64` names the
 /// program of another architecture in the variable `BOOTSTRAP`.
 pub async fn start_function(s3: &S3, env: &[(&str, &str)]) -> Bootstrap {
-    let endpoint = s3.endpoint();
+    start_function_with(&Endpoint::of(s3), env).await
+}
+
+/// Starts a function that uses the store at `endpoint`, with these environment variables beside the required ones.
+pub async fn start_function_with(endpoint: &Endpoint, env: &[(&str, &str)]) -> Bootstrap {
     let required = [
-        ("AWS_ENDPOINT_URL_S3", endpoint.as_str()),
-        ("AWS_ACCESS_KEY_ID", &s3.options().access_key),
-        ("AWS_SECRET_ACCESS_KEY", &s3.options().secret_key),
+        ("AWS_ENDPOINT_URL_S3", &*endpoint.url),
+        ("AWS_ACCESS_KEY_ID", &endpoint.access_key),
+        ("AWS_SECRET_ACCESS_KEY", &endpoint.secret_key),
         ("DRAFT_BUCKET", BUCKET),
     ];
     let program = env::var_os("BOOTSTRAP").unwrap_or_else(|| BOOTSTRAP.into());

@@ -3,22 +3,21 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use test_support::fixtures::{BUCKET, draft_key, draft_of_size, event, long_tests};
+use test_support::fixtures::{batch, draft_key, draft_of_size, long_tests};
 use test_support::runtime::{Bootstrap, memory_kib};
 use test_support::sizes::{SizeRequest, SizeStore, Speed};
 
-use crate::common::BOOTSTRAP;
+use crate::common::drafts::SAVE_FILES;
+use crate::common::{Endpoint, start_function_with};
 
 /// Starts a function that uses `store`, with these environment variables beside the required ones.
 pub async fn start(store: &SizeStore, env: &[(&str, &str)]) -> Bootstrap {
-    let required = [
-        ("AWS_ENDPOINT_URL_S3", store.url()),
-        ("AWS_ACCESS_KEY_ID", "local"),
-        ("AWS_SECRET_ACCESS_KEY", "local-secret"),
-        ("DRAFT_BUCKET", BUCKET),
-        ("SAVE_FILES", "true"),
-    ];
-    Bootstrap::start(BOOTSTRAP, required.iter().chain(env).copied()).await
+    let endpoint = Endpoint {
+        url: store.url().to_owned(),
+        access_key: "local".to_owned(),
+        secret_key: "local-secret".to_owned(),
+    };
+    start_function_with(&endpoint, &[&[SAVE_FILES][..], env].concat()).await
 }
 
 /// Saves the draft `id` by an event, which may take longer than a request; returns the record of the save.
@@ -51,26 +50,25 @@ async fn older_copies_add_no_requests() {
     const OLDER: u64 = 100_000;
     let store = SizeStore::start(Speed::default());
     let function = start(&store, &[]).await;
-    let mut counts = Vec::new();
     for (id, older) in [("new", 0), ("old", OLDER)] {
         put_document(&store, id);
-        store.put_files(id, files(20, 1000), true);
+        // The largest number of files whose copies are asked for one by one.
+        store.put_files(id, files(24, 1000), false);
         for number in 0..older {
-            let hash = format!(
-                "{:032x}",
-                u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
-            );
-            store.put_file(&format!("saved-files/{id}/{hash}/old"), 1);
+            let hash = u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+            store.put_file(&format!("saved-files/{id}/{hash:032x}/old"), 1);
         }
-        store.take_requests();
-        for outcome in ["created", "unchanged"] {
+        for (outcome, copied, others) in [("created", 24, 4), ("unchanged", 0, 5)] {
+            store.take_requests();
             let record = save(&function, id).await;
             assert_eq!(record["outcome"], outcome, "{record}");
-            assert_eq!(record["FilesCopied"], 0);
-            counts.push(store.take_requests().len());
+            assert_eq!(record["FilesCopied"], copied);
+            let requests = store.take_requests();
+            assert_eq!(count_of(&requests, "HeadObject"), 24);
+            assert_eq!(count_of(&requests, "CopyObject"), copied);
+            assert_eq!(requests.len(), 24 + copied + others);
         }
     }
-    assert_eq!(counts, [24, 25, 24, 25]);
 }
 
 #[tokio::test]
@@ -80,14 +78,8 @@ async fn a_file_over_256_mib_is_copied_in_parts() {
     let function = start(&store, &[]).await;
     let id = "large";
     put_document(&store, id);
-    store.put_files(
-        id,
-        [
-            ("clip.mp4".to_owned(), SIZE),
-            ("small.mp4".to_owned(), 256 << 20),
-        ],
-        false,
-    );
+    store.put_file(&format!("drafts/{id}/clip.mp4"), SIZE);
+    store.put_file(&format!("drafts/{id}/small.mp4"), 256 << 20);
     let record = save(&function, id).await;
     assert_eq!(record["outcome"], "created", "{record}");
     assert_eq!(record["CopiedBytes"], SIZE + (256 << 20));
@@ -97,10 +89,7 @@ async fn a_file_over_256_mib_is_copied_in_parts() {
         .iter()
         .filter_map(|request| {
             let (first, last) = request.range.strip_prefix("bytes=")?.split_once('-')?;
-            Some((
-                first.parse().expect("a number"),
-                last.parse().expect("a number"),
-            ))
+            Some((first.parse().ok()?, last.parse().ok()?))
         })
         .collect();
     ranges.sort_unstable();
@@ -129,8 +118,9 @@ async fn requests_for_copies_of_all_drafts_have_one_limit() {
         store.put_files(&id, files(60, 1000), false);
     }
     put_document(&store, "4");
-    store.put_files("4", [("clip.mp4".to_owned(), 10 << 30)], false);
-    let response = function.begin_within(batch(5), Duration::from_mins(2));
+    store.put_file("drafts/4/clip.mp4", 10 << 30);
+    let event = batch(5).to_string();
+    let response = function.begin_within(event, Duration::from_mins(2));
     let response = response.outcome().await.response();
     assert_eq!(response, json!({"batchItemFailures": []}));
     assert_eq!(store.max_copying(), 16, "copies and parts at a time");
@@ -148,20 +138,6 @@ async fn a_draft_of_more_than_100_000_objects_is_a_500() {
     assert!(error.contains("more than 100000 objects"), "{error}");
     let requests = store.take_requests();
     assert_eq!(requests.len(), count_of(&requests, "ListObjectsV2") + 1);
-}
-
-/// Returns an SQS event with one message for each of the drafts `0` to `count - 1`.
-fn batch(count: usize) -> String {
-    let mut event = event("sqs");
-    let message = event["Records"][0].take();
-    let messages = (0..count).map(|number| {
-        let mut message = message.clone();
-        message["messageId"] = number.to_string().into();
-        message["body"] = json!({"draft_id": number.to_string()}).to_string().into();
-        message
-    });
-    event["Records"] = messages.collect();
-    event.to_string()
 }
 
 /// The listings, states and manifests of all drafts of a batch share the memory of the function.
@@ -189,7 +165,8 @@ async fn large_folders_side_by_side_fit_into_the_memory() {
         let paths = (0..count).map(|number| (format!("{folder}/{number:05}"), 1));
         store.put_files(&id, paths, true);
     }
-    let pending = function.begin_within(batch(drafts), Duration::from_mins(8));
+    let event = batch(drafts).to_string();
+    let pending = function.begin_within(event, Duration::from_mins(8));
     let response = pending.outcome().await.response();
     assert_eq!(response, json!({"batchItemFailures": []}));
     let peak = memory_kib(function.pid(), "VmHWM") / 1024;

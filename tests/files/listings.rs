@@ -1,32 +1,34 @@
 //! Listings that are incomplete, repeat an object, or have other objects.
 
-use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
-use test_support::fixtures::{BUCKET, draft_key, draft_of_size};
+use test_support::fixtures::{BUCKET, draft_key};
 use test_support::runtime::memory_kib;
 use test_support::s3::{Fault, RawResponse, RecordedRequest, S3, When};
 
-use super::{Copy, Get, List, operations};
+use super::{Copy, Get, List};
 use crate::common::TestEnv;
-use crate::common::drafts::{Files, SAVE_FILES, file_key, put_document, put_files, save};
+use crate::common::drafts::{Files, SAVE_FILES, file_key, put_document, put_files, save, versions};
 
-const TIME: &str = "2025-09-28T11:47:30.000Z";
+/// The time of all objects of the draft: in listings, and in seconds since the epoch.
+const TIME: (&str, u64) = ("2025-09-28T11:47:30.000Z", 1_759_060_050);
+/// A path that S3 encodes in listings.
+const ENCODED: &str = "a b+c%2B";
 
 /// An entry of a listing: its key as it is in the XML, and the object that it shows.
 fn entry(s3: &S3, listed_key: &str, key: &str) -> String {
     let object = s3.metadata(BUCKET, key).expect("the object exists");
     format!(
-        "<Contents><Key>{listed_key}</Key><LastModified>{TIME}</LastModified>\
+        "<Contents><Key>{listed_key}</Key><LastModified>{}</LastModified>\
          <ETag>&quot;{}&quot;</ETag><Size>{}</Size></Contents>",
-        object.etag, object.size
+        TIME.0, object.etag, object.size
     )
 }
 
-/// A listing with these entries. `rest` is the XML before them.
-fn listing(rest: &str, entries: &[String]) -> String {
+/// A listing with these entries, of which `KeyCount` says that there are `count`. `rest` is the XML before them.
+fn listing(rest: &str, count: usize, entries: &[&str]) -> String {
     let entries = entries.concat();
-    format!("<ListBucketResult>{rest}{entries}</ListBucketResult>")
+    format!("<ListBucketResult>{rest}<KeyCount>{count}</KeyCount>{entries}</ListBucketResult>")
 }
 
 fn respond(xml: impl Into<Vec<u8>>) -> Fault {
@@ -38,184 +40,105 @@ fn list_drafts() -> When {
     When::op(List).and(|request| request.query.contains("prefix=drafts"))
 }
 
-/// Puts a draft with the files `a` and `b`, with the time of the listings. Returns the entries of a
-/// listing: `a`, `b` and the document.
-fn put_draft(s3: &S3, id: &str) -> (Vec<u8>, Files, [String; 3]) {
+/// Puts a draft with the files `a`, `b` and [`ENCODED`]. Returns its document, its files, and the entries of a listing: the
+/// files and the document.
+fn put_draft(s3: &S3, id: &str) -> (Vec<u8>, Files, [String; 4]) {
     let document = put_document(s3, id);
-    let files = put_files(s3, id, ["a", "b"]);
-    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_759_060_050);
-    let keys = [file_key(id, "a"), file_key(id, "b"), draft_key(id)];
-    let entries = keys.each_ref().map(|key| {
-        s3.set_last_modified(BUCKET, key, time);
-        entry(s3, key, key)
+    let files = put_files(s3, id, ["a", "b", ENCODED]);
+    let entries = ["a", "b", ENCODED, "draft_content.json"].map(|path| {
+        let key = file_key(id, path);
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(TIME.1);
+        s3.set_last_modified(BUCKET, &key, time);
+        entry(s3, &key, &key)
     });
     (document, files, entries)
 }
 
 #[tokio::test]
-async fn a_listing_that_does_not_prove_that_it_is_complete_is_a_503() {
+async fn a_listing_that_is_incomplete_or_wrong_is_refused() {
     let test_env = TestEnv::with(&[SAVE_FILES]).await;
-    let (s3, id) = (&test_env.s3, "cut");
-    let (document, files, entries) = put_draft(s3, id);
-    let whole = "<KeyCount>3</KeyCount><IsTruncated>false</IsTruncated>";
-    let complete = listing(whole, &entries);
-    // The entry of the document is the second: a file is missing.
-    let [a, b, last] = entries.clone();
-    let reordered = listing(whole, &[a.clone(), last.clone(), b]);
-    let end = reordered.rfind("<Contents>").expect("an entry");
-    let cut = &reordered[..end];
-    let without = |text: &str| complete.replace(text, "");
+    let (s3, id) = (&test_env.s3, "refused");
+    let (_, _, entries) = put_draft(s3, id);
+    let [a, b, c, document] = entries.each_ref().map(String::as_str);
+    let whole = "<IsTruncated>false</IsTruncated>";
+    let truncated = "<IsTruncated>true</IsTruncated>";
+    let same_token = format!("{truncated}<NextContinuationToken>t</NextContinuationToken>");
+    let complete = listing(whole, 4, &[a, document, b, c]);
+    // The document is in it, and a file is missing.
+    let cut = &complete[..complete.rfind("<Contents>").expect("an entry")];
     let closed = RawResponse::new(200).header("Transfer-Encoding", "identity");
-    for (case, fault) in [
-        ("cut, with its length", respond(cut)),
-        (
-            "cut, ended by closing the connection",
-            Fault::Respond(closed.body(cut)),
-        ),
-        (
-            "cut, and closed",
-            respond(format!("{cut}</ListBucketResult>")),
-        ),
-        (
-            "one entry too few",
-            respond(listing(whole, &[a.clone(), last.clone()])),
-        ),
-        (
-            "without IsTruncated",
-            respond(without("<IsTruncated>false</IsTruncated>")),
-        ),
-        (
-            "without KeyCount",
-            respond(without("<KeyCount>3</KeyCount>")),
-        ),
-    ] {
+    let closed = Fault::Respond(closed.body(cut));
+    let ended = format!("{cut}</ListBucketResult>");
+    let without = |text: &str| respond(complete.replace(text, ""));
+    let other_size = b.replace("<Size>", "<Size>1");
+    let other_draft = entry(s3, "drafts/other/x", &draft_key(id));
+    let no_etag = format!("<Contents><Key>drafts/{id}/a</Key></Contents>");
+    let huge = "<Contents/>".repeat(760_000);
+    #[rustfmt::skip]
+    let cases = [
+        ("cut, with its length", respond(cut), 503, ""),
+        ("cut, ended by closing the connection", closed, 503, ""),
+        ("cut, and closed", respond(ended), 503, ""),
+        ("one entry too few", respond(listing(whole, 4, &[a, b, document])), 503, "KeyCount"),
+        ("without IsTruncated", without(whole), 503, "IsTruncated"),
+        ("without KeyCount", without("<KeyCount>4</KeyCount>"), 503, "KeyCount"),
+        ("760,000 empty entries", respond(listing(whole, 760_000, &[&huge])), 503, ""),
+        ("a file in two states", respond(listing(whole, 5, &[a, b, c, document, &other_size])), 503, "two states"),
+        ("not the last page, without a token", respond(listing(truncated, 0, &[])), 500, "not the last one"),
+        ("the same token twice", respond(listing(&same_token, 0, &[])), 500, "not the last one"),
+        ("another draft", respond(listing(whole, 2, &[document, &other_draft])), 500, "key: \"drafts/other/x\""),
+        ("without ETag", respond(listing(whole, 2, &[document, &no_etag])), 500, "ETag"),
+    ];
+    for (case, fault, status, text) in cases {
         let fault = s3.fault(list_drafts(), fault);
-        let failed = save(&test_env.function, id).await;
-        assert_eq!(failed.status, 503, "{case}: {}", failed.line);
+        println!("{case}");
+        save(&test_env.function, id)
+            .await
+            .assert_error(status, text);
         assert_eq!(s3.keys(BUCKET, "saved"), [""; 0], "{case}");
+        assert_eq!(s3.count(Copy), 0, "{case}");
         fault.clear();
     }
-    let fault = s3.fault(list_drafts(), respond(complete));
-    let saved = save(&test_env.function, id).await;
-    saved.assert_saved(s3, id, &document, &files);
-    fault.clear();
-}
-
-#[tokio::test]
-async fn a_page_that_is_not_the_last_has_a_new_token_and_may_be_empty() {
-    let test_env = TestEnv::with(&[SAVE_FILES]).await;
-    let (s3, id) = (&test_env.s3, "pages");
-    let (document, files, entries) = put_draft(s3, id);
-    let truncated = "<KeyCount>0</KeyCount><IsTruncated>true</IsTruncated>";
-    let with_token = format!("{truncated}<NextContinuationToken>t</NextContinuationToken>");
-    for page in [truncated, &with_token] {
-        let fault = s3.fault(list_drafts(), respond(listing(page, &[])));
-        let failed = save(&test_env.function, id).await;
-        failed.assert_error(500, "the page is not the last one");
-        fault.clear();
-    }
-    assert_eq!(s3.keys(BUCKET, "saved"), [""; 0]);
-
-    let is_next = |request: &RecordedRequest| request.query.contains("continuation-token=t");
-    let whole = "<KeyCount>3</KeyCount><IsTruncated>false</IsTruncated>";
-    s3.fault(
-        list_drafts().and(is_next),
-        respond(listing(whole, &entries)),
-    );
-    s3.fault(list_drafts(), respond(listing(&with_token, &[])));
-    let saved = save(&test_env.function, id).await;
-    saved.assert_saved(s3, id, &document, &files);
-}
-
-#[tokio::test]
-async fn an_object_that_is_listed_twice_is_in_the_version_once() {
-    let test_env = TestEnv::with(&[SAVE_FILES]).await;
-    let (s3, id) = (&test_env.s3, "twice");
-    let (document, files, [a, b, last]) = put_draft(s3, id);
-    let whole = "<KeyCount>4</KeyCount><IsTruncated>false</IsTruncated>";
-    let entries = [b.clone(), a.clone(), b.clone(), last.clone()];
-    let fault = s3.fault(list_drafts(), respond(listing(whole, &entries)));
-    let saved = save(&test_env.function, id).await;
-    saved.assert_saved(s3, id, &document, &files);
-    fault.clear();
-    let again = save(&test_env.function, id).await;
-    assert_eq!(
-        (&*again.outcome, again.version),
-        ("unchanged", saved.version)
-    );
-
-    let other = b.replace("<Size>", "<Size>1");
-    let fault = s3.fault(list_drafts(), respond(listing(whole, &[a, b, other, last])));
-    let failed = save(&test_env.function, id).await;
-    failed.assert_error(503, "an object in two states");
-    fault.clear();
-}
-
-#[tokio::test]
-async fn an_object_of_another_draft_in_a_listing_is_refused() {
-    let test_env = TestEnv::with(&[SAVE_FILES]).await;
-    let (s3, id) = (&test_env.s3, "outside");
-    let (_, _, [a, b, last]) = put_draft(s3, id);
-    put_document(s3, "other");
-    let other = entry(s3, "drafts/other/x", &draft_key("other"));
-    let whole = "<KeyCount>4</KeyCount><IsTruncated>false</IsTruncated>";
-    s3.fault(list_drafts(), respond(listing(whole, &[a, b, last, other])));
-    let failed = save(&test_env.function, id).await;
-    failed.assert_error(500, "another key: \"drafts/other/x\"");
-    assert_eq!(s3.count(Copy), 0);
-}
-
-#[tokio::test]
-async fn a_listing_without_a_field_that_is_needed_is_a_500() {
-    let test_env = TestEnv::with(&[SAVE_FILES]).await;
-    let (s3, id) = (&test_env.s3, "fields");
-    put_document(s3, id);
-    let whole = "<KeyCount>1</KeyCount><IsTruncated>false</IsTruncated>";
-    let entry = "<Contents><Key>drafts/fields/a</Key></Contents>".to_owned();
-    s3.fault(list_drafts(), respond(listing(whole, &[entry])));
-    save(&test_env.function, id).await.assert_error(500, "ETag");
-}
-
-#[tokio::test]
-async fn keys_in_listings_are_decoded() {
-    let test_env = TestEnv::with(&[SAVE_FILES]).await;
-    let (s3, id) = (&test_env.s3, "encoded");
-    let (document, mut files, [a, b, last]) = put_draft(s3, id);
-    files.extend(put_files(s3, id, ["a b+c%2B"]));
-    // S3 encodes a space as `+`. A store that ignores `encoding-type` does not encode.
-    for (encoding, key) in [
-        (
-            "<EncodingType>url</EncodingType>",
-            "drafts/encoded/a+b%2Bc%252B",
-        ),
-        ("", "drafts/encoded/a b+c%2B"),
-    ] {
-        let whole = format!("<KeyCount>4</KeyCount><IsTruncated>false</IsTruncated>{encoding}");
-        let encoded = entry(s3, key, &file_key(id, "a b+c%2B"));
-        let entries = [encoded, a.clone(), b.clone(), last.clone()];
-        let fault = s3.fault(list_drafts(), respond(listing(&whole, &entries)));
-        let saved = save(&test_env.function, id).await;
-        saved.assert_saved(s3, id, &document, &files);
-        fault.clear();
-    }
-}
-
-#[tokio::test]
-async fn a_page_of_more_entries_than_a_page_may_have_takes_little_memory() {
-    let test_env = TestEnv::with(&[SAVE_FILES]).await;
-    let (s3, id) = (&test_env.s3, "empty");
-    put_document(s3, id);
-    let mut xml =
-        "<ListBucketResult><IsTruncated>false</IsTruncated><KeyCount>760000</KeyCount>".to_owned();
-    for _ in 0..760_000 {
-        xml.push_str("<Contents/>");
-    }
-    write!(xml, "</ListBucketResult>").expect("a string takes all");
-    s3.fault(When::op(List), respond(xml));
-    let failed = save(&test_env.function, id).await;
-    assert_eq!(failed.status, 503, "{}", failed.line);
     let peak = memory_kib(test_env.function.pid(), "VmHWM") / 1024;
     assert!(peak < 80, "the function used {peak} MiB");
+}
+
+#[tokio::test]
+async fn listings_of_several_forms_are_read() {
+    let test_env = TestEnv::with(&[SAVE_FILES]).await;
+    let (s3, id) = (&test_env.s3, "read");
+    let (content, files, entries) = put_draft(s3, id);
+    let [a, b, c, document] = entries.each_ref().map(String::as_str);
+    let whole = "<IsTruncated>false</IsTruncated>";
+    let url = format!("{whole}<EncodingType>url</EncodingType>");
+    // S3 encodes a space as `+`. A store that ignores `encoding-type` does not encode.
+    let encoded = entry(s3, "drafts/read/a+b%2Bc%252B", &file_key(id, ENCODED));
+    for (case, listing) in [
+        ("in another order", listing(whole, 4, &[document, c, b, a])),
+        (
+            "an object twice",
+            listing(whole, 5, &[b, a, b, c, document]),
+        ),
+        ("encoded", listing(&url, 4, &[a, b, &encoded, document])),
+    ] {
+        let fault = s3.fault(list_drafts(), respond(listing));
+        println!("{case}");
+        save(&test_env.function, id)
+            .await
+            .assert_saved(s3, id, &content, &files);
+        fault.clear();
+    }
+
+    // A page that is not the last may be empty.
+    let is_next = |request: &RecordedRequest| request.query.contains("continuation-token=t");
+    let next = listing(whole, 4, &[a, b, c, document]);
+    s3.fault(list_drafts().and(is_next), respond(next));
+    let token = "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>";
+    s3.fault(list_drafts(), respond(listing(token, 0, &[])));
+    save(&test_env.function, id)
+        .await
+        .assert_saved(s3, id, &content, &files);
+    assert_eq!(versions(s3, BUCKET, id).len(), 1, "all show one state");
 }
 
 #[tokio::test]
@@ -223,10 +146,8 @@ async fn the_mark_of_a_weak_etag_is_left_out_of_the_comparison() {
     let test_env = TestEnv::with(&[SAVE_FILES]).await;
     let (s3, id) = (&test_env.s3, "weak");
     let (document, files, _) = put_draft(s3, id);
-    let etag = s3
-        .metadata(BUCKET, &draft_key(id))
-        .expect("a document")
-        .etag;
+    let object = s3.metadata(BUCKET, &draft_key(id));
+    let etag = object.expect("a document").etag;
     // As a proxy that compresses sends it.
     let response = RawResponse::new(200)
         .header("ETag", format!("W/\"{etag}\""))
@@ -242,8 +163,9 @@ async fn the_mark_of_a_weak_etag_is_left_out_of_the_comparison() {
 async fn a_manifest_that_somebody_else_wrote_is_a_500_that_names_it() {
     let test_env = TestEnv::with(&[SAVE_FILES]).await;
     let (s3, id) = (&test_env.s3, "planted");
-    let document = put_document(s3, id);
-    let files = put_files(s3, id, ["a", "b"]);
+    let (document, files, _) = put_draft(s3, id);
+    let later = SystemTime::UNIX_EPOCH + Duration::from_secs(TIME.1 + 10);
+    s3.set_last_modified(BUCKET, &draft_key(id), later);
     let saved = save(&test_env.function, id).await;
     let folder = format!("saved/{id}/{}", saved.version);
     let key = format!("{folder}/files.json");
@@ -264,55 +186,12 @@ async fn a_manifest_that_somebody_else_wrote_is_a_500_that_names_it() {
     let next = save(&test_env.function, id).await;
     assert_eq!((&*next.outcome, &next.version), ("created", &saved.version));
     next.assert_saved(s3, id, &document, &files);
-}
 
-#[tokio::test]
-async fn a_file_that_is_written_again_within_the_second_of_the_newest_is_no_other_state() {
-    let test_env = TestEnv::with(&[SAVE_FILES]).await;
-    let (s3, id) = (&test_env.s3, "second");
-    let (document, files, _) = put_draft(s3, id);
-    let time = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(1_759_060_050 + seconds);
-    s3.set_last_modified(BUCKET, &draft_key(id), time(10));
-    let saved = save(&test_env.function, id).await;
-    saved.assert_saved(s3, id, &document, &files);
-    s3.set_last_modified(BUCKET, &file_key(id, "a"), time(10));
+    // A file that is written again within the second of the newest object is no other state.
+    s3.set_last_modified(BUCKET, &file_key(id, "a"), later);
     let next = save(&test_env.function, id).await;
     assert_eq!(
         (next.status, &*next.outcome, next.version),
         (200, "unchanged", saved.version)
     );
-}
-
-#[tokio::test]
-async fn a_manifest_is_read_again_if_the_transfer_fails() {
-    let test_env = TestEnv::with(&[SAVE_FILES]).await;
-    let (s3, id) = (&test_env.s3, "compared");
-    s3.put(BUCKET, &draft_key(id), draft_of_size(2_000, 1));
-    put_files(s3, id, ["a", "b"]);
-    let saved = save(&test_env.function, id).await;
-    let get = || When::op(Get).key_starts_with("saved/");
-    for (fault, statuses) in [
-        (Fault::CutBody(100), [200, 200, 503]),
-        (Fault::INTERNAL_ERROR, [200, 200, 503]),
-        (Fault::ACCESS_DENIED, [500, 500, 500]),
-    ] {
-        for (times, status) in [1, 2, usize::MAX].into_iter().zip(statuses) {
-            let fault = s3.fault(get().times(times), fault.clone());
-            let next = save(&test_env.function, id).await;
-            assert_eq!(next.status, status, "{}", next.line);
-            if status == 200 {
-                assert_eq!(
-                    (&*next.outcome, &next.version),
-                    ("unchanged", &saved.version)
-                );
-            }
-            fault.clear();
-        }
-    }
-    // It was deleted after the attempt to create it.
-    operations(s3);
-    let once = get().once();
-    s3.fault(once, Fault::Error(404, "NoSuchKey"));
-    let next = save(&test_env.function, id).await;
-    assert_eq!((next.status, &*next.outcome), (200, "unchanged"));
 }

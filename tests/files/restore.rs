@@ -9,22 +9,18 @@ use tokio::process::Command;
 use crate::common::TestEnv;
 use crate::common::drafts::{SAVE_FILES, file_key, put_document, put_files, read_folder, save};
 
-/// Returns the commands in docs/versions.md that restore a version with its files.
-fn restore_commands() -> String {
+/// Restores the version `version` by the commands in docs/versions.md that restore a version with its files.
+async fn run_restore(s3: &S3, id: &str, version: &str) {
     let page = in_repository("docs/versions.md");
     let page = fs::read_to_string(page).expect("the page exists");
     let blocks = page.split("```sh\n").skip(1);
     let mut blocks = blocks.filter_map(|block| block.split("```").next());
     let commands = blocks.find(|block| block.contains("files.json"));
-    commands.expect("the page has the commands").to_owned()
-}
-
-/// Restores the version `version` by these commands.
-async fn run_restore(s3: &S3, id: &str, version: &str) {
+    let commands = commands.expect("the page has the commands");
     let user = s3.options();
     let folder = tempfile::tempdir().expect("a folder is created");
     let output = Command::new("bash")
-        .args(["-euo", "pipefail", "-c", &restore_commands()])
+        .args(["-euo", "pipefail", "-c", commands])
         .current_dir(folder.path())
         .env("DRAFT_BUCKET", BUCKET)
         .env("SAVED_BUCKET", BUCKET)

@@ -5,19 +5,17 @@
 //!
 //! | here | stands for |
 //! |---|---|
-//! | [`saver`] | `Saver::run_with` and `FileSaver::save` in `src/save` |
-//! | [`prune`] | `Prune::plan` and `Prune::run` in `cli/src/commands/prune.rs` |
-//! | [`s3`] | both buckets, through `src/s3` |
+//! | `saver` | `Saver::run_with` and `FileSaver::save` in `src/save` |
+//! | `prune` | `Prune::plan` and `Prune::run` in `cli/src/commands/prune.rs` |
+//! | `s3` | both buckets, through `src/s3` |
 //!
 //! The search visits every state that can be reached within the limits of an [`Instance`], and checks the properties in
-//! [`Instance::properties`] in each. With a [`Rule`] left out, it finds the shortest sequence of steps to a state that
+//! `Instance::properties` in each. With a [`Rule`] left out, it finds the shortest sequence of steps to a state that
 //! violates one of them.
 
-pub mod prune;
-pub mod s3;
-pub mod saver;
-
-use std::time::{Duration, Instant};
+mod prune;
+mod s3;
+mod saver;
 
 use stateright::{Checker as _, HasDiscoveries, Model, Property};
 
@@ -190,17 +188,26 @@ pub enum Action {
 pub struct Report {
     /// Number of different states.
     pub states: usize,
-    /// Number of steps between them.
-    pub steps: usize,
-    /// Length of the longest sequence of steps without a repetition.
-    pub depth: usize,
-    /// Duration of the search.
-    pub elapsed: Duration,
     /// Violated properties, each with the steps that lead to it.
     pub violations: Vec<(&'static str, Vec<Action>)>,
     /// Situations that no sequence of steps leads to, although they should occur.
     pub unreached: Vec<&'static str>,
 }
+
+/// Properties that can be violated when a rule is left out.
+pub mod property {
+    #![allow(missing_docs, reason = "the texts are sentences")]
+
+    pub const MIXED: &str = "a version is a state that existed at one moment";
+    pub const FAILED: &str = "a save of a folder that nobody edits ends with a version";
+    pub const REPLACED: &str = "no object of a version is replaced";
+    pub const INCOMPLETE: &str = "a version is complete unless a prune is unfinished";
+    pub const LOST: &str = "prune started again can restore every version";
+    pub const INTERRUPTED: &str =
+        "a version of before a prune, or of new copies, is always complete";
+}
+
+use property::{FAILED, INCOMPLETE, INTERRUPTED, LOST, MIXED, REPLACED};
 
 impl Instance {
     /// Returns whether `rule` is left out.
@@ -210,7 +217,6 @@ impl Instance {
 
     /// Visits all states, with `threads` threads, or until a property is violated.
     pub fn search(&self, threads: usize) -> Report {
-        let start = Instant::now();
         let checker = self.clone().checker().threads(threads);
         let checker = checker.finish_when(HasDiscoveries::AnyFailures);
         let checker = checker.spawn_bfs().join();
@@ -229,9 +235,6 @@ impl Instance {
         }
         Report {
             states: checker.unique_state_count(),
-            steps: checker.state_count(),
-            depth: checker.max_depth(),
-            elapsed: start.elapsed(),
             violations,
             unreached,
         }
@@ -349,15 +352,18 @@ impl Model for Instance {
                     }
                 }
             }
-            Action::Save(index, action) => self.save(&mut state, index, action, false),
+            Action::Save(index, action) => self.save(&mut state, index, action),
             Action::LoseAnswer(index, action) => {
+                self.save(&mut state, index, action);
+                // The save does not know, and makes the same request again.
+                state.savers[index].clone_from(&before.savers[index]);
                 state.lost_left -= 1;
-                self.save(&mut state, index, action, true);
             }
-            Action::Prune(index, action) => self.prune(&mut state, index, action, false),
+            Action::Prune(index, action) => self.prune(&mut state, index, action),
             Action::RepeatDeletion(index, action) => {
+                self.prune(&mut state, index, action);
+                state.pruners[index].clone_from(&before.pruners[index]);
                 state.lost_left -= 1;
-                self.prune(&mut state, index, action, true);
             }
         }
         Some(state)
@@ -365,79 +371,62 @@ impl Model for Instance {
 
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties = vec![
-            Property::always(
-                "a version is a state that existed at one moment",
-                |_, state: &State| !state.is_mixed,
-            ),
-            Property::always("no object of a version is replaced", |_, state: &State| {
-                !state.is_replaced
+            Property::always(MIXED, |_, state: &State| !state.is_mixed),
+            Property::always(REPLACED, |_, state: &State| !state.is_replaced),
+            Property::always(INCOMPLETE, |_, state: &State| {
+                state.unfinished_runs != 0 || incomplete(state).next().is_none()
             }),
-            Property::always(
-                "a version is complete unless a prune is unfinished",
-                |_, state: &State| state.unfinished_runs != 0 || incomplete(state).next().is_none(),
-            ),
-            Property::always(
-                "prune started again can restore every version",
-                |_, state: &State| incomplete(state).all(|version| is_restorable(state, version)),
-            ),
-            Property::always(
-                "a save of a folder that nobody edits ends with a version",
-                |_, state: &State| !state.savers.contains(&Saver::Failed { alone: true }),
-            ),
-            Property::always(
-                "a save that has not ended has a next step",
-                |model: &Self, state: &State| {
-                    state.savers.iter().all(|saver| {
-                        let mut has_step = !saver.is_running();
-                        if let Saver::Running(run) = saver {
-                            run.actions(model, state, &mut |_| has_step = true);
-                        }
-                        has_step
-                    })
-                },
-            ),
+            Property::always(LOST, |_, state: &State| {
+                incomplete(state).all(|version| is_restorable(state, version))
+            }),
+            Property::always(FAILED, |_, state: &State| {
+                !state.savers.contains(&Saver::Failed { alone: true })
+            }),
+            Property::always("a save that has not ended has a next step", all_have_steps),
             Property::sometimes("all saves have saved", |_, state: &State| {
                 state.savers.iter().all(|saver| *saver == Saver::Saved)
             }),
         ];
         // The second deletion of an object, by the same run or another one, may delete a new copy.
         if self.pruners < 2 && !self.repeats_deletions {
-            properties.push(Property::always(
-                "a version of before a prune, or of new copies, is always complete",
-                |_, state: &State| {
-                    incomplete(state).all(|version| may_be_incomplete(state, version))
-                },
-            ));
+            properties.push(Property::always(INTERRUPTED, |_, state: &State| {
+                incomplete(state).all(|version| may_be_incomplete(state, version))
+            }));
         }
         if self.drops > 0 {
             properties.push(Property::sometimes(
                 "prune restores a manifest",
-                |_, state: &State| {
-                    let mut pruners = state.pruners.iter();
-                    pruners.any(|pruner| pruner.restores(false))
-                },
+                |_, state: &State| state.pruners.iter().any(|pruner| pruner.restores(false)),
             ));
         }
         if self.runs > 0 && self.edits > 0 {
             properties.push(Property::sometimes(
                 "prune restores a copy",
-                |_, state: &State| {
-                    let mut pruners = state.pruners.iter();
-                    pruners.any(|pruner| pruner.restores(true))
-                },
+                |_, state: &State| state.pruners.iter().any(|pruner| pruner.restores(true)),
             ));
+            let copies_over_marker = "a save copies over a delete marker";
             properties.push(Property::sometimes(
-                "a save copies over a delete marker",
+                copies_over_marker,
                 |_, state: &State| {
-                    state
-                        .savers
-                        .iter()
-                        .any(|saver| saver.copies_over_marker(state))
+                    let mut savers = state.savers.iter();
+                    savers.any(|saver| saver.copies_over_marker(state))
                 },
             ));
         }
         properties
     }
+}
+
+/// Returns whether every save that has not ended has a next step.
+fn all_have_steps(instance: &Instance, state: &State) -> bool {
+    state.savers.iter().all(|saver| {
+        let Saver::Running(run) = saver else {
+            return true;
+        };
+        let mut has_step = false;
+        run.actions(instance, state, &mut |_| has_step = true);
+        has_step
+    })
 }
 
 impl Instance {
@@ -450,18 +439,19 @@ impl Instance {
         }
     }
 
-    fn save(&self, state: &mut State, index: usize, action: saver::Action, is_lost: bool) {
+    fn save(&self, state: &mut State, index: usize, action: saver::Action) {
         let saver = std::mem::replace(&mut state.savers[index], Saver::Stopped);
-        let run = match saver {
+        let mut run = match saver {
             Saver::Running(run) => run,
             _ => Box::new(Run::start(self, state)),
         };
-        state.savers[index] = run.step(self, state, action, is_lost);
+        let end = run.step(self, state, action);
+        state.savers[index] = end.unwrap_or(Saver::Running(run));
     }
 
-    fn prune(&self, state: &mut State, index: usize, action: prune::Action, is_lost: bool) {
+    fn prune(&self, state: &mut State, index: usize, action: prune::Action) {
         let pruner = std::mem::take(&mut state.pruners[index]);
-        state.pruners[index] = pruner.step(self, state, action, is_lost);
+        state.pruners[index] = pruner.step(self, state, action);
     }
 }
 

@@ -17,16 +17,10 @@ type CopyKey = (usize, u8);
 /// A process that prunes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Pruner {
-    /// Not at work.
     #[default]
     Idle,
-    /// At work.
-    Running {
-        /// Number of the run.
-        run: u8,
-        /// The next step.
-        stage: Stage,
-    },
+    /// The number of the run, and its next step.
+    Running(u8, Stage),
 }
 
 /// The next step of a run.
@@ -41,59 +35,37 @@ pub enum Stage {
     },
     /// `Prune::unnamed_copies`: the copies are listed, and the manifests are read next; the other way round without
     /// [`Rule::CopiesBeforeManifests`].
-    Listed {
-        /// Old copies, or copies that no manifest names.
-        keys: Vec<CopyKey>,
-    },
-    /// Copies are deleted.
-    Copies {
-        /// Old copies that no manifest names.
-        keys: Vec<CopyKey>,
-    },
+    Listed(Vec<CopyKey>),
+    /// Old copies that no manifest names are deleted.
+    Copies(Vec<CopyKey>),
     /// `Prune::wait`: the longest save is waited for.
     Wait,
     /// `Prune::recover`: the delete markers that `Prune::lost_manifests` found are removed.
-    RestoreManifests {
-        /// Versions, each with a marker.
-        markers: Vec<(Name, u8)>,
-    },
+    RestoreManifests(Vec<(Name, u8)>),
     /// `Prune::recover`: the delete markers that `Prune::named` found are removed.
-    RestoreCopies {
-        /// Copies, each with a marker.
-        markers: Vec<(CopyKey, u8)>,
-    },
+    RestoreCopies(Vec<(CopyKey, u8)>),
 }
 
 /// A step of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Begins a run.
     Start,
-    /// Deletes the document of a version.
     DeleteDocument(Name),
-    /// Deletes the manifest of a version.
     DeleteManifest(Name),
     /// Deletes a manifest that had no document.
     DeleteOrphan(Name),
-    /// Lists the copies.
     ListCopies,
-    /// Reads the manifests.
     ReadManifests,
-    /// Deletes a copy.
     DeleteCopy(CopyKey),
     /// Ends the deletions.
     Wait,
     /// Looks for versions whose manifest has a delete marker.
     LookForManifests,
-    /// Removes a delete marker of a manifest.
     RestoreManifest(Name, u8),
     /// Reads the manifests, and looks for copies with a delete marker that they name.
     LookForCopies,
-    /// Removes a delete marker of a copy.
     RestoreCopy(CopyKey, u8),
-    /// Ends the run.
     End,
-    /// The process is killed.
     Kill,
 }
 
@@ -111,21 +83,15 @@ impl Pruner {
     /// Returns whether the run removes a delete marker next, of a manifest or of a copy.
     pub fn restores(&self, copies: bool) -> bool {
         match self {
-            Self::Running {
-                stage: Stage::RestoreManifests { markers },
-                ..
-            } => !copies && !markers.is_empty(),
-            Self::Running {
-                stage: Stage::RestoreCopies { markers },
-                ..
-            } => copies && !markers.is_empty(),
+            Self::Running(_, Stage::RestoreManifests(markers)) => !copies && !markers.is_empty(),
+            Self::Running(_, Stage::RestoreCopies(markers)) => copies && !markers.is_empty(),
             _ => false,
         }
     }
 
     /// Lists the possible next steps.
     pub fn actions(&self, instance: &Instance, state: &State, add: &mut impl FnMut(Action)) {
-        let Self::Running { run, stage } = self else {
+        let Self::Running(run, stage) = self else {
             if state.runs_left > 0 {
                 add(Action::Start);
             }
@@ -166,8 +132,8 @@ impl Pruner {
             } else {
                 Action::DeleteManifest(*name)
             }),
-            Stage::Listed { .. } => add(then),
-            Stage::Copies { keys } => {
+            Stage::Listed(_) => add(then),
+            Stage::Copies(keys) => {
                 for &key in keys {
                     add(Action::DeleteCopy(key));
                 }
@@ -176,14 +142,14 @@ impl Pruner {
             Stage::Wait if instance.leaves_out(Rule::SecondLook) => add(Action::End),
             Stage::Wait if is_over(instance, state, *run) => add(Action::LookForManifests),
             Stage::Wait => {}
-            Stage::RestoreManifests { markers } if markers.is_empty() => add(Action::LookForCopies),
-            Stage::RestoreManifests { markers } => {
+            Stage::RestoreManifests(markers) if markers.is_empty() => add(Action::LookForCopies),
+            Stage::RestoreManifests(markers) => {
                 for &(name, marker) in markers {
                     add(Action::RestoreManifest(name, marker));
                 }
             }
-            Stage::RestoreCopies { markers } if markers.is_empty() => add(Action::End),
-            Stage::RestoreCopies { markers } => {
+            Stage::RestoreCopies(markers) if markers.is_empty() => add(Action::End),
+            Stage::RestoreCopies(markers) => {
                 for &(key, marker) in markers {
                     add(Action::RestoreCopy(key, marker));
                 }
@@ -191,20 +157,13 @@ impl Pruner {
         }
     }
 
-    /// Makes a step. If `is_lost`, the store executes the request, and the run repeats it.
+    /// Makes a step.
     #[must_use]
-    pub fn step(
-        self,
-        instance: &Instance,
-        state: &mut State,
-        action: Action,
-        is_lost: bool,
-    ) -> Self {
-        let before = is_lost.then(|| self.clone());
-        let after = match (self, action) {
+    pub fn step(self, instance: &Instance, state: &mut State, action: Action) -> Self {
+        match (self, action) {
             (Self::Idle, _) => start(instance, state),
-            (Self::Running { .. }, Action::Kill) => Self::Idle,
-            (Self::Running { run, .. }, Action::End) => {
+            (Self::Running(..), Action::Kill) => Self::Idle,
+            (Self::Running(run, _), Action::End) => {
                 // A run also restores what killed runs deleted. Several runs at once are not killed.
                 state.unfinished_runs &= if instance.kills_pruner {
                     0
@@ -213,12 +172,10 @@ impl Pruner {
                 };
                 Self::Idle
             }
-            (Self::Running { run, stage }, action) => Self::Running {
-                run,
-                stage: stage.step(instance, state, action, run),
-            },
-        };
-        before.unwrap_or(after)
+            (Self::Running(run, stage), action) => {
+                Self::Running(run, stage.step(instance, state, action, run))
+            }
+        }
     }
 }
 
@@ -233,13 +190,14 @@ fn start(instance: &Instance, state: &mut State) -> Pruner {
     let versions = state.saved.versions.iter();
     let orphans = versions
         .filter(|version| !version.document.exists() && is_old(instance, state, version.manifest));
-    Pruner::Running {
+    let orphans = orphans.map(|version| version.name).collect();
+    Pruner::Running(
         run,
-        stage: Stage::Versions {
+        Stage::Versions {
             half: None,
-            orphans: orphans.map(|version| version.name).collect(),
+            orphans,
         },
-    }
+    )
 }
 
 impl Stage {
@@ -273,22 +231,22 @@ impl Stage {
                     orphans,
                 }
             }
-            (Self::Versions { .. }, action) => Self::Listed {
-                keys: deletable_copies(instance, state, action),
-            },
-            (Self::Listed { mut keys }, action) => {
+            (Self::Versions { .. }, action) => {
+                Self::Listed(deletable_copies(instance, state, action))
+            }
+            (Self::Listed(mut keys), action) => {
                 let others = deletable_copies(instance, state, action);
                 keys.retain(|key| others.contains(key));
                 Self::copies(keys)
             }
-            (Self::Copies { mut keys }, Action::DeleteCopy(key)) => {
+            (Self::Copies(mut keys), Action::DeleteCopy(key)) => {
                 let now = state.now;
                 delete(instance, state.saved.copy_mut(key), run, now);
                 state.unfinished_runs |= 1 << run;
                 keys.retain(|&other| other != key);
                 Self::copies(keys)
             }
-            (Self::Copies { .. }, _) => Self::Wait,
+            (Self::Copies(_), _) => Self::Wait,
             (Self::Wait, _) => {
                 let mut markers = Vec::new();
                 for version in &state.saved.versions {
@@ -298,26 +256,26 @@ impl Stage {
                         }
                     }
                 }
-                Self::RestoreManifests { markers }
+                Self::RestoreManifests(markers)
             }
-            (Self::RestoreManifests { mut markers }, Action::RestoreManifest(name, marker)) => {
+            (Self::RestoreManifests(mut markers), Action::RestoreManifest(name, marker)) => {
                 state.saved.version(name).manifest.remove_markers(marker);
                 markers.retain(|&other| other != (name, marker));
-                Self::RestoreManifests { markers }
+                Self::RestoreManifests(markers)
             }
-            (Self::RestoreManifests { .. }, _) => {
+            (Self::RestoreManifests(_), _) => {
                 let mut markers = Vec::new();
                 for key in all_copies().filter(|&key| state.saved.is_named(key)) {
                     for marker in removable_markers(instance, state.saved.copy(key), run) {
                         markers.push((key, marker));
                     }
                 }
-                Self::RestoreCopies { markers }
+                Self::RestoreCopies(markers)
             }
-            (Self::RestoreCopies { mut markers }, Action::RestoreCopy(key, marker)) => {
+            (Self::RestoreCopies(mut markers), Action::RestoreCopy(key, marker)) => {
                 state.saved.copy_mut(key).remove_markers(marker);
                 markers.retain(|&other| other != (key, marker));
-                Self::RestoreCopies { markers }
+                Self::RestoreCopies(markers)
             }
             (stage, action) => unreachable!("{action:?} in {stage:?}"),
         }
@@ -327,7 +285,7 @@ impl Stage {
         if keys.is_empty() {
             Self::Wait
         } else {
-            Self::Copies { keys }
+            Self::Copies(keys)
         }
     }
 }

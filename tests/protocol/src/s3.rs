@@ -1,13 +1,4 @@
-//! The two buckets, with what S3 documents and nothing more.
-//!
-//! - A request for one key is atomic and sees all finished writes ("Amazon S3 data consistency model", Amazon S3 User
-//!   Guide).
-//! - One page of a listing is one moment; the pages of a listing are read at different moments, and S3 chooses how many
-//!   keys a page has ("ListObjectsV2", Amazon S3 API Reference). S3 does not document that a page is one moment.
-//! - A create with `If-None-Match: *` fails if the current version of the object exists, and succeeds over a delete
-//!   marker ("How to prevent object overwrites with conditional writes", Amazon S3 User Guide).
-//! - A delete without a version id hides the object below a delete marker; deleting the marker by its version id makes
-//!   the object current again ("Managing delete markers", Amazon S3 User Guide).
+//! The two buckets, with what S3 documents and nothing more: `docs/reliability.md` lists it.
 
 /// Number of files in the folder of the draft, beside the document.
 pub const FILES: usize = 2;
@@ -33,13 +24,10 @@ pub struct Object {
 /// The folder of the draft. The document's key sorts between those of the files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Folder {
-    /// The document.
     pub document: Option<Object>,
-    /// The other files.
     pub files: [Option<Object>; FILES],
 }
 
-/// Number of keys in the folder.
 pub const KEYS: usize = FILES + 1;
 
 /// Position of the document among the keys of the folder.
@@ -86,9 +74,7 @@ impl Folder {
 pub struct Name {
     /// Newest `Last-Modified` of the state.
     pub time: Tick,
-    /// Content of the document.
     pub document: u8,
-    /// Contents of the files.
     pub files: [Option<u8>; FILES],
 }
 
@@ -151,7 +137,6 @@ pub fn markers_of(run: u8) -> u8 {
 /// The objects of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Version {
-    /// Name of the version.
     pub name: Name,
     /// `files.json`. Its name fixes its content.
     pub manifest: Versioned,

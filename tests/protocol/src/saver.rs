@@ -6,12 +6,9 @@ use crate::{Instance, Rule, State};
 /// The file that is copied in parts. The others are copied by one `CopyObject`.
 const LARGE_FILE: usize = 0;
 
-/// A saver.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Saver {
-    /// Not started.
     Ready,
-    /// At work.
     Running(Box<Run>),
     /// Saved a version, as `created` or as `unchanged`.
     Saved,
@@ -30,7 +27,6 @@ pub enum Saver {
 /// A save at work.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Run {
-    /// Time of the start.
     pub started: Tick,
     /// No edit was made since the start.
     alone: bool,
@@ -38,7 +34,6 @@ pub struct Run {
     reads: u8,
     /// Listings that are left after this read (`MAX_LISTINGS`).
     listings: u8,
-    /// The document as it was read.
     document: Object,
     /// The files of the previous listing.
     previous: Option<Files>,
@@ -63,18 +58,22 @@ enum Step {
         next: usize,
     },
     /// `FileSaver::copy_files`: the copies are looked for and made, many at a time.
-    Copy {
-        files: Files,
-        copies: [Copy; FILES],
-        /// A copy was refused, and does not exist.
-        is_refused: bool,
-    },
+    Copy(Copying),
     /// `Saver::create_manifest`: PUT of the manifest.
-    Manifest { version: Commit },
+    Manifest(Commit),
     /// `Store::is_equal`: the manifest exists, and is read and compared.
-    Compare { version: Commit },
+    Compare(Commit),
     /// `Saver::write`: PUT of the document, which commits the version.
-    Document { version: Commit },
+    Document(Commit),
+}
+
+/// The files of a state, and their copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Copying {
+    files: Files,
+    copies: [Copy; FILES],
+    /// A copy was refused, and does not exist.
+    is_refused: bool,
 }
 
 /// The copy of a file: `FileSaver::copy_file`.
@@ -107,25 +106,18 @@ struct Commit {
 /// A step of a save.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// GET of the document.
     Read,
     /// A page of the listing of the folder, with this number of keys.
     ListPage(usize),
     /// The copy of a file is looked for.
     Look(usize),
-    /// `CopyObject` of a file.
     Copy(usize),
     /// `CreateMultipartUpload` and `UploadPartCopy` of the first part.
     FirstPart,
-    /// `UploadPartCopy` of the second part.
     SecondPart,
-    /// `CompleteMultipartUpload`.
     Complete,
-    /// PUT of the manifest.
     Manifest,
-    /// GET of a manifest that exists.
     Compare,
-    /// PUT of the document of the version.
     Document,
 }
 
@@ -140,17 +132,12 @@ impl Action {
 }
 
 impl Saver {
-    /// Returns whether the saver is at work.
-    pub fn is_running(&self) -> bool {
-        matches!(self, Self::Running(_))
-    }
-
     /// Returns whether a copy that prune has deleted is made again.
     pub fn copies_over_marker(&self, state: &State) -> bool {
         let Self::Running(run) = self else {
             return false;
         };
-        let Step::Copy { files, copies, .. } = &run.step else {
+        let Step::Copy(Copying { files, copies, .. }) = &run.step else {
             return false;
         };
         files.iter().enumerate().any(|(file, source)| {
@@ -162,7 +149,6 @@ impl Saver {
 }
 
 impl Run {
-    /// The first request.
     pub fn start(instance: &Instance, state: &State) -> Self {
         Self {
             started: state.now,
@@ -179,7 +165,7 @@ impl Run {
     /// Records a state of the folder.
     pub fn observe(&mut self, folder: &Folder) {
         self.alone = false;
-        if let (Step::List { .. } | Step::Copy { .. }, Some(name)) = (&self.step, folder.name())
+        if let (Step::List { .. } | Step::Copy(_), Some(name)) = (&self.step, folder.name())
             && let Err(index) = self.history.binary_search(&name)
         {
             self.history.insert(index, name);
@@ -196,7 +182,7 @@ impl Run {
                     add(Action::ListPage(keys));
                 }
             }
-            Step::Copy { copies, .. } => {
+            Step::Copy(Copying { copies, .. }) => {
                 for (file, copy) in copies.iter().enumerate() {
                     match copy {
                         Copy::Unknown | Copy::Refused => add(Action::Look(file)),
@@ -210,51 +196,38 @@ impl Run {
                     }
                 }
             }
-            Step::Manifest { .. } => add(Action::Manifest),
-            Step::Compare { .. } => add(Action::Compare),
-            Step::Document { .. } => add(Action::Document),
+            Step::Manifest(_) => add(Action::Manifest),
+            Step::Compare(_) => add(Action::Compare),
+            Step::Document(_) => add(Action::Document),
         }
     }
 
-    /// Makes a step. If `is_lost`, the store executes the request, and the save sends it again.
+    /// Makes a step, and returns the end of the save if it ends.
     pub fn step(
-        mut self: Box<Self>,
+        &mut self,
         instance: &Instance,
         state: &mut State,
         action: Action,
-        is_lost: bool,
-    ) -> Saver {
-        let step = std::mem::replace(&mut self.step, Step::Read);
-        match (step, action) {
+    ) -> Option<Saver> {
+        match (self.step.clone(), action) {
             (Step::Read, _) => self.read(instance, state),
             (Step::List { seen, next }, Action::ListPage(keys)) => {
-                self.list_page(instance, state, seen, next, keys)
+                self.list_page(instance, state, seen, (next, keys))
             }
-            (
-                Step::Copy {
-                    files,
-                    mut copies,
-                    mut is_refused,
-                },
-                action,
-            ) => {
-                let before = copies;
-                copy_step(instance, state, files, &mut copies, &mut is_refused, action);
-                if is_lost {
-                    copies = before;
-                }
-                self.copy(instance, files, copies, is_refused)
+            (Step::Copy(mut copying), action) => {
+                copying.step(instance, state, action);
+                self.copy(instance, copying)
             }
-            (Step::Manifest { version }, _) => self.put_manifest(instance, state, version, is_lost),
-            (Step::Compare { version }, _) => self.compare(instance, state, version),
-            (Step::Document { version }, _) => self.put_document(instance, state, version, is_lost),
+            (Step::Manifest(version), _) => self.put_manifest(instance, state, version),
+            (Step::Compare(version), _) => self.compare(instance, state, version),
+            (Step::Document(version), _) => self.put_document(instance, state, version),
             (step, action) => unreachable!("{action:?} in {step:?}"),
         }
     }
 
-    fn read(mut self: Box<Self>, instance: &Instance, state: &State) -> Saver {
+    fn read(&mut self, instance: &Instance, state: &State) -> Option<Saver> {
         let Some(document) = state.draft.document else {
-            return Saver::NotFound;
+            return Some(Saver::NotFound);
         };
         self.document = document;
         self.reads -= 1;
@@ -264,26 +237,25 @@ impl Run {
     }
 
     /// Begins a listing, or gives up.
-    fn list(mut self: Box<Self>) -> Saver {
+    fn list(&mut self) -> Option<Saver> {
         if self.listings == 0 {
-            return Saver::Failed { alone: self.alone };
+            return Some(Saver::Failed { alone: self.alone });
         }
         self.listings -= 1;
         self.step = Step::List {
             seen: Folder::default(),
             next: 0,
         };
-        Saver::Running(self)
+        None
     }
 
     fn list_page(
-        mut self: Box<Self>,
+        &mut self,
         instance: &Instance,
         state: &State,
         mut seen: Folder,
-        first: usize,
-        keys: usize,
-    ) -> Saver {
+        (first, keys): (usize, usize),
+    ) -> Option<Saver> {
         let mut left = (first..KEYS).filter(|&key| state.draft.get(key).is_some());
         let mut next = first;
         for key in left.by_ref().take(keys) {
@@ -292,7 +264,7 @@ impl Run {
         }
         if left.next().is_some() {
             self.step = Step::List { seen, next };
-            return Saver::Running(self);
+            return None;
         }
 
         let has_document = seen.document.is_some_and(|document| {
@@ -303,13 +275,10 @@ impl Run {
             has_etag && has_time
         });
         if !has_document && !instance.leaves_out(Rule::ListedDocument) {
-            if self.reads == 0 {
-                return Saver::Failed { alone: self.alone };
-            }
             self.previous = None;
             self.history.clear();
             self.step = Step::Read;
-            return Saver::Running(self);
+            return (self.reads == 0).then_some(Saver::Failed { alone: self.alone });
         }
         let files = seen.files;
         let is_one_page = first == 0;
@@ -318,33 +287,28 @@ impl Run {
         if !is_one_page && !is_equal && !instance.leaves_out(Rule::SecondListing) {
             return self.list();
         }
-        let copies = files.map(|file| file.map_or(Copy::Done, |_| Copy::Unknown));
-        self.copy(instance, files, copies, false)
+        let copying = Copying {
+            files,
+            copies: files.map(|file| file.map_or(Copy::Done, |_| Copy::Unknown)),
+            is_refused: false,
+        };
+        self.copy(instance, copying)
     }
 
-    fn copy(
-        mut self: Box<Self>,
-        instance: &Instance,
-        files: Files,
-        copies: [Copy; FILES],
-        is_refused: bool,
-    ) -> Saver {
-        if copies != [Copy::Done; FILES] {
-            self.step = Step::Copy {
-                files,
-                copies,
-                is_refused,
-            };
-            Saver::Running(self)
-        } else if is_refused && !instance.leaves_out(Rule::ListingAfterRefusedCopy) {
+    fn copy(&mut self, instance: &Instance, copying: Copying) -> Option<Saver> {
+        if copying.copies != [Copy::Done; FILES] {
+            self.step = Step::Copy(copying);
+            None
+        } else if copying.is_refused && !instance.leaves_out(Rule::ListingAfterRefusedCopy) {
             self.list()
         } else {
-            self.commit(instance, files)
+            self.commit(instance, copying.files);
+            None
         }
     }
 
     /// Accepts a state, and begins to write its version.
-    fn commit(mut self: Box<Self>, instance: &Instance, files: Files) -> Saver {
+    fn commit(&mut self, instance: &Instance, files: Files) {
         let folder = Folder {
             document: Some(self.document),
             files,
@@ -365,20 +329,18 @@ impl Run {
         self.reads = 0;
         self.document = Object::default();
         self.step = if folder.has_files() && !instance.leaves_out(Rule::DocumentLast) {
-            Step::Manifest { version }
+            Step::Manifest(version)
         } else {
-            Step::Document { version }
+            Step::Document(version)
         };
-        Saver::Running(self)
     }
 
     fn put_manifest(
-        mut self: Box<Self>,
+        &mut self,
         instance: &Instance,
         state: &mut State,
         version: Commit,
-        is_lost: bool,
-    ) -> Saver {
+    ) -> Option<Saver> {
         let is_conditional = !instance.leaves_out(Rule::ConditionOnManifest);
         let new = Object {
             content: version.times,
@@ -386,45 +348,42 @@ impl Run {
         };
         let manifest = &mut state.saved.version(version.name).manifest;
         let is_created = create(manifest, new, is_conditional, &mut state.is_replaced);
-        self.step = if is_lost {
-            Step::Manifest { version }
-        } else if instance.leaves_out(Rule::DocumentLast) {
-            return Saver::Saved;
-        } else if is_created || instance.leaves_out(Rule::ComparisonOfManifest) {
-            Step::Document { version }
+        self.step = if is_created || instance.leaves_out(Rule::ComparisonOfManifest) {
+            Step::Document(version)
         } else {
-            Step::Compare { version }
+            Step::Compare(version)
         };
-        Saver::Running(self)
+        instance
+            .leaves_out(Rule::DocumentLast)
+            .then_some(Saver::Saved)
     }
 
     fn compare(
-        mut self: Box<Self>,
+        &mut self,
         instance: &Instance,
         state: &mut State,
         version: Commit,
-    ) -> Saver {
+    ) -> Option<Saver> {
         // The name fixes the files, but not their times.
-        self.step = match state.saved.version(version.name).manifest.current() {
-            None => Step::Manifest { version },
+        match state.saved.version(version.name).manifest.current() {
+            None => self.step = Step::Manifest(version),
             Some(manifest)
                 if manifest.content != version.times
                     && instance.leaves_out(Rule::ComparisonWithoutTimes) =>
             {
-                return Saver::Failed { alone: self.alone };
+                return Some(Saver::Failed { alone: self.alone });
             }
-            Some(_) => Step::Document { version },
-        };
-        Saver::Running(self)
+            Some(_) => self.step = Step::Document(version),
+        }
+        None
     }
 
     fn put_document(
-        mut self: Box<Self>,
+        &mut self,
         instance: &Instance,
         state: &mut State,
         version: Commit,
-        is_lost: bool,
-    ) -> Saver {
+    ) -> Option<Saver> {
         let is_conditional = !instance.leaves_out(Rule::ConditionOnDocument);
         let new = Object {
             content: version.name.document,
@@ -434,65 +393,57 @@ impl Run {
         create(document, new, is_conditional, &mut state.is_replaced);
         state.is_mixed |= !version.existed;
         let has_files = version.name.files.iter().any(Option::is_some);
-        self.step = if is_lost {
-            Step::Document { version }
-        } else if has_files && instance.leaves_out(Rule::DocumentLast) {
-            Step::Manifest { version }
-        } else {
-            return Saver::Saved;
-        };
-        Saver::Running(self)
+        if has_files && instance.leaves_out(Rule::DocumentLast) {
+            self.step = Step::Manifest(version);
+            return None;
+        }
+        Some(Saver::Saved)
     }
 }
 
-/// Looks for the copy of a file, or makes a request to create it.
-fn copy_step(
-    instance: &Instance,
-    state: &mut State,
-    files: Files,
-    copies: &mut [Copy; FILES],
-    is_refused: &mut bool,
-    action: Action,
-) {
-    let file = match action {
-        Action::Look(file) | Action::Copy(file) => file,
-        _ => LARGE_FILE,
-    };
-    let Some(listed) = files[file] else {
-        unreachable!("a copy of a file that is not listed");
-    };
-    let key = (file, listed.content);
-    let is_conditional = !instance.leaves_out(Rule::ConditionOnSource)
-        && (action != Action::SecondPart || !instance.leaves_out(Rule::ConditionOnEachPart));
-    let source = state.draft.files[file].map(|source| source.content);
-    let source = source.filter(|&content| content == listed.content || !is_conditional);
-    copies[file] = match (action, copies[file], source) {
-        (Action::Look(_), _, _) if state.saved.copy(key).exists() => Copy::Done,
-        (Action::Look(_), Copy::Refused, _) => {
-            *is_refused = true;
-            Copy::Done
-        }
-        (Action::Look(_), _, _) => Copy::Missing,
-        (Action::FirstPart, _, Some(content)) => Copy::HasFirstPart {
-            content,
-            started: state.now,
-        },
-        (Action::SecondPart, Copy::HasFirstPart { content, started }, Some(second)) => {
-            let content = if content == second { content } else { MIXED };
-            Copy::HasParts { content, started }
-        }
-        (Action::Complete, Copy::HasParts { content, started }, _) => {
-            // Its `Last-Modified` is the time at which the upload was created.
-            let written = started;
-            create_copy(instance, state, key, Object { content, written })
-        }
-        (Action::Copy(_), _, Some(content)) => {
-            let written = state.now;
-            create_copy(instance, state, key, Object { content, written })
-        }
-        // The upload is aborted.
-        _ => Copy::Refused,
-    };
+impl Copying {
+    /// Looks for the copy of a file, or makes a request to create it.
+    fn step(&mut self, instance: &Instance, state: &mut State, action: Action) {
+        let file = match action {
+            Action::Look(file) | Action::Copy(file) => file,
+            _ => LARGE_FILE,
+        };
+        let Some(listed) = self.files[file] else {
+            unreachable!("a copy of a file that is not listed");
+        };
+        let key = (file, listed.content);
+        let is_conditional = !instance.leaves_out(Rule::ConditionOnSource)
+            && (action != Action::SecondPart || !instance.leaves_out(Rule::ConditionOnEachPart));
+        let source = state.draft.files[file].map(|source| source.content);
+        let source = source.filter(|&content| content == listed.content || !is_conditional);
+        self.copies[file] = match (action, self.copies[file], source) {
+            (Action::Look(_), _, _) if state.saved.copy(key).exists() => Copy::Done,
+            (Action::Look(_), Copy::Refused, _) => {
+                self.is_refused = true;
+                Copy::Done
+            }
+            (Action::Look(_), _, _) => Copy::Missing,
+            (Action::FirstPart, _, Some(content)) => Copy::HasFirstPart {
+                content,
+                started: state.now,
+            },
+            (Action::SecondPart, Copy::HasFirstPart { content, started }, Some(second)) => {
+                let content = if content == second { content } else { MIXED };
+                Copy::HasParts { content, started }
+            }
+            (Action::Complete, Copy::HasParts { content, started }, _) => {
+                // Its `Last-Modified` is the time at which the upload was created.
+                let written = started;
+                create_copy(instance, state, key, Object { content, written })
+            }
+            (Action::Copy(_), _, Some(content)) => {
+                let written = state.now;
+                create_copy(instance, state, key, Object { content, written })
+            }
+            // The upload is aborted.
+            _ => Copy::Refused,
+        };
+    }
 }
 
 fn create_copy(instance: &Instance, state: &mut State, key: (usize, u8), new: Object) -> Copy {

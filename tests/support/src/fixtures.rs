@@ -98,6 +98,20 @@ pub fn event_names() -> Vec<String> {
     names
 }
 
+/// Returns an SQS event with one message for each of the drafts `0` to `count - 1`, whose `messageId` is the draft id.
+pub fn batch(count: usize) -> Value {
+    let mut event = event("sqs");
+    let message = event["Records"][0].take();
+    let messages = (0..count).map(|number| {
+        let mut message = message.clone();
+        message["messageId"] = number.to_string().into();
+        message["body"] = json!({"draft_id": number.to_string()}).to_string().into();
+        message
+    });
+    event["Records"] = messages.collect();
+    event
+}
+
 /// Returns an event of API Gateway (HTTP API) that posts `body`.
 pub fn post(body: impl Into<String>) -> Value {
     let mut event = event("api-gateway-http");

@@ -1,12 +1,13 @@
 //! The Lambda Runtime API, and a function's executable that polls it ("Using the Lambda runtime
 //! API for custom runtimes", AWS Lambda Developer Guide).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 /// Default time between the start of an invocation and its deadline.
@@ -99,8 +100,7 @@ impl Pending {
 pub struct Bootstrap {
     api: Arc<Api>,
     output: Arc<watch::Sender<Output>>,
-    exit: Arc<watch::Sender<Option<ExitStatus>>>,
-    kill: Arc<Notify>,
+    child: tokio::sync::Mutex<Child>,
     pid: u32,
     /// Aborted when this is dropped.
     _tasks: JoinSet<()>,
@@ -110,8 +110,8 @@ pub struct Bootstrap {
 #[derive(Default)]
 struct Output {
     lines: Vec<String>,
-    /// Number of the two streams that have ended.
-    ended: usize,
+    /// Both streams have ended.
+    is_complete: bool,
 }
 
 impl Bootstrap {
@@ -148,26 +148,22 @@ impl Bootstrap {
         let pid = child.id().expect("it has just begun");
 
         let mut tasks = JoinSet::new();
-        let api = Arc::new(Api::default());
+        let api = Arc::new(Api::new());
         tasks.spawn(Arc::clone(&api).serve(listener));
         let output = Arc::new(watch::Sender::<Output>::default());
         let stdout = child.stdout.take().expect("it is a pipe");
         let stderr = child.stderr.take().expect("it is a pipe");
-        tasks.spawn(collect(stdout, Arc::clone(&output)));
-        tasks.spawn(collect(stderr, Arc::clone(&output)));
-        let kill = Arc::new(Notify::new());
-        let exit = Arc::new(watch::Sender::new(None));
-        tasks.spawn(supervise(
-            child,
-            Arc::clone(&kill),
-            Arc::clone(&api),
-            Arc::clone(&exit),
-        ));
+        let (written, closing) = (Arc::clone(&output), Arc::clone(&api));
+        tasks.spawn(async move {
+            tokio::join!(collect(stdout, &written), collect(stderr, &written));
+            // The process has ended, and with it the invocations that it has not answered.
+            drop(closing.waiting().take());
+            written.send_modify(|output| output.is_complete = true);
+        });
         Self {
             api,
             output,
-            exit,
-            kill,
+            child: tokio::sync::Mutex::new(child),
             pid,
             _tasks: tasks,
         }
@@ -209,7 +205,7 @@ impl Bootstrap {
             objects.filter(Value::is_object).find(&is_it)
         };
         let mut output = self.output.subscribe();
-        let output = output.wait_for(|output| output.ended == 2 || find(&output.lines).is_some());
+        let output = output.wait_for(|output| output.is_complete || find(&output.lines).is_some());
         let output = with_timeout(output).await.expect("its sender is here");
         find(&output.lines).unwrap_or_else(|| panic!("no such line in {:#?}", output.lines))
     }
@@ -235,17 +231,17 @@ impl Bootstrap {
     /// Waits until the process has ended and its output is complete.
     pub async fn wait_for_exit(&self) -> ExitStatus {
         let mut output = self.output.subscribe();
-        let all = with_timeout(output.wait_for(|output| output.ended == 2)).await;
+        let all = with_timeout(output.wait_for(|output| output.is_complete)).await;
         drop(all.expect("its sender is here"));
-        let mut exit = self.exit.subscribe();
-        let status = with_timeout(exit.wait_for(Option::is_some)).await;
-        status.expect("its sender is here").expect("it has ended")
+        let status = with_timeout(self.child.lock().await.wait()).await;
+        status.expect("the process is ours")
     }
 
     /// Kills the process (SIGKILL), and waits for its end. The result of all invocations that it
     /// has not answered is [`Outcome::Exited`].
     pub async fn kill(&self) {
-        self.kill.notify_one();
+        let killed = self.child.lock().await.start_kill();
+        killed.expect("the process is ours");
         self.wait_for_exit().await;
     }
 
@@ -256,7 +252,7 @@ impl Bootstrap {
 }
 
 /// Collects the lines of a stream until its end.
-async fn collect(stream: impl AsyncRead + Unpin, written: Arc<watch::Sender<Output>>) {
+async fn collect(stream: impl AsyncRead + Unpin, written: &watch::Sender<Output>) {
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
     while stream
@@ -269,96 +265,60 @@ async fn collect(stream: impl AsyncRead + Unpin, written: Arc<watch::Sender<Outp
         written.send_modify(|output| output.lines.push(text));
         line.clear();
     }
-    written.send_modify(|output| output.ended += 1);
-}
-
-/// Waits for the end of the process, and kills it when told to.
-async fn supervise(
-    mut child: Child,
-    kill: Arc<Notify>,
-    api: Arc<Api>,
-    exit: Arc<watch::Sender<Option<ExitStatus>>>,
-) {
-    let status = loop {
-        tokio::select! {
-            status = child.wait() => break status,
-            () = kill.notified() => child.start_kill().expect("the process is ours"),
-        }
-    };
-    api.close();
-    exit.send_replace(Some(status.expect("the process is ours")));
 }
 
 /// The Runtime API.
-#[derive(Default)]
 struct Api {
-    state: Mutex<State>,
-    queued: Notify,
-}
-
-#[derive(Default)]
-struct State {
-    count: usize,
-    closed: bool,
-    queue: VecDeque<Event>,
-    waiting: HashMap<String, oneshot::Sender<Outcome>>,
-}
-
-struct Event {
-    request_id: String,
-    payload: String,
-    deadline_ms: u128,
-    headers: Vec<(&'static str, String)>,
+    count: AtomicU64,
+    queue: mpsc::UnboundedSender<Response<Full<Bytes>>>,
+    queued: tokio::sync::Mutex<mpsc::UnboundedReceiver<Response<Full<Bytes>>>>,
+    /// The invocations without a result, by their request ids; `None` after the end of the process.
+    waiting: Mutex<Option<HashMap<String, oneshot::Sender<Outcome>>>>,
 }
 
 impl Api {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new() -> Self {
+        let (queue, queued) = mpsc::unbounded_channel();
+        Self {
+            count: AtomicU64::default(),
+            queue,
+            queued: tokio::sync::Mutex::new(queued),
+            waiting: Mutex::new(Some(HashMap::new())),
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<HashMap<String, oneshot::Sender<Outcome>>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn queue(&self, payload: String, left: Duration, headers: &[(&'static str, &str)]) -> Pending {
         let deadline = SystemTime::now() + left;
         let deadline = deadline.duration_since(SystemTime::UNIX_EPOCH);
-        let (sender, outcome) = oneshot::channel();
-        let mut state = self.state();
-        state.count += 1;
-        let request_id = format!("8476a536-e9f4-11e8-9739-{:012x}", state.count);
-        if !state.closed {
-            state.waiting.insert(request_id.clone(), sender);
-            state.queue.push_back(Event {
-                request_id: request_id.clone(),
-                payload,
-                deadline_ms: deadline.expect("it is after 1970").as_millis(),
-                headers: headers
-                    .iter()
-                    .map(|&(name, value)| (name, value.to_owned()))
-                    .collect(),
-            });
+        let deadline = deadline.expect("it is after 1970").as_millis();
+        let number = self.count.fetch_add(1, Relaxed);
+        let request_id = format!("8476a536-e9f4-11e8-9739-{number:012x}");
+        let arn = format!("arn:aws:lambda:us-east-1:123456789012:function:{FUNCTION_NAME}");
+        let trace_id = "Root=1-68d9205a-0f1e2d3c4b5a69788796a5b4;Parent=53995c3f42cd8ad8;Sampled=1";
+        let mut response = Response::builder()
+            .header("Lambda-Runtime-Aws-Request-Id", &request_id)
+            .header("Lambda-Runtime-Deadline-Ms", deadline.to_string())
+            .header("Lambda-Runtime-Invoked-Function-Arn", arn)
+            .header("Lambda-Runtime-Trace-Id", trace_id)
+            .header("Content-Type", "application/json");
+        for (name, value) in headers {
+            response = response.header(*name, *value);
         }
-        drop(state);
-        self.queued.notify_one();
+        let response = response.body(Full::from(payload));
+        let (sender, outcome) = oneshot::channel();
+        if let Some(waiting) = &mut *self.waiting() {
+            waiting.insert(request_id.clone(), sender);
+            let sent = self.queue.send(response.expect("these are headers"));
+            sent.expect("its receiver is here");
+        }
         Pending {
             request_id,
             outcome,
         }
-    }
-
-    fn take(&self) -> Option<Event> {
-        let mut state = self.state();
-        let event = state.queue.pop_front()?;
-        if !state.queue.is_empty() {
-            // One notification may be for several invocations.
-            self.queued.notify_one();
-        }
-        Some(event)
-    }
-
-    /// Ends all invocations, because the process has ended.
-    fn close(&self) {
-        let mut state = self.state();
-        state.closed = true;
-        state.queue.clear();
-        state.waiting.clear();
     }
 
     async fn serve(self: Arc<Self>, listener: TcpListener) {
@@ -371,7 +331,7 @@ impl Api {
                     let service = service_fn(move |request| Arc::clone(&api).answer(request));
                     let http = hyper::server::conn::http1::Builder::new();
                     let connection = http.serve_connection(TokioIo::new(stream), service);
-                    // It fails if the process is killed, which `supervise` notices.
+                    // It fails if the process is killed.
                     connections.spawn(async { drop(connection.await) });
                 }
                 Some(_) = connections.join_next() => {}
@@ -387,7 +347,10 @@ impl Api {
         let path = head.uri.path().strip_prefix("/2018-06-01/runtime/");
         let path: Vec<_> = path.unwrap_or_default().split('/').collect();
         Ok(match (head.method, path.as_slice()) {
-            (Method::GET, ["invocation", "next"]) => self.next().await,
+            (Method::GET, ["invocation", "next"]) => {
+                let next = self.queued.lock().await.recv().await;
+                next.expect("its sender is here")
+            }
             (Method::POST, ["invocation", request_id, end @ ("response" | "error")]) => {
                 let Ok(body) = body.collect().await else {
                     // The process was killed while it sent the response.
@@ -402,7 +365,11 @@ impl Api {
                     },
                     _ => Outcome::Response(body),
                 };
-                match self.state().waiting.remove(*request_id) {
+                let waiting = self
+                    .waiting()
+                    .as_mut()
+                    .and_then(|it| it.remove(*request_id));
+                match waiting {
                     Some(waiting) => {
                         // The test may have dropped its `Pending`.
                         let _ = waiting.send(outcome);
@@ -416,35 +383,6 @@ impl Api {
             (Method::POST, ["init", "error"]) => reply(StatusCode::ACCEPTED),
             _ => reply(StatusCode::NOT_FOUND),
         })
-    }
-
-    /// Waits for the next invocation.
-    async fn next(&self) -> Response<Full<Bytes>> {
-        let event = loop {
-            let queued = self.queued.notified();
-            if let Some(event) = self.take() {
-                break event;
-            }
-            queued.await;
-        };
-        let arn = format!("arn:aws:lambda:us-east-1:123456789012:function:{FUNCTION_NAME}");
-        let response = event
-            .headers
-            .into_iter()
-            .fold(Response::builder(), |response, (name, value)| {
-                response.header(name, value)
-            });
-        response
-            .header("Lambda-Runtime-Aws-Request-Id", event.request_id)
-            .header("Lambda-Runtime-Deadline-Ms", event.deadline_ms.to_string())
-            .header("Lambda-Runtime-Invoked-Function-Arn", arn)
-            .header(
-                "Lambda-Runtime-Trace-Id",
-                "Root=1-68d9205a-0f1e2d3c4b5a69788796a5b4;Parent=53995c3f42cd8ad8;Sampled=1",
-            )
-            .header("Content-Type", "application/json")
-            .body(Full::from(event.payload))
-            .expect("these are headers")
     }
 }
 

@@ -103,24 +103,12 @@ impl SizeStore {
     /// Puts an object with these bytes.
     pub fn put(&self, key: &str, body: impl Into<Bytes>) {
         let body = body.into();
-        let object = Object {
-            size: body.len() as u64,
-            etag: etag_of(key),
-            body,
-        };
-        lock(&self.server.objects).insert(key.to_owned(), object);
+        self.server.insert(key, body.len() as u64, body);
     }
 
     /// Puts a file of `size` bytes; returns its `ETag`, without quotes.
     pub fn put_file(&self, key: &str, size: u64) -> String {
-        let etag = etag_of(key);
-        let object = Object {
-            size,
-            etag: etag.clone(),
-            body: Bytes::new(),
-        };
-        lock(&self.server.objects).insert(key.to_owned(), object);
-        etag
+        self.server.insert(key, size, Bytes::new())
     }
 
     /// Puts the files of the draft `id`: paths and sizes. With `copies`, each has a copy.
@@ -140,15 +128,8 @@ impl SizeStore {
 
     /// The size of an object.
     pub fn size(&self, key: &str) -> Option<u64> {
-        lock(&self.server.objects)
-            .get(key)
-            .map(|object| object.size)
-    }
-
-    /// The bytes of a document or a manifest.
-    pub fn get(&self, key: &str) -> Option<Bytes> {
         let objects = lock(&self.server.objects);
-        objects.get(key).map(|object| object.body.clone())
+        objects.get(key).map(|object| object.size)
     }
 
     /// The keys with this prefix.
@@ -156,11 +137,6 @@ impl SizeStore {
         let objects = lock(&self.server.objects);
         let keys = objects.keys().filter(|key| key.starts_with(prefix));
         keys.cloned().collect()
-    }
-
-    /// Deletes the objects with this prefix.
-    pub fn delete(&self, prefix: &str) {
-        lock(&self.server.objects).retain(|key, _| !key.starts_with(prefix));
     }
 
     /// Returns and removes the requests so far.
@@ -328,22 +304,26 @@ impl Server {
         (condition.trim_matches('"') == source.etag).then_some(source)
     }
 
-    fn create(&self, key: &str, size: u64, body: Bytes, result: &str) -> Reply {
-        let mut objects = lock(&self.objects);
-        if objects.contains_key(key) {
-            return error(412, "PreconditionFailed");
-        }
+    /// Puts an object; returns its `ETag`, without quotes.
+    fn insert(&self, key: &str, size: u64, body: Bytes) -> String {
         let etag = etag_of(key);
         let object = Object {
             size,
             etag: etag.clone(),
             body,
         };
-        objects.insert(key.to_owned(), object);
-        let xml = format!("<{result}><ETag>\"copy\"</ETag></{result}>");
-        let mut reply = reply(200, xml);
-        let etag = format!("\"{etag}\"").parse().expect("a valid header");
-        reply.headers_mut().insert("etag", etag);
+        lock(&self.objects).insert(key.to_owned(), object);
+        etag
+    }
+
+    fn create(&self, key: &str, size: u64, body: Bytes, result: &str) -> Reply {
+        if lock(&self.objects).contains_key(key) {
+            return error(412, "PreconditionFailed");
+        }
+        let etag = format!("\"{}\"", self.insert(key, size, body));
+        let mut reply = reply(200, format!("<{result}><ETag>\"copy\"</ETag></{result}>"));
+        let headers = reply.headers_mut();
+        headers.insert("etag", etag.parse().expect("a valid header"));
         reply
     }
 
@@ -351,16 +331,13 @@ impl Server {
         let Some(object) = lock(&self.objects).get(key).cloned() else {
             return error(404, "NoSuchKey");
         };
-        let reply = Response::builder()
+        let mut reply = Response::builder()
             .header("etag", format!("\"{}\"", object.etag))
             .header("last-modified", MODIFIED.0);
-        let reply = if is_head {
-            reply.header("content-length", object.size)
-        } else {
-            reply
-        };
-        let body = if is_head { Bytes::new() } else { object.body };
-        reply.body(Full::new(body)).expect("valid headers")
+        if is_head {
+            reply = reply.header("content-length", object.size);
+        }
+        reply.body(Full::new(object.body)).expect("valid headers")
     }
 
     fn list(&self, prefix: &str, after: &str) -> Reply {
