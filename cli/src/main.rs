@@ -1,4 +1,5 @@
-//! The command `drafts`: lists, compares, downloads, restores and verifies the versions that save-draft saved.
+//! The command `drafts`: lists, shows, compares, downloads, restores, links, verifies and prunes the versions that
+//! save-draft saved.
 
 mod archive;
 mod args;

@@ -7,13 +7,11 @@ use crate::common::{ID, bare_command, command, drafts, put, run, save, start};
 
 #[tokio::test]
 async fn a_missing_bucket_option_is_named() {
-    let run = run(bare_command().args(["versions", ID]))
-        .await
-        .expect_status(2);
+    let run = run(bare_command().args(["versions", ID])).await;
+    let run = run.expect_status(2);
     let expected =
         "error: the bucket of the drafts is missing\n  Pass --bucket NAME, or set DRAFT_BUCKET.\n";
-    assert_eq!(run.stderr, expected);
-    assert_eq!(run.stdout, "");
+    assert_eq!((&*run.stderr, &*run.stdout), (expected, ""));
 }
 
 #[tokio::test]
@@ -34,69 +32,48 @@ async fn invalid_options_are_named_with_what_is_expected() {
             &["verify", "--read", "101"],
             "must be a number between 0 and 100",
         ),
+        (
+            &["link", ID, "--expires", "8d"],
+            "must be a time between 1s and 7d",
+        ),
         (&["versions"], "<ID>"),
     ] {
-        let run = drafts(&s3, args).await.expect_status(2);
-        assert!(run.stderr.contains(text), "{args:?}: {run:?}");
+        let run = drafts(&s3, args).await.expect_error(2, text);
         assert_eq!(run.stdout, "");
     }
 }
 
 #[tokio::test]
-async fn a_missing_region_is_named() {
-    let mut command = bare_command();
-    command.args(["versions", ID, "--bucket", "drafts"]);
-    let run = run(&mut command).await.expect_status(2);
-    assert!(
-        run.stderr
-            .contains("no AWS region is set\n  Set AWS_REGION"),
-        "{run:?}"
-    );
-}
+async fn a_missing_region_missing_credentials_and_a_missing_store_are_named() {
+    let args = ["versions", ID, "--bucket", BUCKET];
+    let no_region = run(bare_command().args(args)).await;
+    no_region.expect_error(2, "no AWS region is set\n  Set AWS_REGION");
 
-#[tokio::test]
-async fn missing_credentials_are_named() {
     let s3 = start().await;
-    let mut command = bare_command();
-    command.args([
-        "versions",
-        ID,
-        "--bucket",
-        BUCKET,
-        "--endpoint-url",
-        &s3.endpoint(),
-    ]);
-    let run = run(&mut command).await.expect_status(2);
-    assert!(
-        run.stderr.contains("there are no AWS credentials"),
-        "{run:?}"
-    );
-    assert!(run.stderr.contains("aws sso login"), "{run:?}");
-}
-
-#[tokio::test]
-async fn a_store_that_does_not_run_is_named() {
-    let s3 = start().await;
-    let mut command = command(&s3);
     let endpoint = s3.endpoint();
+    let mut command = command(&s3);
+    let args = [&args[..], &["--endpoint-url", &endpoint]].concat();
+    let no_credentials = run(bare_command().args(args)).await;
+    let text = "there are no AWS credentials";
+    no_credentials
+        .expect_error(2, text)
+        .expect_error(2, "aws sso login");
+
     s3.stop().await;
     command.args(["versions", ID]).env("AWS_MAX_ATTEMPTS", "1");
-    let run = run(&mut command).await.expect_status(2);
-    assert!(
-        run.stderr.contains(&format!("cannot reach {endpoint}")),
-        "{run:?}"
-    );
-    assert!(run.stderr.contains("Check --endpoint-url"), "{run:?}");
+    let text = format!("cannot reach {endpoint}");
+    run(&mut command)
+        .await
+        .expect_error(2, &text)
+        .expect_error(2, "Check --endpoint-url");
 }
 
 #[tokio::test]
 async fn a_bucket_that_does_not_exist_is_named() {
     let s3 = start().await;
-    let run = drafts(&s3, &["versions", ID, "--saved-bucket", "other"])
-        .await
-        .expect_status(2);
+    let run = drafts(&s3, &["versions", ID, "--saved-bucket", "other"]).await;
     let expected = "error: the bucket other does not exist\n  Check --bucket (DRAFT_BUCKET)";
-    assert!(run.stderr.starts_with(expected), "{run:?}");
+    run.expect_error(2, expected);
 }
 
 #[tokio::test]
@@ -104,31 +81,16 @@ async fn a_missing_permission_is_named_with_the_object() {
     let s3 = start().await;
     put(&s3, "draft_content.json", b"{}");
     save(&s3).await;
-    for (op, args, texts) in [
-        (
-            Op::ListObjectsV2,
-            &["versions", ID][..],
-            [
-                "access denied to ListObjectsV2 of s3://drafts/saved/",
-                "s3:ListBucket",
-            ],
-        ),
-        (
-            Op::GetObject,
-            &["verify"],
-            [
-                "access denied to GetObject of s3://drafts/saved/",
-                "s3:GetObject",
-            ],
-        ),
+    for (op, args, action) in [
+        (Op::ListObjectsV2, &["versions", ID][..], "ListBucket"),
+        (Op::GetObject, &["verify"], "GetObject"),
     ] {
-        s3.fault(When::op(op), Fault::ACCESS_DENIED);
-        let run = drafts(&s3, args).await.expect_status(2);
-        for text in texts {
-            assert!(run.stderr.contains(text), "{run:?}");
-        }
+        let fault = s3.fault(When::op(op), Fault::ACCESS_DENIED);
+        let denied = format!("access denied to {op:?} of s3://drafts/saved/");
+        let run = drafts(&s3, args).await.expect_error(2, &denied);
+        let run = run.expect_error(2, &format!("s3:{action}"));
         assert!(!run.stderr.contains("Some("), "{run:?}");
-        s3.clear_faults();
+        fault.clear();
     }
 }
 
@@ -174,14 +136,12 @@ async fn responses_of_s3_are_explained() {
             ["failed with 400 Strange: Strange", "request id"],
         ),
     ] {
-        s3.fault(When::any(), fault);
+        let fault = s3.fault(When::any(), fault);
         let mut command = command(&s3);
         command.args(["versions", ID]).env("AWS_MAX_ATTEMPTS", "1");
-        let run = run(&mut command).await.expect_status(2);
-        for text in texts {
-            assert!(run.stderr.contains(text), "{text}: {run:?}");
-        }
-        s3.clear_faults();
+        let run = run(&mut command).await;
+        run.expect_error(2, texts[0]).expect_error(2, texts[1]);
+        fault.clear();
     }
 }
 
@@ -190,21 +150,11 @@ async fn links_of_temporary_credentials_have_a_warning() {
     let s3 = start().await;
     put(&s3, "draft_content.json", b"{}");
     save(&s3).await;
-    let mut permanent = command(&s3);
-    permanent.args(["link", ID]);
-    let run_permanent = run(&mut permanent).await.expect_status(0);
-    assert!(
-        !run_permanent.stderr.contains("warning"),
-        "{run_permanent:?}"
-    );
+    let permanent = drafts(&s3, &["link", ID]).await.expect_status(0);
+    assert!(!permanent.stderr.contains("warning"), "{permanent:?}");
     // The local S3 does not check the token.
     let mut temporary = command(&s3);
-    temporary
-        .args(["link", ID])
-        .env("AWS_SESSION_TOKEN", "token");
-    let run = run(&mut temporary).await;
-    assert!(
-        run.stderr.contains("the credentials are temporary"),
-        "{run:?}"
-    );
+    temporary.args(["link", ID]);
+    let temporary = run(temporary.env("AWS_SESSION_TOKEN", "token")).await;
+    temporary.expect_error(0, "the credentials are temporary");
 }

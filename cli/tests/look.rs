@@ -1,22 +1,20 @@
 //! `drafts versions`, `show`, `diff` and `link`, and the help.
 
-use serde_json::{Value, json};
-use test_support::fixtures::{BUCKET, sample_draft, sha256_hex};
+use std::process::Stdio;
 
+use local::s3::S3;
+use serde_json::{Value, json};
+use test_support::fixtures::{BUCKET, sample_draft};
+
+use crate::common::contents::{plant, set_time};
 use crate::common::{
-    ID, at, bare_command, command, copy_key, drafts, drafts_json, get, put, run, save,
-    save_document, start, version_key,
+    ID, at, bare_command, command, delete, drafts, drafts_json, get, put, run, save, save_document,
+    start, version_key,
 };
 
 /// Returns a version without other files, as an import makes it.
-fn put_version(s3: &local::s3::S3, time: &str, document: &[u8]) -> String {
-    let version = format!("{time}-{}", sha256_hex(document));
-    s3.put(
-        BUCKET,
-        &version_key(&version, "draft_content.json"),
-        document,
-    );
-    version
+fn put_version(s3: &S3, time: &str, document: &[u8]) -> String {
+    plant(s3, time, ("draft_content.json", document), &[])
 }
 
 fn names(versions: &Value) -> Vec<&str> {
@@ -69,11 +67,8 @@ async fn versions_are_listed_with_sizes_times_and_unshared_bytes() {
         lines[3].starts_with("2 versions, 4.00 MiB stored"),
         "{table}"
     );
-    let table = drafts(&s3, &["versions", ID, "--utc"])
-        .await
-        .expect_status(0)
-        .stdout;
-    assert!(table.contains("2025-09-28 11:48:30 UTC"), "{table}");
+    let run = drafts(&s3, &["versions", ID, "--utc"]).await;
+    run.expect_output("2025-09-28 11:48:30 UTC");
 }
 
 #[tokio::test]
@@ -82,12 +77,8 @@ async fn versions_of_one_second_are_in_the_order_of_their_saves() {
     let mut expected = Vec::new();
     for number in 0..5 {
         s3.set_clock(at(0));
-        put(
-            &s3,
-            "draft_content.json",
-            format!("{{\"duration\":{number}}}"),
-        );
-        s3.set_last_modified(BUCKET, &format!("drafts/{ID}/draft_content.json"), at(0));
+        put(&s3, "draft_content.json", format!(r#"{{"a":{number}}}"#));
+        set_time(&s3, "draft_content.json", at(0));
         expected.insert(0, save_document(&s3).await);
     }
     let listed = drafts_json(&s3, &["versions", ID]).await;
@@ -106,37 +97,28 @@ async fn versions_without_a_manifest_or_with_a_broken_one_are_listed() {
     let plain = put_version(&s3, "20200101T000000Z", b"{}");
     // Not a version.
     s3.put(BUCKET, &version_key("notes", "draft_content.json"), b"{}");
-    let listed = drafts(&s3, &["versions", ID, "--json"])
-        .await
-        .expect_status(0);
+    let listed = drafts(&s3, &["versions", ID, "--json"]).await;
+    let listed = listed.expect_error(0, "is not a manifest");
     assert_eq!(names(&listed.json()), [&broken, &plain]);
-    assert!(listed.stderr.contains("is not a manifest"), "{listed:?}");
     assert_eq!(listed.json()[0]["files"], Value::Null);
     let table = drafts(&s3, &["versions", ID]).await.expect_status(0).stdout;
     let cells = |line: usize| -> Vec<String> {
         let line = table.lines().nth(line).expect("a line");
         line.split_whitespace().map(str::to_owned).collect()
     };
-    assert!(
-        cells(1).ends_with(&["?", "?", "7", "B"].map(str::to_owned))
-            || cells(1).contains(&"?".to_owned())
-    );
+    assert!(cells(1).contains(&"?".to_owned()), "{table}");
     assert!(cells(2).contains(&"-".to_owned()), "{table}");
 }
 
 #[tokio::test]
 async fn a_draft_without_versions_has_an_empty_list() {
     let s3 = start().await;
-    let run = drafts(&s3, &["versions", ID]).await.expect_status(0);
+    let run = drafts(&s3, &["versions", ID]).await;
+    let run = run.expect_error(0, "there are no versions in s3://drafts/saved/");
     assert_eq!(run.stdout, "");
-    assert!(
-        run.stderr
-            .contains("there are no versions in s3://drafts/saved/"),
-        "{run:?}"
-    );
     assert_eq!(drafts_json(&s3, &["versions", ID]).await, json!([]));
-    let run = drafts(&s3, &["show", ID]).await.expect_status(2);
-    assert!(run.stderr.contains("has no versions"), "{run:?}");
+    let run = drafts(&s3, &["show", ID]).await;
+    run.expect_error(2, "has no versions");
 }
 
 #[tokio::test]
@@ -149,10 +131,10 @@ async fn a_version_is_named_by_a_beginning_that_only_it_has() {
     assert_eq!(version("20250101").await, first);
     assert_eq!(version(&first).await, first);
     assert_eq!(version("latest").await, second);
-    let run = drafts(&s3, &["show", ID, "2025"]).await.expect_status(2);
-    assert!(run.stderr.contains("2 versions begin with 2025"), "{run:?}");
-    let run = drafts(&s3, &["show", ID, "2024"]).await.expect_status(2);
-    assert!(run.stderr.contains("has no version 2024"), "{run:?}");
+    let run = drafts(&s3, &["show", ID, "2025"]).await;
+    run.expect_error(2, "2 versions begin with 2025");
+    let run = drafts(&s3, &["show", ID, "2024"]).await;
+    run.expect_error(2, "has no version 2024");
     let url = format!("https://example.com/get_draft?draft_id={ID}");
     let shown = drafts_json(&s3, &["show", &url]).await;
     assert_eq!(shown["version"], second);
@@ -163,8 +145,6 @@ async fn show_prints_the_files_tracks_and_materials_and_the_missing_media() {
     let s3 = start().await;
     s3.set_clock(at(0));
     put(&s3, "assets/opening.mp4", vec![1; 2048]);
-    put(&s3, "a\nb.txt", b"");
-    s3.delete(BUCKET, &format!("drafts/{ID}/a\nb.txt"));
     put(&s3, "draft_content.json", sample_draft());
     let version = save(&s3).await;
     let run = drafts(&s3, &["show", ID, "--utc"]).await.expect_status(0);
@@ -223,19 +203,10 @@ async fn encrypted_documents_are_named_as_such() {
     let s3 = start().await;
     put_version(&s3, "20250101T000000Z", "QUJD".repeat(300).as_bytes());
     put_version(&s3, "20250102T000000Z", "QUJE".repeat(300).as_bytes());
-    let run = drafts(&s3, &["show", ID]).await.expect_status(0);
-    assert!(
-        run.stdout
-            .contains("draft_content.json, 1.17 KiB, encrypted\n"),
-        "{run:?}"
-    );
-    let run = drafts(&s3, &["diff", ID, "20250101", "latest"])
-        .await
-        .expect_status(0);
-    assert!(
-        run.stdout.contains("~ document  1.17 KiB, encrypted\n"),
-        "{run:?}"
-    );
+    let run = drafts(&s3, &["show", ID]).await;
+    run.expect_output("draft_content.json, 1.17 KiB, encrypted\n");
+    let run = drafts(&s3, &["diff", ID, "20250101", "latest"]).await;
+    run.expect_output("~ document  1.17 KiB, encrypted\n");
     let diff = drafts_json(&s3, &["diff", ID, "20250101", "latest"]).await;
     assert_eq!(diff["document"]["parts"], Value::Null);
     assert_eq!(diff["document"]["is_changed"], true);
@@ -261,8 +232,8 @@ async fn diff_lists_files_tracks_segments_and_materials() {
     let old = save(&s3).await;
     s3.set_clock(at(60));
     put(&s3, "changed.png", b"newer");
-    put(&s3, "added \u{1b}.png".replace('\u{1b}', "é"), b"added");
-    s3.delete(BUCKET, &format!("drafts/{ID}/removed.png"));
+    put(&s3, "added é.png", b"added");
+    delete(&s3, "removed.png");
     let new = json!({
         "duration": 61_500_000, "canvas_config": {"height": 2, "width": 1}, "fps": 30,
         "tracks": [
@@ -275,9 +246,8 @@ async fn diff_lists_files_tracks_segments_and_materials() {
     put(&s3, "draft_content.json", new.to_string());
     let new = save(&s3).await;
 
-    let run = drafts(&s3, &["diff", ID, &old, &new])
-        .await
-        .expect_status(0);
+    let run = drafts(&s3, &["diff", ID, &old, &new]).await;
+    let run = run.expect_status(0);
     let mut lines = run.stdout.lines();
     let expected = format!("{} -> {}", &old[..25], &new[..25]);
     assert_eq!(lines.next(), Some(expected.as_str()));
@@ -286,7 +256,7 @@ async fn diff_lists_files_tracks_segments_and_materials() {
     assert!(sizes.contains(" B -> "), "{sizes}");
     let expected = [
         "~ duration  0:01.000 -> 1:01.500",
-        "+ track  sticker: properties",
+        "+ track  sticker",
         "- track  text: 1 segment removed",
         "~ track  video \"main\": 1 segment added, 1 segment removed, 1 segment changed",
         "~ track  audio: properties changed",
@@ -298,10 +268,7 @@ async fn diff_lists_files_tracks_segments_and_materials() {
         "~ file  changed.png  3 B -> 5 B",
     ];
     for (line, expected) in lines[1..].iter().zip(expected) {
-        assert!(
-            line.starts_with(expected.trim_end_matches(" properties")),
-            "{line} is not {expected}"
-        );
+        assert!(line.starts_with(expected), "{line} is not {expected}");
     }
     assert_eq!(lines.len(), 1 + expected.len(), "{}", run.stdout);
 
@@ -315,14 +282,8 @@ async fn diff_lists_files_tracks_segments_and_materials() {
         segments,
         &json!({"added": ["d"], "removed": ["a"], "changed": ["b"]})
     );
-    let run = drafts(&s3, &["diff", ID, &old, &old])
-        .await
-        .expect_status(0);
-    assert!(
-        run.stdout
-            .ends_with("no differences: the same content was written again\n"),
-        "{run:?}"
-    );
+    let run = drafts(&s3, &["diff", ID, &old, &old]).await;
+    run.expect_output("no differences: the same content was written again\n");
 }
 
 #[tokio::test]
@@ -354,60 +315,35 @@ async fn anyone_can_download_from_a_link() {
     assert_eq!(run.stdout.lines().count(), 4);
     assert!(run.stdout.contains("\n  http://127.0.0.1:"), "{run:?}");
     assert!(run.stderr.starts_with("valid until "), "{run:?}");
-    let run = drafts(&s3, &["link", ID, "--expires", "8d"])
-        .await
-        .expect_status(2);
-    assert!(
-        run.stderr.contains("must be a time between 1s and 7d"),
-        "{run:?}"
-    );
-    assert_eq!(
-        s3.get(BUCKET, &copy_key(&s3, "assets/你 好+.mp4")),
-        Some(b"video".to_vec())
-    );
 }
 
 #[tokio::test]
 async fn the_help_fits_on_a_screen_and_each_command_has_an_example() {
-    let help = run(bare_command().arg("--help"))
-        .await
-        .expect_status(0)
-        .stdout;
+    let help = run(bare_command().arg("--help")).await;
+    let help = help.expect_status(0).stdout;
     assert!(help.lines().count() <= 30, "{help}");
-    assert!(
-        help.lines().all(|line| line.chars().count() <= 100),
-        "{help}"
-    );
+    let widths = help.lines().map(|line| line.chars().count());
+    assert!(widths.max() <= Some(100), "{help}");
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let commands: Vec<_> = commands.take_while(|line| !line.is_empty()).collect();
     assert_eq!(commands.len(), 8, "{help}");
     for command in commands {
         let name = command.split_whitespace().next().expect("a name");
-        let help = run(bare_command().args([name, "--help"]))
-            .await
-            .expect_status(0)
-            .stdout;
-        assert!(
-            help.contains(&format!("\n  drafts {name} "))
-                || help.contains(&format!("\n  drafts {name}\n")),
-            "{help}"
-        );
+        let help = run(bare_command().args([name, "--help"])).await;
+        help.expect_output(&format!("\n  drafts {name}"));
     }
 }
 
 #[tokio::test]
 async fn completions_and_man_pages_need_no_bucket() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
-        let run = run(bare_command().args(["completions", shell]))
-            .await
-            .expect_status(0);
-        assert!(run.stdout.contains("versions"), "{shell}");
+        let run = run(bare_command().args(["completions", shell])).await;
+        run.expect_output("versions");
     }
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().to_str().expect("UTF-8");
-    run(bare_command().args(["man", path]))
-        .await
-        .expect_status(0);
+    let pages = run(bare_command().args(["man", path])).await;
+    pages.expect_status(0);
     for page in ["drafts.1", "drafts-versions.1", "drafts-verify.1"] {
         assert!(folder.path().join(page).exists(), "{page}");
     }
@@ -417,22 +353,14 @@ async fn completions_and_man_pages_need_no_bucket() {
 async fn output_that_nobody_reads_to_its_end_is_no_error() {
     let s3 = start().await;
     for number in 0..2000_u32 {
-        let time = format!(
-            "202501{:02}T{:02}{:02}00Z",
-            1 + number / 1440,
-            number / 60 % 24,
-            number % 60
-        );
+        let (day, hour, minute) = (1 + number / 1440, number / 60 % 24, number % 60);
+        let time = format!("202501{day:02}T{hour:02}{minute:02}00Z");
         put_version(&s3, &time, number.to_string().as_bytes());
     }
     let mut command = command(&s3);
-    command
-        .args(["versions", ID])
-        .stdout(std::process::Stdio::piped());
-    let mut child = command
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .expect("drafts starts");
+    command.args(["versions", ID]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("drafts starts");
     drop(child.stdout.take());
     let output = child.wait_with_output().await.expect("it ends");
     assert!(output.status.success(), "{output:?}");
@@ -441,11 +369,7 @@ async fn output_that_nobody_reads_to_its_end_is_no_error() {
 
 /// Runs `drafts` on a terminal of 100 columns, and returns what it shows.
 #[cfg(target_os = "linux")]
-async fn on_a_terminal(
-    s3: &local::s3::S3,
-    args: &str,
-    variables: &[(&str, &str)],
-) -> Option<String> {
+async fn on_a_terminal(s3: &S3, args: &str, variables: &[(&str, &str)]) -> Option<String> {
     use tokio::process::Command;
 
     let version = Command::new("script").arg("--version").output().await;
@@ -453,20 +377,15 @@ async fn on_a_terminal(
         test_support::skip_or_fail("script of util-linux is not installed");
         return None;
     }
-    let drafts = crate::common::command(s3);
-    let mut command = Command::new("script");
-    command.args([
-        "-qec",
-        &format!("stty cols 100; {} {args}", crate::common::DRAFTS),
-        "/dev/null",
-    ]);
-    for (name, value) in drafts.as_std().get_envs() {
-        command.env(name, value.unwrap_or_default());
+    let script = format!("stty cols 100; {} {args}", crate::common::DRAFTS);
+    let mut shown = Command::new("script");
+    shown.args(["-qec", &script, "/dev/null"]);
+    for (name, value) in command(s3).as_std().get_envs() {
+        shown.env(name, value.unwrap_or_default());
     }
-    command
-        .env("TERM", "xterm-256color")
-        .envs(variables.iter().copied());
-    let output = command.output().await.expect("script starts");
+    shown.env("TERM", "xterm-256color");
+    let output = shown.envs(variables.iter().copied()).output().await;
+    let output = output.expect("script starts");
     assert!(output.status.success(), "{output:?}");
     Some(String::from_utf8(output.stdout).expect("UTF-8"))
 }
@@ -488,8 +407,6 @@ async fn colours_are_shown_only_on_a_terminal_without_no_color() {
     let shown = shown.expect("script is installed");
     assert!(shown.contains("\u{1b}[1mVERSION"), "{shown:?}");
     let plain = drafts(&s3, &["versions", ID]).await.expect_status(0);
-    assert!(
-        !plain.stdout.contains('\u{1b}') && !plain.stderr.contains('\u{1b}'),
-        "{plain:?}"
-    );
+    let output = plain.stdout + &plain.stderr;
+    assert!(!output.contains('\u{1b}'), "{output:?}");
 }

@@ -20,21 +20,13 @@ async fn all_commands_work_one_after_the_other() {
     let config = aws_sdk_s3::config::Builder::from(&sdk).force_path_style(true);
     let client = Client::from_conf(config.build());
     let bucket = format!("drafts-{}", std::process::id());
-    client
-        .create_bucket()
-        .bucket(&bucket)
-        .send()
-        .await
-        .expect("the bucket is created");
+    let created = client.create_bucket().bucket(&bucket).send().await;
+    created.expect("the bucket is created");
     let put = async |path: &str, bytes: &'static [u8]| {
-        let put = client
-            .put_object()
-            .bucket(&bucket)
-            .key(format!("drafts/{ID}/{path}"));
-        put.body(ByteStream::from_static(bytes))
-            .send()
-            .await
-            .expect("the object is put");
+        let put = client.put_object().bucket(&bucket);
+        let put = put.key(format!("drafts/{ID}/{path}"));
+        let put = put.body(ByteStream::from_static(bytes)).send().await;
+        put.expect("the object is put");
     };
     let drafts = async |args: &[&str]| -> Run {
         let mut command = bare_command();
@@ -71,25 +63,13 @@ async fn all_commands_work_one_after_the_other() {
     let folder = tempfile::tempdir().expect("a folder");
     let to = folder.path().join("draft");
     drafts(&["download", ID, &old, "--to", to.to_str().expect("UTF-8")]).await;
-    assert_eq!(
-        std::fs::read(to.join("assets/a b.mp4")).expect("a file"),
-        b"first"
-    );
+    let downloaded = std::fs::read(to.join("assets/a b.mp4"));
+    assert_eq!(downloaded.expect("a file"), b"first");
     drafts(&["restore", ID, &old]).await;
-    let restored = client
-        .get_object()
-        .bucket(&bucket)
-        .key(format!("drafts/{ID}/assets/a b.mp4"));
-    let restored = restored
-        .send()
-        .await
-        .expect("the file is there")
-        .body
-        .collect()
-        .await;
-    assert_eq!(
-        restored.expect("it is read").into_bytes().as_ref(),
-        b"first"
-    );
+    let restored = client.get_object().bucket(&bucket);
+    let restored = restored.key(format!("drafts/{ID}/assets/a b.mp4"));
+    let restored = restored.send().await.expect("the file is there");
+    let restored = restored.body.collect().await.expect("it is read");
+    assert_eq!(restored.to_vec(), b"first");
     drafts(&["verify", "--read", "100"]).await;
 }

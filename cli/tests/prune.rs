@@ -1,20 +1,21 @@
 //! `drafts prune`: what it keeps, and what it deletes beside saves and interruptions.
 
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use local::s3::{Fault, Op, RecordedRequest, S3, S3Options, When};
-use save_draft::config::Config;
-use save_draft::s3::Store;
-use save_draft::save::Saver;
 use serde_json::{Value, json};
 use test_support::fixtures::{BUCKET, long_tests};
+use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::common::contents::{check_versions, draft, objects, put_all, sample, set_time};
-use crate::common::{ID, Run, at, command, drafts, put, save, start, version_key};
+use crate::common::contents::{check_versions, draft, put_all, sample, set_time};
+use crate::common::{
+    ID, Run, at, command, delete, drafts, put, run, save, saver, send, start, version_key,
+};
 
 const DOCUMENT: &str = "draft_content.json";
 
@@ -35,13 +36,13 @@ async fn prune(s3: &S3, args: &[&str]) -> Run {
 /// states.
 async fn save_at(s3: &S3, seconds: u64, name: &str) -> String {
     for path in draft(s3, ID).keys() {
-        s3.delete(BUCKET, &format!("drafts/{ID}/{path}"));
+        delete(s3, path);
     }
     put(s3, "shared.mp4", b"shared");
     put(s3, name, name);
     put(s3, DOCUMENT, format!(r#"{{"at":{seconds}}}"#));
     for path in ["shared.mp4", name, DOCUMENT] {
-        set_time(s3, ID, path, at(seconds));
+        set_time(s3, path, at(seconds));
     }
     save(s3).await
 }
@@ -52,11 +53,9 @@ const HOUR: u64 = 3600;
 async fn five_versions(s3: &S3) -> Vec<String> {
     let mut versions = Vec::new();
     // 2025-09-28T19:47:30+08:00 and later.
-    for (number, seconds) in [0, HOUR, 3 * HOUR, 5 * HOUR, 6 * HOUR]
-        .into_iter()
-        .enumerate()
-    {
-        versions.push(save_at(s3, seconds, &format!("{number}.mp4")).await);
+    for hour in [0, 1, 3, 5, 6] {
+        let name = format!("{}.mp4", versions.len());
+        versions.push(save_at(s3, hour * HOUR, &name).await);
     }
     versions
 }
@@ -69,10 +68,8 @@ fn saved(s3: &S3) -> Vec<String> {
 }
 
 fn kept(versions: &[String], numbers: &[usize]) -> Vec<String> {
-    numbers
-        .iter()
-        .map(|&number| versions[number].clone())
-        .collect()
+    let kept = numbers.iter().map(|&number| versions[number].clone());
+    kept.collect()
 }
 
 #[tokio::test]
@@ -97,11 +94,8 @@ async fn keeps_what_the_rules_keep_and_the_files_of_it() {
         assert_eq!(saved(&s3), before);
         let draft = &planned["drafts"][0];
         let removed = versions.len() - numbers.len();
-        assert_eq!(
-            draft["remove"].as_array().map(Vec::len),
-            Some(removed),
-            "{rules:?}"
-        );
+        let planned_removals = draft["remove"].as_array().map(Vec::len);
+        assert_eq!(planned_removals, Some(removed), "{rules:?}");
         assert_eq!(draft["unused_files"], removed, "{rules:?}");
 
         let args = [rules, &NOW, &["--json"]].concat();
@@ -109,17 +103,12 @@ async fn keeps_what_the_rules_keep_and_the_files_of_it() {
         assert_eq!(done["dry_run"], false);
         done["dry_run"] = true.into();
         assert_eq!(done, planned);
-        assert_eq!(
-            check_versions(&s3, ID),
-            kept(&versions, numbers),
-            "{rules:?}"
-        );
+        let expected = kept(&versions, numbers);
+        assert_eq!(check_versions(&s3), expected, "{rules:?}");
         let copies = s3.keys(BUCKET, "saved-files/");
         assert_eq!(copies.len(), numbers.len() + 1, "{copies:?}");
-        let manifests = saved(&s3)
-            .into_iter()
-            .filter(|key| key.ends_with("files.json"));
-        assert_eq!(manifests.count(), numbers.len());
+        // A document and a manifest each.
+        assert_eq!(s3.keys(BUCKET, "saved/").len(), 2 * numbers.len());
     }
 }
 
@@ -127,29 +116,18 @@ async fn keeps_what_the_rules_keep_and_the_files_of_it() {
 async fn prints_the_plan() {
     let s3 = start_versioned().await;
     let versions = five_versions(&s3).await;
-    let run = prune(
-        &s3,
-        &[
-            "--keep-last",
-            "1",
-            "--keep-daily",
-            "2",
-            "--dry-run",
-            "--min-age",
-            "0",
-        ],
-    )
-    .await;
-    let run = run.expect_status(0);
+    let mut args = vec!["--keep-last", "1", "--keep-daily", "2"];
+    args.extend(["--dry-run", "--min-age", "0"]);
+    let run = prune(&s3, &args).await;
     let expected = format!(
         "keep    {}  2025-09-29 01:47:30 CST  last, daily",
         versions[4]
     );
-    assert!(run.stdout.contains(&expected), "{run:?}");
+    let run = run.expect_output(&expected);
     let expected = format!("delete  {}  2025-09-28 19:47:30 CST\n", versions[0]);
-    assert!(run.stdout.contains(&expected), "{run:?}");
+    let run = run.expect_output(&expected);
     let expected = "would delete 3 versions and 3 files (15 B) that no other version has\n";
-    assert!(run.stdout.ends_with(expected), "{run:?}");
+    run.expect_output(expected);
 }
 
 #[tokio::test]
@@ -167,13 +145,11 @@ async fn refuses_without_versioning_a_rule_or_an_answer() {
             "cannot be used with",
         ),
     ] {
-        let run = prune(&s3, args).await;
-        assert_eq!(run.status, 2, "{run:?}");
-        assert!(run.stderr.contains(problem), "{args:?}: {run:?}");
+        prune(&s3, args).await.expect_error(2, problem);
     }
-    let run = drafts(&s3, &["prune", "--keep-last", "1", "--yes"]).await;
-    assert_eq!(run.status, 2, "an id is missing");
-    assert_eq!(check_versions(&s3, ID), [version]);
+    let without_id = drafts(&s3, &["prune", "--keep-last", "1", "--yes"]).await;
+    without_id.expect_status(2);
+    assert_eq!(check_versions(&s3), [version]);
 }
 
 #[tokio::test]
@@ -181,10 +157,8 @@ async fn young_copies_and_manifests_stay_for_a_save_that_may_be_in_progress() {
     let s3 = start_versioned().await;
     let copy = "saved-files/2025092811473036584258/0cc175b9c0f1b6a831c399e269772661/a.mp4";
     s3.put(BUCKET, copy, b"a");
-    let manifest = version_key(
-        &format!("20250928T114730Z-{}", "0".repeat(64)),
-        "files.json",
-    );
+    let version = format!("20250928T114730Z-{}", "0".repeat(64));
+    let manifest = version_key(&version, "files.json");
     let text = json!({"draft_id": ID, "files": []}).to_string();
     s3.put(BUCKET, &manifest, text);
     let args = ["--keep-last", "1", "--yes", "--max-save", "0"];
@@ -194,9 +168,9 @@ async fn young_copies_and_manifests_stay_for_a_save_that_may_be_in_progress() {
     let time = SystemTime::now() - Duration::from_secs(86_401);
     s3.set_last_modified(BUCKET, copy, time);
     s3.set_last_modified(BUCKET, &manifest, time);
-    let run = prune(&s3, &args).await.expect_status(0);
+    let run = prune(&s3, &args).await;
     let expected = "deleted 0 versions and 1 file (1 B) that no other version has, and 1 manifest of interrupted saves\n";
-    assert!(run.stdout.ends_with(expected), "{run:?}");
+    run.expect_output(expected);
     assert_eq!(saved(&s3), [""; 0]);
 }
 
@@ -214,7 +188,7 @@ async fn prunes_all_drafts_each_for_itself() {
     }
     let args = [&["prune", "--all", "--keep-last", "1"][..], &NOW].concat();
     drafts(&s3, &args).await.expect_status(0);
-    assert_eq!(check_versions(&s3, ID), [versions[4].clone()]);
+    assert_eq!(check_versions(&s3), [versions[4].clone()]);
     assert_eq!(s3.keys(BUCKET, "saved/other/").len(), 1);
     assert_eq!(s3.keys(BUCKET, "saved-files/other/").len(), 0);
     assert_eq!(s3.keys(BUCKET, "saved-files/not.an.id/").len(), 1);
@@ -226,58 +200,48 @@ async fn a_manifest_that_cannot_be_read_stops_it_before_a_file_is_deleted() {
     let versions = five_versions(&s3).await;
     s3.put(BUCKET, &version_key(&versions[4], "files.json"), b"{");
     let before = saved(&s3);
-    let run = prune(&s3, &[&["--keep-last", "1"][..], &NOW].concat()).await;
-    assert_eq!(run.status, 1, "{run:?}");
-    assert!(run.stderr.contains("is not a manifest"), "{run:?}");
+    let run = run(&mut keep_last(&s3)).await;
+    run.expect_error(1, "is not a manifest");
     assert_eq!(saved(&s3), before);
 }
 
-/// The requests that delete objects whose keys have this text.
-fn deletes(text: &'static str) -> When {
-    // The keys are in the body. The order of the requests tells what they delete.
-    let number = ["documents", "manifests", "copies"]
-        .iter()
-        .position(|it| *it == text);
-    When::op(Op::DeleteObjects)
-        .after(number.expect("a kind of object"))
-        .once()
+/// The request of a prune that deletes documents, manifests or copies. Their keys are in its body, so that the order
+/// tells what it deletes.
+fn deletes(kind: &str) -> When {
+    let mut kinds = ["documents", "manifests", "copies"].into_iter();
+    let number = kinds.position(|it| it == kind);
+    let delete = When::op(Op::DeleteObjects);
+    delete.after(number.expect("a kind of object")).once()
+}
+
+/// Returns a prune that keeps the last version.
+fn keep_last(s3: &S3) -> Command {
+    let mut command = command(s3);
+    command.args(["prune", ID, "--keep-last", "1"]).args(NOW);
+    command
 }
 
 #[tokio::test]
-async fn recovers_a_copy_that_a_save_used_while_it_was_deleted() {
-    let s3 = start_versioned().await;
-    let versions = five_versions(&s3).await;
-    // The files of the first version come back before its copies are deleted.
-    let fault = s3.fault(deletes("copies"), Fault::Stall);
-    let mut command = command(&s3);
-    command.args(["prune", ID, "--keep-last", "1"]).args(NOW);
-    let pruned = tokio::spawn(crate::common::run_owned(command));
-    fault.wait_for_hits(1).await;
-    let new = save_at(&s3, 10 * HOUR, "0.mp4").await;
-    fault.clear();
-    let run = pruned.await.expect("it ends").expect_status(0);
-    assert!(
-        run.stdout
-            .ends_with("recovered 1 object that a new version needs\n"),
-        "{run:?}"
-    );
-    assert_eq!(check_versions(&s3, ID), [versions[4].clone(), new]);
-}
-
-#[tokio::test]
-async fn recovers_a_manifest_that_a_save_met_before_it_was_deleted() {
-    let s3 = start_versioned().await;
-    let versions = five_versions(&s3).await;
-    let fault = s3.fault(deletes("manifests"), Fault::Stall);
-    let mut command = command(&s3);
-    command.args(["prune", ID, "--keep-last", "1"]).args(NOW);
-    let pruned = tokio::spawn(crate::common::run_owned(command));
-    fault.wait_for_hits(1).await;
-    // The draft has the state of the first version again.
-    assert_eq!(save_at(&s3, 0, "0.mp4").await, versions[0]);
-    fault.clear();
-    pruned.await.expect("it ends").expect_status(0);
-    assert_eq!(check_versions(&s3, ID), kept(&versions, &[0, 4]));
+async fn recovers_what_a_save_used_while_it_was_deleted() {
+    // The files of the first version come back before its copies are deleted, and its whole state before its manifest.
+    for (kind, time) in [("copies", 10 * HOUR), ("manifests", 0)] {
+        let s3 = start_versioned().await;
+        let versions = five_versions(&s3).await;
+        let fault = s3.fault(deletes(kind), Fault::Stall);
+        let mut command = keep_last(&s3);
+        let pruned = tokio::spawn(async move { run(&mut command).await });
+        fault.wait_for_hits(1).await;
+        let new = save_at(&s3, time, "0.mp4").await;
+        assert_eq!(new == versions[0], kind == "manifests");
+        fault.clear();
+        let pruned = pruned.await.expect("it ends").expect_status(0);
+        let mut expected = vec![versions[4].clone(), new];
+        expected.sort();
+        assert_eq!(check_versions(&s3), expected);
+        if kind == "copies" {
+            pruned.expect_output("recovered 1 object that a new version needs\n");
+        }
+    }
 }
 
 #[tokio::test]
@@ -287,9 +251,7 @@ async fn the_next_run_completes_what_a_killed_one_left() {
         let versions = five_versions(&s3).await;
         let delete = s3.fault(deletes(kind), Fault::Stall);
         let second_look = s3.fault(When::op(Op::ListObjectVersions), Fault::Stall);
-        let mut command = command(&s3);
-        command.args(["prune", ID, "--keep-last", "1"]).args(NOW);
-        let mut child = command.spawn().expect("drafts starts");
+        let mut child = keep_last(&s3).spawn().expect("drafts starts");
         delete.wait_for_hits(1).await;
         // Two saves: the state of a version that is being deleted, and one that uses an old copy.
         let old = save_at(&s3, 0, "0.mp4").await;
@@ -300,17 +262,14 @@ async fn the_next_run_completes_what_a_killed_one_left() {
         child.kill().await.expect("it ends");
         s3.clear_faults();
         // It keeps all versions that are left, and so deletes nothing of them itself.
-        prune(&s3, &[&["--keep-last", "unlimited"][..], &NOW].concat())
-            .await
-            .expect_status(0);
-        let names = check_versions(&s3, ID);
+        let all = [&["--keep-last", "unlimited"][..], &NOW].concat();
+        prune(&s3, &all).await.expect_status(0);
+        let names = check_versions(&s3);
         assert!(names.contains(&new), "{kind}: {names:?}");
         // The document that was deleted after the save is that of a version that was to go.
         assert_eq!(names.contains(&old), kind != "documents", "{names:?}");
-        prune(&s3, &[&["--keep-last", "1"][..], &NOW].concat())
-            .await
-            .expect_status(0);
-        assert_eq!(check_versions(&s3, ID), [new]);
+        run(&mut keep_last(&s3)).await.expect_status(0);
+        assert_eq!(check_versions(&s3), [new]);
     }
 }
 
@@ -318,33 +277,19 @@ async fn the_next_run_completes_what_a_killed_one_left() {
 async fn names_a_copy_that_is_gone() {
     let s3 = start_versioned().await;
     let versions = five_versions(&s3).await;
-    let manifest = objects(&s3, &version_key(&versions[4], "files.json"));
-    let manifest: Value = serde_json::from_slice(&manifest[""]).expect("a manifest");
-    let key = manifest["files"][0]["key"]
-        .as_str()
-        .expect("a key")
-        .to_owned();
-    s3.delete(BUCKET, &key);
-    let client = aws_client(&s3);
-    let listed = client
-        .list_object_versions()
+    let manifest = s3.get(BUCKET, &version_key(&versions[4], "files.json"));
+    let manifest: Value = serde_json::from_slice(&manifest.expect("it exists")).expect("JSON");
+    let key = manifest["files"][0]["key"].as_str().expect("a key");
+    let id = s3.metadata(BUCKET, key).expect("it exists").headers["x-amz-version-id"].clone();
+    let config = aws_sdk_s3::config::Builder::from(&s3.sdk_config()).force_path_style(true);
+    let client = aws_sdk_s3::Client::from_conf(config.build());
+    let delete = client
+        .delete_object()
         .bucket(BUCKET)
-        .prefix(&key)
-        .send()
-        .await;
-    for version in listed.expect("a listing").versions() {
-        let delete = client.delete_object().bucket(BUCKET).key(&key);
-        let delete = delete.set_version_id(version.version_id().map(str::to_owned));
-        delete.send().await.expect("it is deleted for good");
-    }
-    let run = prune(&s3, &[&["--keep-last", "1"][..], &NOW].concat()).await;
-    assert_eq!(run.status, 1, "{run:?}");
-    assert!(run.stderr.contains(&key), "{run:?}");
-}
-
-fn aws_client(s3: &S3) -> aws_sdk_s3::Client {
-    let config = aws_sdk_s3::config::Builder::from(&s3.sdk_config());
-    aws_sdk_s3::Client::from_conf(config.force_path_style(true).build())
+        .key(key)
+        .version_id(id);
+    delete.send().await.expect("it is deleted for good");
+    run(&mut keep_last(&s3)).await.expect_error(1, key);
 }
 
 #[tokio::test]
@@ -353,21 +298,15 @@ async fn stopped_while_it_waits_it_says_to_run_it_again() {
     five_versions(&s3).await;
     let mut command = command(&s3);
     command.args(["prune", ID, "--keep-last", "1", "--yes", "--min-age", "0"]);
-    command
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().expect("drafts starts");
     // The listings of all markers, after which it waits.
-    let list = |request: &RecordedRequest| request.op == Op::ListObjectVersions;
-    s3.wait_for(move |request| list(request) && request.query.contains("saved-files"))
-        .await;
+    let is_last = |request: &RecordedRequest| {
+        request.op == Op::ListObjectVersions && request.query.contains("saved-files")
+    };
+    s3.wait_for(is_last).await;
     sleep(Duration::from_millis(500)).await;
-    let pid = child.id().expect("it runs").to_string();
-    let kill = tokio::process::Command::new("kill")
-        .args(["-s", "INT", &pid])
-        .status()
-        .await;
-    assert!(kill.expect("kill runs").success());
+    send(&child, "INT").await;
     let output = timeout(Duration::from_secs(20), child.wait_with_output()).await;
     let output = output.expect("it ends at once").expect("it ends");
     let text = String::from_utf8_lossy(&output.stderr);
@@ -389,27 +328,21 @@ fn below(seed: &mut u64, limit: u64) -> u64 {
 fn edit(s3: &S3, seed: &mut u64) {
     for path in ["a", "b", "c"] {
         match below(seed, 4) {
-            0 => s3.delete(BUCKET, &format!("drafts/{ID}/{path}")),
+            0 => delete(s3, path),
             number @ 1..=2 => {
                 put(s3, path, format!("{path}{number}"));
-                set_time(s3, ID, path, at(below(seed, 2)));
+                set_time(s3, path, at(below(seed, 2)));
             }
             _ => {}
         }
     }
     put(s3, DOCUMENT, format!(r#"{{"a":{}}}"#, below(seed, 3)));
-    set_time(s3, ID, DOCUMENT, at(below(seed, 3)));
+    set_time(s3, DOCUMENT, at(below(seed, 3)));
 }
 
 /// Edits and saves the draft until `end`. Some saves are killed.
 async fn edit_and_save(s3: Arc<S3>, editing: Arc<Mutex<()>>, mut seed: u64, end: Arc<AtomicBool>) {
-    let config = Config::from_lookup(|name| match name {
-        "DRAFT_BUCKET" => Some(BUCKET.into()),
-        "SAVE_FILES" => Some("true".into()),
-        _ => None,
-    });
-    let config = config.expect("a valid configuration");
-    let saver = Saver::new(Store::new(&s3.sdk_config(), config.storage), config.saves);
+    let saver = saver(&s3.sdk_config(), BUCKET, "true");
     while !end.load(Ordering::Relaxed) {
         // Without pauses, no save would see one state for long enough.
         if below(&mut seed, 2) == 0 {
@@ -436,37 +369,22 @@ async fn random_run(seed: u64) -> u64 {
     let mut options = S3Options::new(folder.path());
     (options.versioned, options.record) = (true, false);
     let s3 = Arc::new(S3::start(options).await.expect("the S3 server starts"));
-    put_all(&s3, ID, &sample());
+    put_all(&s3, &sample());
     let end = Arc::new(AtomicBool::new(false));
     let editing = Arc::default();
     let mut editors = JoinSet::new();
     for number in 1..=2 {
         let seed = seed.wrapping_mul(7919).wrapping_add(number);
         let editing = Arc::clone(&editing);
-        editors.spawn(edit_and_save(
-            Arc::clone(&s3),
-            editing,
-            seed,
-            Arc::clone(&end),
-        ));
+        let (s3, end) = (Arc::clone(&s3), Arc::clone(&end));
+        editors.spawn(edit_and_save(s3, editing, seed, end));
     }
     let mut random = seed;
-    let arguments = |keep: u64| {
-        let keep = keep.to_string();
-        [
-            "prune",
-            ID,
-            "--yes",
-            "--json",
-            "--min-age",
-            "0",
-            "--max-save",
-            "3",
-            "--keep-last",
-        ]
-        .map(str::to_owned)
-        .into_iter()
-        .chain([keep])
+    let keep_last = |keep: u64| {
+        let mut command = command(&s3);
+        command.args(["prune", ID, "--yes", "--json", "--min-age", "0"]);
+        command.args(["--max-save", "3", "--keep-last", &keep.to_string()]);
+        command
     };
     for _ in 0..3 {
         // The first steps of a prune are single requests, and the last ones too.
@@ -479,10 +397,9 @@ async fn random_run(seed: u64) -> u64 {
             _ => Fault::StallResponse,
         };
         let fault = s3.fault(When::any().and(is_step).after(skipped).once(), stall);
-        let mut child = command(&s3)
-            .args(arguments(1 + below(&mut random, 3)))
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
+        let mut child = keep_last(1 + below(&mut random, 3))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()
             .expect("drafts starts");
         let patience = Duration::from_millis(below(&mut random, 3000));
@@ -497,13 +414,10 @@ async fn random_run(seed: u64) -> u64 {
     end.store(true, Ordering::Relaxed);
     editors.join_all().await;
     save(&s3).await;
-    let run = crate::common::run(command(&s3).args(arguments(3))).await;
+    let run = run(&mut keep_last(3)).await;
     assert_eq!(run.status, 0, "seed {seed}: {run:?}");
-    let versions = check_versions(&s3, ID);
-    assert!(
-        (1..=3).contains(&versions.len()),
-        "seed {seed}: {versions:?}"
-    );
+    let count = check_versions(&s3).len();
+    assert!((1..=3).contains(&count), "seed {seed}: {count} versions");
     let recovered = run.json()["recovered"].as_u64();
     recovered.expect("a number")
 }

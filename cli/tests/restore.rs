@@ -8,18 +8,14 @@ use test_support::fixtures::{BUCKET, long_tests};
 
 use crate::common::contents::{Files, draft, files, plant, put_all, sample};
 use crate::common::{
-    ID, Run, command, copy_key, drafts, drafts_json, put, save, save_document, start, version_key,
+    ID, Run, command, copy_key, delete, drafts, drafts_json, put, save, save_document, start,
+    version_key,
 };
 
 const DOCUMENT: &str = "draft_content.json";
 
 async fn restore(s3: &S3, args: &[&str]) -> Run {
     drafts(s3, &[&["restore", ID], args].concat()).await
-}
-
-/// Deletes a file of the draft.
-fn delete(s3: &S3, path: &str) {
-    s3.delete(BUCKET, &format!("drafts/{ID}/{path}"));
 }
 
 /// The operations that change something.
@@ -38,7 +34,7 @@ fn is_write(request: &RecordedRequest) -> bool {
 /// Two versions of a draft: the files differ in all ways. The draft has the second.
 async fn two_versions() -> (S3, [(String, Files); 2]) {
     let s3 = start().await;
-    put_all(&s3, ID, &sample());
+    put_all(&s3, &sample());
     let old = save(&s3).await;
     put(&s3, DOCUMENT, br#"{"duration":7}"#);
     put(&s3, "Timelines/project.json", b"{\"other\":1}");
@@ -101,12 +97,8 @@ async fn copies_what_differs_and_the_document_last() {
 
     // Once more there is nothing to do. The other version comes back too.
     s3.clear_requests();
-    let run = restore(&s3, &[&old]).await.expect_status(0);
-    assert!(
-        run.stdout
-            .contains("0 files added, 0 replaced, 0 removed, 7 unchanged; document unchanged"),
-        "{run:?}"
-    );
+    let run = restore(&s3, &[&old]).await;
+    run.expect_output("0 files added, 0 replaced, 0 removed, 7 unchanged; document unchanged");
     assert_eq!(self::writes(&s3).len(), 0);
     restore(&s3, &[&new, "--exact"]).await.expect_status(0);
     assert_eq!(draft(&s3, ID), present);
@@ -116,10 +108,10 @@ async fn copies_what_differs_and_the_document_last() {
 async fn exact_removes_what_the_version_does_not_have() {
     let (s3, [(old, files), _]) = two_versions().await;
     s3.clear_requests();
-    let run = restore(&s3, &[&old, "--exact", "--dry-run"])
-        .await
-        .expect_status(0);
-    assert!(run.stdout.contains("remove   assets/new.mp4"), "{run:?}");
+    let run = restore(&s3, &[&old, "--dry-run"]).await;
+    run.expect_error(0, "1 other file of the draft stays; --exact deletes it\n");
+    let run = restore(&s3, &[&old, "--exact", "--dry-run"]).await;
+    run.expect_output("remove   assets/new.mp4");
     restore(&s3, &[&old, "--exact"]).await.expect_status(0);
     assert_eq!(draft(&s3, ID), files);
     let writes = writes(&s3);
@@ -139,11 +131,8 @@ async fn a_version_without_files_leaves_them_alone() {
     put(&s3, DOCUMENT, b"{\"a\":1}");
     save_document(&s3).await;
     put(&s3, "assets/a.mp4", b"changed");
-    let run = restore(&s3, &[&old, "--exact"]).await.expect_status(2);
-    assert!(
-        run.stderr.contains("--exact needs a version with files"),
-        "{run:?}"
-    );
+    let run = restore(&s3, &[&old, "--exact"]).await;
+    run.expect_error(2, "--exact needs a version with files");
     restore(&s3, &[&old]).await.expect_status(0);
     let expected = files(&[(DOCUMENT, b"{}"), ("assets/a.mp4", b"changed")]);
     assert_eq!(draft(&s3, ID), expected);
@@ -178,8 +167,7 @@ async fn refuses_to_overwrite_a_state_that_no_version_has() {
             &[&*version, "--dry-run"],
         ] {
             let run = restore(&s3, args).await;
-            assert_eq!(run.status, 2, "{number}: {run:?}");
-            assert!(run.stderr.contains("is in no version"), "{run:?}");
+            run.expect_error(2, "is in no version");
             assert_eq!(draft(&s3, ID), present);
         }
         let run = restore(&s3, &[&version, "--exact", "--discard-current"]).await;
@@ -204,12 +192,12 @@ async fn checks_first_that_all_of_the_version_is_there() {
             Some(bytes) => drop(s3.put(BUCKET, key, bytes)),
         }
         s3.clear_requests();
-        let run = restore(&s3, &[&old]).await;
-        assert_eq!(run.status, 1, "{run:?}");
-        assert!(
-            run.stderr.contains("draft_meta_info.json") || *key == document,
-            "{run:?}"
-        );
+        let name = if *key == document {
+            ""
+        } else {
+            "draft_meta_info.json"
+        };
+        restore(&s3, &[&old]).await.expect_error(1, name);
         assert_eq!(writes(&s3).len(), 0);
         assert_eq!(draft(&s3, ID), present);
         s3.put(BUCKET, key, before);
@@ -219,47 +207,14 @@ async fn checks_first_that_all_of_the_version_is_there() {
 #[tokio::test]
 async fn restores_as_another_draft() {
     let (s3, [(old, files), (_, present)]) = two_versions().await;
-    let run = restore(&s3, &[&old, "--as", "copy-1"])
-        .await
-        .expect_status(0);
-    assert!(
-        run.stdout.contains("to the draft copy-1: 7 files added"),
-        "{run:?}"
-    );
+    let run = restore(&s3, &[&old, "--as", "copy-1"]).await;
+    run.expect_output("to the draft copy-1: 7 files added");
     assert_eq!(draft(&s3, "copy-1"), files);
     assert_eq!(draft(&s3, ID), present);
     // It exists now, and is in none of its own versions.
     s3.put(BUCKET, "drafts/copy-1/draft_content.json", b"{\"mine\":1}");
     let run = restore(&s3, &[&old, "--as", "copy-1"]).await;
-    assert_eq!(run.status, 2, "{run:?}");
-}
-
-/// The folder of a draft as desktop editors of today lay it out, with this document and its copies.
-fn editor_folder(document: &[u8]) -> Files {
-    files(&[
-        ("draft_info.json", document),
-        ("draft_info.json.bak", document),
-        ("template-2.tmp", document),
-        ("draft_meta_info.json", document),
-        ("draft_virtual_store.json", b"{}"),
-        ("key_value.json", b"{}"),
-        ("Timelines/project.json", b"{}"),
-        (
-            "Timelines/2F52A63B-8C6A-4417-8B01/draft_info.json",
-            document,
-        ),
-        (
-            "Timelines/2F52A63B-8C6A-4417-8B01/draft_info.json.bak",
-            document,
-        ),
-        ("Timelines/2F52A63B-8C6A-4417-8B01/template-2.tmp", document),
-        ("subdraft/7E0C/draft_info.json", document),
-        ("common_attachment/attachment_script_video.json", b"{}"),
-        ("Resources/audioAlg/\u{97f3}\u{6548} 1.wav", b"RIFF"),
-        ("Resources/matting/0001.png", b"png"),
-        (".backup/20251126220753.save.bak", document),
-        ("draft_cover.jpg", b"jpg"),
-    ])
+    run.expect_status(2);
 }
 
 #[tokio::test]
@@ -267,8 +222,19 @@ async fn folders_of_editors_come_back_whole_plain_and_encrypted() {
     let encrypted = "a3e6VQ4f/+Zm9v7x".repeat(100) + "Zg==";
     for document in [br#"{"duration":5000000}"#.as_slice(), encrypted.as_bytes()] {
         let s3 = start().await;
-        let saved = editor_folder(document);
-        put_all(&s3, ID, &saved);
+        // As desktop editors of today lay them out: many files are copies of the document.
+        let paths = [
+            "draft_info.json",
+            "draft_info.json.bak",
+            "template-2.tmp",
+            "Timelines/2F52A63B-8C6A-4417-8B01/draft_info.json",
+            "subdraft/7E0C/draft_info.json",
+            "common_attachment/attachment_script_video.json",
+            "Resources/audioAlg/\u{97f3}\u{6548} 1.wav",
+            ".backup/20251126220753.save.bak",
+        ];
+        let saved = files(&paths.map(|path| (path, document)));
+        put_all(&s3, &saved);
         let version = save(&s3).await;
         for path in saved.keys() {
             delete(&s3, path);
@@ -290,14 +256,11 @@ async fn a_document_that_saves_would_not_read_is_never_the_result() {
         (&with_files, "Pass --exact"),
         (&alone, "Delete draft_content.json"),
     ] {
-        let run = restore(&s3, &[version]).await;
-        assert_eq!(run.status, 2, "{run:?}");
-        assert!(run.stderr.contains(advice), "{run:?}");
+        restore(&s3, &[version]).await.expect_error(2, advice);
         assert_eq!(draft(&s3, ID), files(&[(DOCUMENT, b"{}")]));
     }
-    restore(&s3, &[&with_files, "--exact"])
-        .await
-        .expect_status(0);
+    let run = restore(&s3, &[&with_files, "--exact"]).await;
+    run.expect_status(0);
     assert_eq!(draft(&s3, ID), files(&[document, ("a", b"b")]));
 }
 
@@ -325,11 +288,8 @@ async fn killed_at_any_write_and_run_again_it_ends_in_the_same_state() {
             let (s3, [(old, files), _]) = two_versions().await;
             let mut args = vec!["restore", ID, &old];
             args.extend(exact.then_some("--exact"));
-            let fault = if is_served {
-                Fault::StallResponse
-            } else {
-                Fault::Stall
-            };
+            let served = is_served.then_some(Fault::StallResponse);
+            let fault = served.unwrap_or(Fault::Stall);
             let is_killed = kill_at_write(&s3, &args, number, fault).await;
             let run = drafts(&s3, &args).await;
             assert_eq!(run.status, 0, "killed at write {number}: {run:?}");
@@ -365,10 +325,8 @@ async fn a_lost_response_or_a_failure_of_s3_does_not_stop_it() {
     ] {
         for number in 0..6 {
             let (s3, [(old, files), _]) = two_versions().await;
-            let fault = s3.fault(
-                When::any().and(is_write).after(number).once(),
-                fault.clone(),
-            );
+            let write = When::any().and(is_write).after(number).once();
+            let fault = s3.fault(write, fault.clone());
             let run = restore(&s3, &[&old, "--exact"]).await;
             assert_eq!(run.status, 0, "{number}: {run:?}");
             assert_eq!(fault.hits(), 1);
@@ -393,11 +351,7 @@ async fn a_change_by_an_editor_meanwhile_is_not_overwritten() {
         let copy = When::op(Op::CopyObject).key_starts_with(&key).once();
         s3.fault(copy, Fault::Run(Arc::new(edit)));
         let run = restore(&s3, &[&old]).await;
-        assert_eq!(run.status, 2, "{path}: {run:?}");
-        assert!(
-            run.stderr.contains("was changed during the restore"),
-            "{run:?}"
-        );
+        run.expect_error(2, "was changed during the restore");
         assert_eq!(s3.get(BUCKET, &key).expect("a file"), b"{\"edited\":1}");
     }
 }
@@ -412,8 +366,7 @@ async fn a_denied_request_names_the_permission() {
     ] {
         let fault = s3.fault(When::op(op), Fault::ACCESS_DENIED);
         let run = restore(&s3, &[&old, "--exact"]).await;
-        assert_eq!(run.status, 2, "{run:?}");
-        assert!(run.stderr.contains(permission), "{run:?}");
+        run.expect_error(2, permission);
         fault.clear();
     }
 }
@@ -440,10 +393,8 @@ async fn a_large_file_is_copied_in_parts() {
     assert_eq!(s3.count(Op::AbortMultipartUpload), 1);
     fault.clear();
     // The response to the last step is lost.
-    s3.fault(
-        When::op(Op::CompleteMultipartUpload).once(),
-        Fault::LoseResponse,
-    );
+    let complete = When::op(Op::CompleteMultipartUpload).once();
+    s3.fault(complete, Fault::LoseResponse);
     s3.clear_requests();
     let report = drafts_json(&s3, &["restore", ID, &version]).await;
     assert_eq!(report["add"], json!([{"path": PATH, "size": bytes.len()}]));

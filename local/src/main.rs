@@ -10,22 +10,23 @@ use std::io::{self, ErrorKind, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use clap::Parser;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::HeaderMap;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use lambda_http::lambda_runtime::{Context, LambdaEvent};
-use local::s3::{Fault, REGION, S3, S3Options, When};
+use local::s3::{BUCKET, Fault, REGION, S3, S3Options, When};
 use local::web::check_local;
+use parking_lot::Mutex;
 use save_draft::config::Config;
 use save_draft::lambda::Function;
 use save_draft::lambda::telemetry::Telemetry;
@@ -35,27 +36,6 @@ use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::signal;
 
-const USAGE: &str = "\
-Runs the function at http://127.0.0.1:PORT/openapi/capcut-mate/v1/save_draft
-
-Usage: cargo run -p local -- [OPTIONS]
-
-Options:
-  --port PORT       port of the function [default: 3000]
-  --s3-port PORT    port of the S3 server [default: 9000]
-  --data-dir DIR    folder of the drafts and their versions [default: .local]
-  --faults PERCENT  part of the requests to S3 that fail [default: 0]; a save tries each request three times
-  --save-files      save the other files of a draft too, like SAVE_FILES=true
-  --allow-host NAME
-                    another name of this machine, for clients in containers; repeatable
-  --json            write the logs and metrics of the function instead of one line a request
-  --help            this text
-
-A port of 0 is any that is free. The environment variables of the function apply, except DRAFT_BUCKET, DRAFT_PREFIX
-and SAVED_BUCKET: the folder of the drafts always has the default layout. With MAINTENANCE=true, each save gets a 503.
-";
-
-const BUCKET: &str = "drafts";
 /// The draft of the API's example.
 const SAMPLE_ID: &str = "2025092811473036584258";
 /// The files of the sample draft: paths and contents. The document is the last.
@@ -84,88 +64,72 @@ const MAX_BODY_BYTES: usize = 6 << 20;
 /// The name that Docker gives this machine in containers. It is always allowed.
 const CONTAINER_HOST: &str = "host.docker.internal";
 
+/// Runs the function at http://127.0.0.1:PORT/openapi/capcut-mate/v1/save_draft
+#[derive(Parser)]
+#[command(
+    bin_name = "cargo run -p local --",
+    args_override_self = true,
+    max_term_width = 100,
+    after_help = "\
+A port of 0 is any that is free. The environment variables of the function apply, except DRAFT_BUCKET, DRAFT_PREFIX \
+and SAVED_BUCKET: the folder of the drafts always has the default layout. With MAINTENANCE=true, each save gets a 503."
+)]
 struct Options {
+    /// Port of the function
+    #[arg(long, default_value = "3000", value_parser = port)]
     port: u16,
+    /// Port of the S3 server
+    #[arg(long, value_name = "PORT", default_value = "9000", value_parser = port)]
     s3_port: u16,
+    /// Folder of the drafts and their versions
+    #[arg(long, value_name = "DIR", default_value = ".local")]
     data_dir: PathBuf,
-    faults_percent: f64,
+    /// Part of the requests to S3 that fail; a save tries each request three times
+    #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = percent)]
+    #[arg(allow_hyphen_values = true)]
+    faults: f64,
+    /// Save the other files of a draft too, like SAVE_FILES=true
+    #[arg(long)]
     save_files: bool,
-    allowed_hosts: Vec<String>,
+    /// Another name of this machine, for clients in containers; repeatable
+    #[arg(long, value_name = "NAME", value_parser = host)]
+    allow_host: Vec<String>,
+    /// Write the logs and metrics of the function instead of one line a request
+    #[arg(long)]
     json: bool,
+}
+
+fn port(text: &str) -> Result<u16, &'static str> {
+    let port = text.parse();
+    port.map_err(|_| "must be an integer between 0 and 65535")
+}
+
+fn percent(text: &str) -> Result<f64, &'static str> {
+    let percent = text.parse().ok();
+    percent
+        .filter(|percent| (0.0..=100.0).contains(percent))
+        .ok_or("must be a number between 0 and 100")
+}
+
+fn host(name: &str) -> Result<String, String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    if name.is_empty() || !name.chars().all(is_part) {
+        return Err(format!(
+            "must be a name without a port, like {CONTAINER_HOST}"
+        ));
+    }
+    Ok(name.to_owned())
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = match options() {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            print!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            eprintln!("{error}\n\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    match run(options).await {
+    match run(Options::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE
         }
     }
-}
-
-/// Reads the command line. Returns `None` if it asks for help.
-fn options() -> Result<Option<Options>, lexopt::Error> {
-    use lexopt::prelude::*;
-
-    let mut options = Options {
-        port: 3000,
-        s3_port: 9000,
-        data_dir: PathBuf::from(".local"),
-        faults_percent: 0.0,
-        save_files: false,
-        allowed_hosts: vec![CONTAINER_HOST.to_owned()],
-        json: false,
-    };
-    let mut arguments = lexopt::Parser::from_env();
-    while let Some(argument) = arguments.next()? {
-        match argument {
-            Long("port") => options.port = arguments.value()?.parse()?,
-            Long("s3-port") => options.s3_port = arguments.value()?.parse()?,
-            Long("data-dir") => options.data_dir = arguments.value()?.into(),
-            Long("faults") => {
-                options.faults_percent = parse_percent(&arguments.value()?.string()?)?;
-            }
-            Long("save-files") => options.save_files = true,
-            Long("allow-host") => {
-                let name = parse_host(arguments.value()?.string()?)?;
-                options.allowed_hosts.push(name);
-            }
-            Long("json") => options.json = true,
-            Short('h') | Long("help") => return Ok(None),
-            _ => return Err(argument.unexpected()),
-        }
-    }
-    Ok(Some(options))
-}
-
-fn parse_percent(text: &str) -> Result<f64, String> {
-    let percent = text.parse().ok();
-    percent
-        .filter(|percent| (0.0..=100.0).contains(percent))
-        .ok_or_else(|| format!("--faults must be a number from 0 to 100, got {text:?}"))
-}
-
-fn parse_host(name: String) -> Result<String, String> {
-    let is_part = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-    if name.is_empty() || !name.chars().all(is_part) {
-        return Err(format!(
-            "--allow-host must be a name without a port, like {CONTAINER_HOST}, got {name:?}"
-        ));
-    }
-    Ok(name)
 }
 
 async fn run(options: Options) -> Result<(), Box<dyn Error>> {
@@ -182,6 +146,8 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))
         .await
         .map_err(|error| cannot_listen(options.port, "--port", &error))?;
+    let mut allowed_hosts = options.allow_host;
+    allowed_hosts.push(CONTAINER_HOST.to_owned());
     let s3 = S3::start(S3Options {
         addr: SocketAddr::from((Ipv4Addr::LOCALHOST, options.s3_port)),
         // Versions and copies: `saved/` and `saved-files/`.
@@ -189,12 +155,12 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
         record: false,
         // As the bucket of the stack does.
         versioned: true,
-        allowed_hosts: options.allowed_hosts.clone(),
+        allowed_hosts: allowed_hosts.clone(),
         ..S3Options::new(&options.data_dir)
     })
     .await
     .map_err(|error| cannot_listen(options.s3_port, "--s3-port", &error))?;
-    add_faults(&s3, options.faults_percent);
+    add_faults(&s3, options.faults);
     let drafts = options.data_dir.join(BUCKET);
     write_sample(&drafts)?;
     let folders = if config.saves.save_files {
@@ -204,15 +170,19 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     };
     print_instructions(listener.local_addr()?, &s3, &drafts, folders, options.json);
 
-    let log = Log::new(options.json);
+    let log = Log {
+        json: options.json,
+        records: Arc::default(),
+    };
     let writer = log.clone();
     let telemetry = Telemetry::new("local", move |line| writer.write(line));
     telemetry.capture_process();
     let cors_origin = config.requests.cors_origin.clone();
-    let function = function(config, &s3, telemetry);
+    let saver = Saver::new(Store::new(&s3.sdk_config(), config.storage), config.saves);
+    let function = Function::new(saver, config.requests, telemetry);
     let endpoint = Endpoint {
         cors_origin,
-        allowed_hosts: options.allowed_hosts,
+        allowed_hosts,
         log,
         drafts,
     };
@@ -221,18 +191,13 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Checks that the data folder is a folder that can be written.
+/// Checks that the data folder can be written.
 fn check_data_dir(path: &Path) -> Result<(), String> {
-    let name = path.display();
-    if path.exists() && !path.is_dir() {
-        return Err(format!(
-            "The data folder {name} is a file: choose a folder with --data-dir."
-        ));
-    }
     let writable = std::fs::create_dir_all(path).and_then(|()| tempfile::tempfile_in(path));
     writable.map(drop).map_err(|error| {
         format!(
-            "The data folder {name} cannot be written: {error}. Choose another with --data-dir."
+            "The data folder {} cannot be written: {error}. Choose another with --data-dir.",
+            path.display()
         )
     })
 }
@@ -310,12 +275,6 @@ Press Ctrl-C to stop.",
     }
 }
 
-/// Creates the function, with the S3 server.
-fn function(config: Config, s3: &S3, telemetry: Telemetry) -> Function {
-    let saver = Saver::new(Store::new(&s3.sdk_config(), config.storage), config.saves);
-    Function::new(saver, config.requests, telemetry)
-}
-
 /// Serves HTTP until Ctrl-C. Requests that have started are answered, unless Ctrl-C is pressed again.
 async fn serve(
     listener: TcpListener,
@@ -347,23 +306,23 @@ async fn serve(
                 let name = format!("{} {path}", request.method());
                 let context = context();
                 let id = context.request_id.clone();
-                let response = match endpoint.read(request).await? {
+                let (response, record) = match endpoint.read(request).await? {
                     Err((status, text, cause)) => {
-                        endpoint.log.set_error(&id, cause);
-                        detail(status, text)
+                        let record = json!({"outcome": "Refused", "error": cause});
+                        (refusal(status, text)?, record)
                     }
                     Ok(event) => {
                         let payload = serde_json::from_value(event).map_err(io::Error::other)?;
-                        match function.handle(LambdaEvent::new(payload, context)).await {
-                            Ok(answer) => response(&answer),
-                            // API Gateway does this if a function fails.
-                            Err(_) => detail(503, "Service unavailable"),
-                        }
+                        // It fails for events only.
+                        let answer = function.handle(LambdaEvent::new(payload, context)).await;
+                        let answer =
+                            answer.map_err(|error| io::Error::other(error.error_message))?;
+                        (response(&answer)?, endpoint.log.take(&id))
                     }
-                }?;
-                endpoint
-                    .log
-                    .finish(&id, &name, &response, started.elapsed());
+                };
+                if !endpoint.log.json {
+                    print_request(&name, &response, &record, started.elapsed());
+                }
                 io::Result::Ok(response)
             }
         });
@@ -417,47 +376,9 @@ struct Log {
 }
 
 impl Log {
-    fn new(json: bool) -> Self {
-        Self {
-            json,
-            records: Arc::default(),
-        }
-    }
-
-    fn set(&self, id: &str, record: Value) {
-        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        records.insert(id.to_owned(), record);
-    }
-
-    /// Sets the cause of an error that the function has not seen.
-    fn set_error(&self, id: &str, cause: &str) {
-        self.set(id, json!({"outcome": "Refused", "error": cause}));
-    }
-
-    /// Prints the line of a request.
-    fn finish<B>(&self, id: &str, name: &str, response: &Response<B>, duration: Duration) {
-        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        let record = records.remove(id).unwrap_or_default();
-        drop(records);
-        if self.json {
-            return;
-        }
-        let mut line = format!("{name} {}", response.status().as_u16());
-        for field in ["outcome", "version"] {
-            if let Some(value) = record[field].as_str() {
-                let _ = write!(line, " {value}");
-            }
-        }
-        if let (Some(files), Some(copied)) =
-            (record["Files"].as_u64(), record["FilesCopied"].as_u64())
-        {
-            let _ = write!(line, " {files} files ({copied} copied)");
-        }
-        let _ = write!(line, " {} ms", duration.as_millis());
-        if let Some(cause) = record["error"].as_str() {
-            let _ = write!(line, ": {cause}");
-        }
-        println!("{line}");
+    /// Returns the last record of a request.
+    fn take(&self, id: &str) -> Value {
+        self.records.lock().remove(id).unwrap_or_default()
     }
 
     /// Takes one record of the function.
@@ -469,7 +390,7 @@ impl Log {
         } else if self.json {
             drop(io::stdout().write_all(line));
         } else if let Some(id) = text("request_id") {
-            self.set(id, record.clone());
+            self.records.lock().insert(id.to_owned(), record.clone());
         } else {
             let fields = ["level", "message", "error", "location"];
             let fields: Vec<_> = fields.into_iter().filter_map(text).collect();
@@ -478,7 +399,27 @@ impl Log {
     }
 }
 
-/// Returns the event that API Gateway would make of `request`, or `None` if its body is too large.
+/// Prints the line of a request. `record` is the function's record of it.
+fn print_request<B>(name: &str, response: &Response<B>, record: &Value, duration: Duration) {
+    let mut line = format!("{name} {}", response.status().as_u16());
+    for field in ["outcome", "version"] {
+        if let Some(value) = record[field].as_str() {
+            let _ = write!(line, " {value}");
+        }
+    }
+    if let (Some(files), Some(copied)) = (record["Files"].as_u64(), record["FilesCopied"].as_u64())
+    {
+        let _ = write!(line, " {files} files ({copied} copied)");
+    }
+    let _ = write!(line, " {} ms", duration.as_millis());
+    if let Some(cause) = record["error"].as_str() {
+        let _ = write!(line, ": {cause}");
+    }
+    println!("{line}");
+}
+
+/// Returns the event that API Gateway would make of `request`, as far as the function reads it, or `None` if its body is
+/// too large.
 async fn event(request: Request<Incoming>) -> Option<Value> {
     let (head, body) = request.into_parts();
     let body = Limited::new(body, MAX_BODY_BYTES).collect().await.ok()?;
@@ -489,43 +430,20 @@ async fn event(request: Request<Incoming>) -> Option<Value> {
     };
     let path = head.uri.path();
     // The stage is part of the URL, and not of the path within the API.
-    let (stage, resource) = match path.strip_prefix("/openapi") {
-        Some(rest) if rest.starts_with('/') => ("openapi", rest),
-        _ => ("$default", path),
-    };
-    let (headers, multi_value_headers) = event_headers(&head.headers);
+    let resource = path.strip_prefix("/openapi");
+    let resource = resource.filter(|rest| rest.starts_with('/'));
+    let headers = head.headers.iter().map(|(name, value)| {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        (name.to_string(), value.into())
+    });
     Some(json!({
-        "resource": resource,
-        "path": resource,
+        "path": resource.unwrap_or(path),
         "httpMethod": head.method.as_str(),
-        "headers": headers,
-        "multiValueHeaders": multi_value_headers,
-        "requestContext": {
-            "accountId": "000000000000",
-            "apiId": "local",
-            "httpMethod": head.method.as_str(),
-            "path": path,
-            "resourcePath": resource,
-            "stage": stage,
-        },
+        "headers": headers.collect::<Map<_, _>>(),
+        "requestContext": {},
         "body": body,
         "isBase64Encoded": is_base64,
     }))
-}
-
-/// Returns the last value of each header, and all values of each.
-fn event_headers(headers: &HeaderMap) -> (Value, Value) {
-    let mut last = Map::new();
-    let mut all = Map::new();
-    for name in headers.keys() {
-        let values = headers.get_all(name).iter();
-        let values: Vec<_> = values
-            .map(|value| String::from_utf8_lossy(value.as_bytes()))
-            .collect();
-        last.insert(name.to_string(), json!(values.last()));
-        all.insert(name.to_string(), json!(values));
-    }
-    (last.into(), all.into())
 }
 
 /// Returns the context that Lambda gives a new invocation.
@@ -558,7 +476,7 @@ fn response(answer: &Value) -> io::Result<Response<Full<Bytes>>> {
     response.body(body.into()).map_err(io::Error::other)
 }
 
-fn detail(status: u16, text: &str) -> io::Result<Response<Full<Bytes>>> {
+fn refusal(status: u16, text: &str) -> io::Result<Response<Full<Bytes>>> {
     Response::builder()
         .status(status)
         .header("content-type", "application/json")

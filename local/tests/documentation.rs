@@ -11,6 +11,8 @@ use tokio::process::Command;
 
 use crate::endpoint::{Local, command};
 
+const BASH: [&str; 4] = ["bash", "-euo", "pipefail", "-c"];
+
 /// Returns the first code block after `heading` in a page that is of this language and contains `text`.
 fn block(path: &str, heading: &str, language: &str, text: &str) -> String {
     let page = fs::read_to_string(in_repository(path)).expect("the page exists");
@@ -27,8 +29,8 @@ fn block(path: &str, heading: &str, language: &str, text: &str) -> String {
 /// Returns whether the programs can be run.
 async fn has(programs: &[&str]) -> bool {
     for program in programs {
-        let output = Command::new(program).arg("--version").output().await;
-        if !output.is_ok_and(|output| output.status.success()) {
+        let version = Command::new(program).arg("--version").output().await;
+        if !version.is_ok_and(|output| output.status.success()) {
             skip_or_fail(&format!("{program} is not installed"));
             return false;
         }
@@ -63,16 +65,16 @@ async fn documented_examples_save_the_draft() {
     let folder = tempfile::tempdir().expect("a folder is created");
     let local = Local::start(command(folder.path())).await;
     for (path, heading, language, command) in [
-        ("README.md", "Call", "sh", ["bash", "-euc"]),
-        ("docs/api.md", "curl", "sh", ["bash", "-euc"]),
-        ("docs/api.md", "Python", "python", ["python3", "-c"]),
-        ("docs/api.md", "JavaScript", "javascript", ["node", "-e"]),
+        ("README.md", "Call", "sh", &BASH[..]),
+        ("docs/api.md", "curl", "sh", &BASH),
+        ("docs/api.md", "Python", "python", &["python3", "-c"]),
+        ("docs/api.md", "JavaScript", "javascript", &["node", "-e"]),
     ] {
         if !has(&[if language == "sh" { "curl" } else { command[0] }]).await {
             continue;
         }
         let code = block(path, heading, language, "");
-        let output = run(&local, &folder, &command, &code).await;
+        let output = run(&local, &folder, command, &code).await;
         let is_saved = output.contains("created") || output.contains("unchanged");
         let is_sample = output.contains(&sha256_hex(&sample_draft()));
         assert!(is_saved && is_sample, "{heading:?} in {path}: {output:?}");
@@ -101,13 +103,7 @@ async fn documented_commands_list_download_and_link_versions() {
         download = commands("\"$VERSION/\"").trim(),
         link = commands("aws s3 presign").trim(),
     );
-    let output = run(
-        &local,
-        &folder,
-        &["bash", "-euo", "pipefail", "-c"],
-        &script,
-    )
-    .await;
+    let output = run(&local, &folder, &BASH, &script).await;
     assert!(output.contains(&sha256_hex(&sample_draft())), "{output:?}");
     for file in ["draft_content.json", "linked.json"] {
         let bytes = fs::read(folder.path().join(file)).expect("the file exists");
@@ -161,13 +157,7 @@ async fn the_transcript_in_the_readme_is_what_a_terminal_shows() {
          {script}",
         drafts.display()
     );
-    let shown = run(
-        &local,
-        &folder,
-        &["bash", "-euo", "pipefail", "-c"],
-        &script,
-    )
-    .await;
+    let shown = run(&local, &folder, &BASH, &script).await;
     let shown: Vec<_> = shown.lines().map(without_times).collect();
     let output: Vec<_> = output.into_iter().map(without_times).collect();
     assert_eq!(shown, output);

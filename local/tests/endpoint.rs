@@ -75,24 +75,26 @@ impl Local {
         }
     }
 
-    /// Sends a request with these headers besides `Host`; returns the response.
+    /// Sends a request to the function; returns the response.
     async fn post(&self, headers: &str, body: &str) -> String {
-        let (address, length) = (&self.address, body.len());
-        let host = if headers.contains("Host:") {
-            ""
-        } else {
-            "Host: localhost\r\n"
-        };
+        let length = body.len();
         let request = format!(
-            "POST /openapi/capcut-mate/v1/save_draft HTTP/1.1\r\n{host}{headers}\
+            "POST /openapi/capcut-mate/v1/save_draft HTTP/1.1\r\n{headers}\
              Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
         );
-        exchange(address, &request).await
+        exchange(&self.address, &request).await
+    }
+
+    /// Sends a request without a signature to the S3 server; returns the response, unless the connection breaks.
+    async fn get_object(&self, headers: &str) -> io::Result<String> {
+        let request = format!("GET /drafts/a HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
+        try_exchange(&self.s3, &request).await
     }
 
     pub(crate) async fn save(&self, id: &str) -> String {
         let url = format!("https://example.com/get_draft?draft_id={id}");
-        self.post("", &format!(r#"{{"draft_url": "{url}"}}"#)).await
+        let body = format!(r#"{{"draft_url": "{url}"}}"#);
+        self.post("Host: localhost\r\n", &body).await
     }
 
     async fn interrupt(&self) {
@@ -119,8 +121,16 @@ async fn try_exchange(address: &str, request: &str) -> io::Result<String> {
 async fn prints_one_line_for_each_request() {
     let folder = tempfile::tempdir().expect("a folder is created");
     let mut local = Local::start(command(folder.path())).await;
-    for step in ["1. ", "2. ", "3. ", "Ctrl-C"] {
-        local.line_with(step).await;
+    let variables = format!("AWS_ENDPOINT_URL_S3=http://{} ", local.s3);
+    for line in [
+        "1. ",
+        "2. ",
+        "3. ",
+        &variables,
+        "export DRAFT_BUCKET=drafts",
+        "Ctrl-C",
+    ] {
+        local.line_with(line).await;
     }
     for outcome in ["created", "unchanged"] {
         let response = local.save(DRAFT_ID).await;
@@ -189,35 +199,29 @@ async fn escapes_control_and_invisible_characters_in_the_path() {
 }
 
 #[tokio::test]
-async fn ignores_the_variables_of_the_layout() {
+async fn invalid_options_are_named_with_what_is_expected() {
     let folder = tempfile::tempdir().expect("a folder is created");
-    let mut command = command(folder.path());
-    command
-        .arg("--save-files")
-        .env("DRAFT_BUCKET", "other")
-        .env("DRAFT_PREFIX", "other/")
-        .env("SAVED_BUCKET", "other");
-    let mut local = Local::start(command).await;
-    let bucket = folder.path().join("drafts");
-    let saved = ["saved", "saved-files"].map(|name| bucket.join(name).join(DRAFT_ID));
-    let find = local.line_with("find ").await;
-    let expected = format!("find {} {}", saved[0].display(), saved[1].display());
-    assert_eq!(find.trim(), expected);
-    let response = local.save(DRAFT_ID).await;
-    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
-    for folder in saved {
-        assert!(folder.is_dir(), "expected {}", folder.display());
-    }
-}
-
-#[tokio::test]
-async fn the_faults_must_be_a_percentage() {
-    let folder = tempfile::tempdir().expect("a folder is created");
-    for value in ["-5", "NaN", "100.1", "inf", "x", ""] {
-        let mut command = command(folder.path());
-        command.args(["--faults", value]);
+    let percent = "'--faults <PERCENT>': must be a number between 0 and 100";
+    let port = "must be an integer between 0 and 65535";
+    let host = "'--allow-host <NAME>': must be a name without a port";
+    for (option, value, expected) in [
+        ("--faults", "-5", percent),
+        ("--faults", "NaN", percent),
+        ("--faults", "100.1", percent),
+        ("--faults", "x", percent),
+        ("--faults", "", percent),
+        ("--port", "x", &*format!("'--port <PORT>': {port}")),
+        (
+            "--s3-port",
+            "65536",
+            &*format!("'--s3-port <PORT>': {port}"),
+        ),
+        ("--allow-host", "one.example:80", host),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_local"));
+        command.args([option, value]).current_dir(folder.path());
         let (output, error) = output(command).await;
-        let message = format!("--faults must be a number from 0 to 100, got {value:?}\n");
+        let message = format!("error: invalid value '{value}' for {expected}");
         assert!(error.starts_with(&message), "{error}");
         assert_eq!(output.status.code(), Some(2), "{error}");
     }
@@ -232,9 +236,9 @@ async fn the_given_part_of_the_requests_fails() {
         let local = Local::start(command).await;
         let mut failed = 0;
         for _ in 0..400 {
-            let request = "GET /drafts/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
             // Without a signature, the response is an error whose end a fault cuts off.
-            let response = try_exchange(&local.s3, request).await.unwrap_or_default();
+            let response = local.get_object("Host: localhost\r\n").await;
+            let response = response.unwrap_or_default();
             let is_whole = response.contains("AccessDenied") && response.ends_with("</Error>");
             failed += usize::from(!is_whole);
         }
@@ -247,50 +251,6 @@ async fn the_given_part_of_the_requests_fails() {
             }
         }
     }
-}
-
-#[tokio::test]
-async fn clients_in_containers_are_allowed() {
-    let folder = tempfile::tempdir().expect("a folder is created");
-    let mut with_hosts = command(folder.path());
-    with_hosts.args(["--allow-host", "one.example", "--allow-host", "two.example"]);
-    let local = Local::start(with_hosts).await;
-    for (host, status) in [
-        ("host.docker.internal:3000", "400"),
-        ("one.example:3000", "400"),
-        ("two.example", "400"),
-        ("three.example", "403"),
-    ] {
-        let response = local.post(&format!("Host: {host}\r\n"), "{}").await;
-        assert_eq!(&response[9..12], status, "{host}");
-        let request =
-            format!("GET /drafts/a HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        let response = exchange(&local.s3, &request).await;
-        let is_refused = response.contains("<Message>AccessDenied</Message>");
-        assert_eq!(is_refused, status == "403", "{host}: {response}");
-    }
-    let mut with_port = command(folder.path());
-    with_port.args(["--allow-host", "one.example:80"]);
-    let (output, error) = output(with_port).await;
-    assert!(
-        error.starts_with("--allow-host must be a name without a port"),
-        "{error}"
-    );
-    assert_eq!(output.status.code(), Some(2), "{error}");
-}
-
-#[tokio::test]
-async fn prints_the_variables_for_other_clients() {
-    let folder = tempfile::tempdir().expect("a folder is created");
-    let mut local = Local::start(command(folder.path())).await;
-    let line = local.line_with("export AWS_ENDPOINT_URL_S3").await;
-    let expected = format!(
-        "export AWS_ENDPOINT_URL_S3=http://{} AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local-secret AWS_REGION=us-east-1",
-        local.s3
-    );
-    assert_eq!(line.trim(), expected);
-    let line = local.line_with("export ").await;
-    assert_eq!(line.trim(), "export DRAFT_BUCKET=drafts");
 }
 
 #[tokio::test]
@@ -310,24 +270,30 @@ async fn prints_logs_and_metrics_with_json() {
 async fn saves_all_files_of_the_sample_draft_with_save_files() {
     let folder = tempfile::tempdir().expect("a folder is created");
     let mut command = command(folder.path());
-    command.arg("--save-files");
+    // The layout is always the default.
+    command
+        .arg("--save-files")
+        .env("DRAFT_BUCKET", "other")
+        .env("DRAFT_PREFIX", "other/")
+        .env("SAVED_BUCKET", "other");
     let mut local = Local::start(command).await;
-    local.line_with("saved-files").await;
+    let bucket = folder.path().join("drafts");
+    let saved = ["saved", "saved-files"].map(|name| bucket.join(name).join(DRAFT_ID));
+    let find = local.line_with("find ").await;
+    let expected = format!("find {} {}", saved[0].display(), saved[1].display());
+    assert_eq!(find.trim(), expected);
     for copied in ["3 files (3 copied)", "3 files (0 copied)"] {
         local.save(DRAFT_ID).await;
         let line = local.line_with("save_draft 200").await;
         assert!(line.contains(copied), "{line}");
     }
-    let versions = folder.path().join("drafts/saved").join(DRAFT_ID);
-    let version = fs::read_dir(versions).expect("a version").next();
+    let version = fs::read_dir(&saved[0]).expect("a version").next();
     let version = version.expect("one").expect("readable").path();
     let manifest = fs::read(version.join("files.json")).expect("a manifest");
     let manifest: Value = serde_json::from_slice(&manifest).expect("it is JSON");
     let files = manifest["files"].as_array().expect("a list");
     for file in files {
-        let read = |key: String| {
-            fs::read(folder.path().join("drafts").join(key)).expect("the file exists")
-        };
+        let read = |key: String| fs::read(bucket.join(key)).expect("the file exists");
         let path = file["path"].as_str().expect("a path");
         let copy = read(file["key"].as_str().expect("a key").to_owned());
         assert_eq!(copy, read(format!("drafts/{DRAFT_ID}/{path}")), "{path}");
@@ -335,7 +301,7 @@ async fn saves_all_files_of_the_sample_draft_with_save_files() {
     assert_eq!(files.len(), 3);
 
     // A file that cannot be an object is not left out silently.
-    let draft = folder.path().join("drafts/drafts").join(DRAFT_ID);
+    let draft = bucket.join("drafts").join(DRAFT_ID);
     let invalid = draft.join(OsStr::from_bytes(b"\xff.png"));
     fs::write(&invalid, "").expect("the file is written");
     local.save(DRAFT_ID).await;
@@ -348,29 +314,48 @@ async fn saves_all_files_of_the_sample_draft_with_save_files() {
 async fn refuses_requests_of_web_pages() {
     let folder = tempfile::tempdir().expect("a folder is created");
     let mut command = command(folder.path());
+    command.args(["--allow-host", "one.example", "--allow-host", "two.example"]);
     command.env("CORS_ORIGIN", "https://editor.example");
     let local = Local::start(command).await;
-    let status = async |headers: &str| local.post(headers, "{}").await[9..12].to_owned();
-    for headers in [
-        "Host: attacker.example\r\n",
-        "Host: attacker.example:3000\r\n",
-        "Origin: https://attacker.example\r\n",
-        "Origin: null\r\n",
-        "Sec-Fetch-Site: cross-site\r\n",
+    // The function and the S3 server.
+    let (both, function, none) = ([true, true], [true, false], [false, false]);
+    for (headers, are_allowed) in [
+        ("Host: localhost", both),
+        ("Host: 127.0.0.1:1", both),
+        ("Host: LOCALHOST:1|Origin: http://localhost:8080", both),
+        ("Host: localhost|Sec-Fetch-Site: same-site", both),
+        // Clients in containers.
+        ("Host: host.docker.internal:3000", both),
+        ("Host: one.example:3000", both),
+        ("Host: two.example|Origin: http://localhost", both),
+        // The page of the variable, which calls the function only.
+        ("Host: localhost|Origin: https://editor.example", function),
+        (
+            "Host: localhost|Origin: https://editor.example|Sec-Fetch-Site: cross-site",
+            function,
+        ),
+        ("Origin: http://localhost", none),
+        ("Host: attacker.example:3000", none),
+        ("Host: localhost.attacker.example", none),
+        ("Host: localhost|Host: attacker.example", none),
+        ("Host: localhost|Origin: https://attacker.example", none),
+        ("Host: localhost|Origin: null", none),
+        (
+            "Host: localhost|Origin: http://localhost.attacker.example",
+            none,
+        ),
+        ("Host: one.example|Origin: http://one.example", none),
+        // A link or an image, which a presigned URL would open.
+        ("Host: localhost|Sec-Fetch-Site: cross-site", none),
     ] {
-        assert_eq!(status(headers).await, "403", "{headers}");
+        let lines = headers.replace('|', "\r\n") + "\r\n";
+        let response = local.post(&lines, "{}").await;
+        let status = if are_allowed[0] { "400" } else { "403" };
+        assert_eq!(&response[9..12], status, "{headers}: {response}");
+        let response = local.get_object(&lines).await.expect("a response");
+        let is_refused = response.contains("<Message>AccessDenied</Message>");
+        assert_eq!(is_refused, !are_allowed[1], "{headers}: {response}");
     }
-    for headers in [
-        "Host: 127.0.0.1:1\r\n",
-        "Origin: http://localhost:8080\r\n",
-        "Origin: https://editor.example\r\n",
-        "Origin: https://editor.example\r\nSec-Fetch-Site: cross-site\r\n",
-    ] {
-        assert_eq!(status(headers).await, "400", "{headers}");
-    }
-    let request = "GET /drafts/a HTTP/1.1\r\nHost: attacker.example\r\nConnection: close\r\n\r\n";
-    let response = exchange(&local.s3, request).await;
-    assert!(response.starts_with("HTTP/1.1 403 "), "{response}");
 }
 
 #[tokio::test]
@@ -416,7 +401,10 @@ async fn reports_what_is_wrong_before_the_instructions() {
     let in_use = format!("Port {port} of 127.0.0.1 is in use: choose another with");
     for (command, message) in [
         (invalid, "MAX_DRAFT_BYTES must be".to_owned()),
-        (command(&file), format!("{} is a file", file.display())),
+        (
+            command(&file),
+            format!("{} cannot be written", file.display()),
+        ),
         // Nothing can be created there, also by root.
         (
             command(Path::new("/proc/data")),

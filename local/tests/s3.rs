@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -18,15 +17,13 @@ use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{
-    BucketVersioningStatus, CompletedMultipartUpload, CompletedPart, Delete, MetadataDirective,
-    ObjectIdentifier, VersioningConfiguration,
+    BucketVersioningStatus, CompletedMultipartUpload, CompletedPart, MetadataDirective,
 };
-use local::s3::{S3, S3Options, sdk_config};
+use local::s3::{BUCKET, S3, S3Options};
 use test_support::runtime::with_timeout;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-const BUCKET: &str = "drafts";
 /// The `ETag` of `one`.
 const ONE: &str = "\"f97c5d29941bfb1b2fdab0874906ab82\"";
 
@@ -39,12 +36,11 @@ struct Env {
 impl Env {
     async fn start() -> Self {
         let s3 = S3::start_empty().await.expect("the server starts");
-        Self::new(s3, "local", "local-secret")
+        Self::new(s3)
     }
 
-    fn new(s3: S3, access_key: &str, secret_key: &str) -> Self {
-        let sdk = sdk_config(&s3.endpoint(), access_key, secret_key);
-        let config = Builder::from(&sdk)
+    fn new(s3: S3) -> Self {
+        let config = Builder::from(&s3.sdk_config())
             .force_path_style(true)
             .retry_config(RetryConfig::disabled());
         let client = Client::from_conf(config.build());
@@ -73,18 +69,14 @@ impl Env {
 
     /// Sends bytes to the server, and returns the response.
     async fn raw(&self, request: &str) -> String {
-        let mut stream = self.connect().await.expect("the server listens");
+        let stream = TcpStream::connect(self.s3.options().addr).await;
+        let mut stream = stream.expect("the server listens");
         let sent = stream.write_all(request.as_bytes()).await;
         sent.expect("the request is sent");
         let mut response = String::new();
         let received = with_timeout(stream.read_to_string(&mut response)).await;
         received.expect("a response is received");
         response
-    }
-
-    async fn connect(&self) -> Result<TcpStream, ErrorKind> {
-        let stream = TcpStream::connect(self.s3.options().addr).await;
-        stream.map_err(|error| error.kind())
     }
 }
 
@@ -100,55 +92,31 @@ fn error<T: Debug, E: ProvideErrorMetadata>(result: Result<T, SdkError<E>>) -> S
 const PRECONDITION_FAILED: &str = "412 PreconditionFailed";
 
 #[tokio::test]
-async fn a_write_replaces_only_the_state_that_it_names() {
-    let env = Env::start().await;
-    let missing = env.put("a").if_match(ONE).send().await;
-    assert_eq!(error(missing), "404 NoSuchKey");
-    env.put("a").send().await.expect("the object is written");
-    let other = env.get("a").if_match("\"other\"").send().await;
-    assert_eq!(error(other), PRECONDITION_FAILED);
-    let two = || env.put("a").body(ByteStream::from_static(b"two"));
-    let other = two().if_match("\"other\"").send().await;
-    assert_eq!(error(other), PRECONDITION_FAILED);
-    let unknown = two().if_none_match(ONE).send().await;
-    assert_eq!(error(unknown), "501 NotImplemented");
-    assert_eq!(env.read("a").await, b"one");
-    two().if_match(ONE).send().await.expect("it is this");
-    assert_eq!(env.read("a").await, b"two");
-}
-
-#[tokio::test]
-async fn a_multipart_upload_creates_one_object() {
+async fn objects_with_the_prefix_are_created_once_and_never_replaced() {
     let folder = tempfile::tempdir().expect("a folder is created");
     let options = S3Options {
         create_only: Some("saved/".to_owned()),
         ..S3Options::new(folder.path())
     };
-    let s3 = S3::start(options).await.expect("the server starts");
-    let env = Env::new(s3, "local", "local-secret");
+    let env = Env::new(S3::start(options).await.expect("the server starts"));
     let upload = async |key: &str, sizes: &[usize], if_none_match: Option<&str>| {
-        let (client, key) = (&env.client, key.to_owned());
-        let create = client.create_multipart_upload().bucket(BUCKET).key(&key);
-        let created = create.content_type("video/mp4").metadata("n", "1").send();
-        let id = created.await.expect("the upload is created").upload_id;
+        let create = env.client.create_multipart_upload().bucket(BUCKET).key(key);
+        let created = create.content_type("video/mp4").send().await;
+        let id = created.expect("the upload is created").upload_id;
         let mut completed = CompletedMultipartUpload::builder();
         for (number, size) in (1..).zip(sizes) {
-            let part = client.upload_part().bucket(BUCKET).key(&key);
+            let part = env.client.upload_part().bucket(BUCKET).key(key);
             let part = part.set_upload_id(id.clone()).part_number(number);
             let part = part.body(vec![b'x'; *size].into()).send().await;
-            let part = part.expect("the part is stored");
+            let etag = part.expect("the part is stored").e_tag;
             let listed = CompletedPart::builder().part_number(number);
-            completed = completed.parts(listed.set_e_tag(part.e_tag).build());
+            completed = completed.parts(listed.set_e_tag(etag).build());
         }
-        let complete = client.complete_multipart_upload().bucket(BUCKET).key(&key);
-        let complete = complete.set_upload_id(id.clone());
+        let complete = env.client.complete_multipart_upload().bucket(BUCKET);
+        let complete = complete.key(key).set_upload_id(id);
         let complete = complete.multipart_upload(completed.build());
-        let result = complete.set_if_none_match(if_none_match.map(str::to_owned));
-        let result = result.send().await;
-        let abort = client.abort_multipart_upload().bucket(BUCKET).key(&key);
-        let aborted = abort.set_upload_id(id).send().await;
-        assert!(!(result.is_ok() && aborted.is_ok()), "{aborted:?}");
-        result
+        let complete = complete.set_if_none_match(if_none_match.map(str::to_owned));
+        complete.send().await
     };
     let sizes = [5 << 20, 5 << 20, 1000];
     let completed = upload("media.mp4", &sizes, None).await;
@@ -159,87 +127,23 @@ async fn a_multipart_upload_creates_one_object() {
     let object = env.get("media.mp4").range("bytes=5242870-5242889");
     let object = object.send().await.expect("the object exists");
     assert_eq!(object.content_type(), Some("video/mp4"));
-    assert_eq!(
-        object.content_range(),
-        Some("bytes 5242870-5242889/10486760")
-    );
-    assert_eq!(object.metadata().expect("it has metadata")["n"], "1");
+    let range = "bytes 5242870-5242889/10486760";
+    assert_eq!(object.content_range(), Some(range));
     assert_eq!(env.read("media.mp4").await, vec![b'x'; 10_486_760]);
 
     let small = upload("media.mp4", &[1000, 1000], None).await;
     assert_eq!(error(small), "400 EntityTooSmall");
-    let refused = upload("saved/1", &sizes, None).await;
-    assert_eq!(error(refused), "403 AccessDenied");
-    let created = upload("saved/1", &sizes, Some("*")).await;
+    let denied = "403 AccessDenied";
+    assert_eq!(error(upload("saved/1", &[1], None).await), denied);
+    let created = upload("saved/1", &[1], Some("*")).await;
     created.expect("the object does not exist yet");
-    let exists = upload("saved/1", &sizes, Some("*")).await;
+    let exists = upload("saved/1", &[1], Some("*")).await;
     assert_eq!(error(exists), PRECONDITION_FAILED);
-
-    // All other ways to write below the prefix.
-    assert_eq!(error(env.put("saved/2").send().await), "403 AccessDenied");
+    assert_eq!(error(env.put("saved/2").send().await), denied);
     let replaced = env.put("saved/1").if_match(ONE).send().await;
-    assert_eq!(error(replaced), "403 AccessDenied");
+    assert_eq!(error(replaced), denied);
     let copied = env.copy("media.mp4", "saved/2").send().await;
-    assert_eq!(error(copied), "403 AccessDenied");
-}
-
-#[tokio::test]
-async fn parts_are_copied_listed_and_aborted() {
-    let env = Env::start().await;
-    let etag = env.s3.put(BUCKET, "a", b"0123456789");
-    let create = env.client.create_multipart_upload().bucket(BUCKET);
-    let created = create.key("b").send().await.expect("the upload is created");
-    let id = created.upload_id.expect("it has an id");
-    let copy = |key: &str, etag: &str| {
-        let copy = env.client.upload_part_copy().bucket(BUCKET).key(key);
-        let copy = copy.upload_id(&id).part_number(1);
-        let copy = copy.copy_source("drafts/a").copy_source_range("bytes=2-4");
-        copy.copy_source_if_match(etag)
-    };
-    let other = copy("b", "\"other\"").send().await;
-    assert_eq!(error(other), PRECONDITION_FAILED);
-    let other_key = copy("c", &etag).send().await;
-    assert_eq!(error(other_key), "404 NoSuchUpload");
-    let copied = copy("b", &etag).send().await.expect("the part is copied");
-    let etag = copied.copy_part_result.and_then(|result| result.e_tag);
-
-    let parts = env.client.list_parts().bucket(BUCKET).key("b");
-    let parts = parts.upload_id(&id).send().await.expect("it exists");
-    let listed = &parts.parts()[0];
-    let seen = (listed.part_number(), listed.size(), &listed.e_tag);
-    assert_eq!(seen, (Some(1), Some(3), &etag));
-    let uploads = async || {
-        let list = env.client.list_multipart_uploads().bucket(BUCKET);
-        let listed = list.prefix("b").send().await.expect("they are listed");
-        let keys = listed.uploads().iter().filter_map(|upload| upload.key());
-        keys.map(str::to_owned).collect::<Vec<_>>()
-    };
-    assert_eq!(uploads().await, ["b"]);
-
-    let part = CompletedPart::builder().part_number(1).set_e_tag(etag);
-    let parts = CompletedMultipartUpload::builder().parts(part.build());
-    let parts = parts.build();
-    let complete = || {
-        let complete = env.client.complete_multipart_upload().bucket(BUCKET);
-        let complete = complete.key("b").upload_id(&id).if_none_match("*");
-        complete.multipart_upload(parts.clone()).send()
-    };
-    env.put("b").send().await.expect("the object is written");
-    assert_eq!(error(complete().await), PRECONDITION_FAILED);
-    env.s3.delete(BUCKET, "b");
-    // A refused upload stays.
-    complete().await.expect("the upload is completed");
-    assert_eq!(env.read("b").await, b"234");
-    assert_eq!(error(complete().await), "404 NoSuchUpload");
-
-    let create = env.client.create_multipart_upload().bucket(BUCKET);
-    let created = create.key("b/c").send().await.expect("it is created");
-    let abort = env.client.abort_multipart_upload().bucket(BUCKET);
-    let abort = abort.key("b/c").set_upload_id(created.upload_id);
-    assert_eq!(uploads().await, ["b/c"]);
-    abort.clone().send().await.expect("the upload is aborted");
-    assert_eq!(error(abort.send().await), "404 NoSuchUpload");
-    assert_eq!(uploads().await, [""; 0]);
+    assert_eq!(error(copied), denied);
 }
 
 #[tokio::test]
@@ -252,10 +156,7 @@ async fn a_bucket_keeps_versions() {
     };
     assert_eq!(status().await, None);
     env.put("a").send().await.expect("the object is written");
-    let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled);
-    let enable = client.put_bucket_versioning().bucket(BUCKET);
-    let enable = enable.versioning_configuration(enabled.build());
-    enable.send().await.expect("versioning is enabled");
+    env.s3.enable_versioning(BUCKET);
     assert_eq!(status().await, Some(BucketVersioningStatus::Enabled));
 
     let put = env.put("a").body(ByteStream::from_static(b"two"));
@@ -265,10 +166,7 @@ async fn a_bucket_keeps_versions() {
     let deleted = delete().send().await.expect("the object is deleted");
     assert_eq!(deleted.delete_marker, Some(true));
     let marker = deleted.version_id.expect("the marker has an id");
-    let missing = env.get("a").send().await.expect_err("it is deleted");
-    let header = missing.raw_response().expect("a response").headers();
-    assert_eq!(header.get("x-amz-delete-marker"), Some("true"));
-    assert_eq!(error::<(), _>(Err(missing)), "404 NoSuchKey");
+    assert_eq!(error(env.get("a").send().await), "404 NoSuchKey");
     assert_eq!(env.s3.keys(BUCKET, "").len(), 0);
 
     let version = async |id: &str| {
@@ -295,28 +193,19 @@ async fn a_bucket_keeps_versions() {
     loop {
         let list = client.list_object_versions().bucket(BUCKET).max_keys(1);
         let page = list.set_key_marker(key).set_version_id_marker(id);
-        let page = page.send().await.expect("the bucket is listed");
+        let page = page.prefix("a").send().await.expect("it is listed");
         let versions = page.versions().iter();
-        let versions = versions.map(|it| (it.key.clone(), it.version_id.clone(), it.is_latest));
+        let versions = versions.map(|it| (it.version_id.clone(), it.is_latest));
         let markers = page.delete_markers().iter();
-        let markers = markers.map(|it| (it.key.clone(), it.version_id.clone(), it.is_latest));
+        let markers = markers.map(|it| (it.version_id.clone(), it.is_latest));
         listed.extend(versions.chain(markers));
         if page.is_truncated != Some(true) {
             break;
         }
         (key, id) = (page.next_key_marker, page.next_version_id_marker);
     }
-    let of_b = env.s3.metadata(BUCKET, "b").expect("the object exists");
-    let of_b = of_b.headers["x-amz-version-id"].clone();
-    let entry =
-        |key: &str, id: &str, is_latest| (Some(key.into()), Some(id.into()), Some(is_latest));
-    let expected = [
-        entry("a", &third, true),
-        entry("a", &marker, false),
-        entry("a", &second, false),
-        entry("a", "null", false),
-        entry("b", &of_b, true),
-    ];
+    let ids = [third.clone(), marker.clone(), second.clone(), "null".into()];
+    let expected = ids.map(|id| (Some(id.clone()), Some(id == third)));
     assert_eq!(listed, expected);
 
     // Without the newest version, the marker is the newest; without it, the one before is the object.
@@ -332,7 +221,7 @@ async fn a_bucket_keeps_versions() {
     assert_eq!(error(env.get("a").send().await), "404 NoSuchKey");
     let list = client.list_object_versions().bucket(BUCKET).prefix("a");
     let left = list.send().await.expect("the bucket is listed");
-    assert_eq!((left.versions().len(), left.delete_markers().len()), (0, 0));
+    assert!(left.versions().is_empty() && left.delete_markers().is_empty());
 }
 
 /// s3cmd, s3fs, rclone and s5cmd need this.
@@ -353,25 +242,6 @@ async fn older_clients_list_and_copy() {
     };
     assert_eq!(list("").await, ("a b/".to_owned(), Some("b/".to_owned())));
     assert_eq!(list("b/").await, ("c d+e z".to_owned(), None));
-    let list = env
-        .client
-        .list_objects_v2()
-        .bucket(BUCKET)
-        .start_after("b/1");
-    let page = list.max_keys(1).send().await.expect("the bucket is listed");
-    assert_eq!(page.contents()[0].key(), Some("b/2"));
-
-    let list = env.client.list_objects_v2().bucket(BUCKET);
-    let mut pages = list.delimiter("/").max_keys(1).into_paginator().send();
-    let mut names = Vec::new();
-    while let Some(page) = pages.next().await {
-        let page = page.expect("the page is listed");
-        let keys = page.contents().iter().filter_map(|object| object.key());
-        names.extend(keys.map(str::to_owned));
-        let folders = page.common_prefixes().iter();
-        names.extend(folders.filter_map(|it| it.prefix().map(str::to_owned)));
-    }
-    assert_eq!(names, ["a", "b/", "c d+e", "z"]);
 
     let replaced = env.copy("c+d%2Be", "copy").content_type("text/plain");
     let replaced = replaced
@@ -382,13 +252,6 @@ async fn older_clients_list_and_copy() {
     assert_eq!(copy.content_type(), Some("text/plain"));
     assert_eq!(copy.metadata().expect("it has metadata")["n"], "2");
     assert_eq!(env.read("copy").await, b"c d+e");
-
-    let object = ObjectIdentifier::builder().key("z").build();
-    let delete = Delete::builder().objects(object.expect("it has a key"));
-    let delete = delete.build().expect("it has an object");
-    let deleted = env.client.delete_objects().bucket(BUCKET).delete(delete);
-    deleted.send().await.expect("the object is deleted");
-    assert_eq!(env.s3.keys(BUCKET, "z").len(), 0);
 
     let create = || env.client.create_bucket().bucket("new").send();
     create().await.expect("the bucket is created");
@@ -405,15 +268,11 @@ async fn a_file_that_cannot_be_an_object_is_an_error_of_its_listings() {
     let env = Env::start().await;
     env.s3.put(BUCKET, "drafts/1/a", "a");
     env.s3.put(BUCKET, "drafts/2/a", "a");
-    let long = "n".repeat(300);
-    env.s3.put(BUCKET, &long, "a");
     let folder = env.s3.options().data_dir.join(BUCKET).join("drafts/1");
     let list = async |prefix: &str| {
         let list = env.client.list_objects_v2().bucket(BUCKET).prefix(prefix);
         list.send().await.map(|page| page.key_count)
     };
-    assert_eq!(list("").await.expect("all are valid"), Some(3));
-    assert_eq!(env.read(&long).await, b"a");
     let put = env.put(&"n".repeat(1025)).send().await;
     assert_eq!(error(put), "400 KeyTooLongError");
 
@@ -436,7 +295,7 @@ async fn a_file_that_cannot_be_an_object_is_an_error_of_its_listings() {
         let status = if is_link {
             "500 InternalError"
         } else {
-            "400 InvalidFileName"
+            "400 InvalidRequest"
         };
         assert_eq!(error(Err::<(), _>(listed)), status);
         assert_eq!(list("drafts/2/").await.expect("it is valid"), Some(1));
@@ -447,9 +306,10 @@ async fn a_file_that_cannot_be_an_object_is_an_error_of_its_listings() {
 #[tokio::test]
 async fn every_key_has_its_own_object() {
     let env = Env::start().await;
+    let long = "n".repeat(300);
     let keys = "a|a/b|a//b|/|/a|dir/|dir/file|.|..|../../escape|a/../b|%2e%2e|50%|+ +|.s3/tmp|\
                 back\\slash|new\nline|nul\0byte|草稿/内容.json|emoji/😀|quote\"&<>'";
-    let mut keys: Vec<_> = keys.split('|').collect();
+    let mut keys: Vec<_> = keys.split('|').chain([&*long]).collect();
     keys.sort_unstable();
     for key in &keys {
         let put = env
@@ -483,18 +343,6 @@ async fn a_file_of_the_user_is_an_object() {
     fs::create_dir_all(path.parent().expect("it has one")).expect("the folder is created");
     let state = async || {
         let object = env.get(key).send().await.expect("the object exists");
-        let head = env
-            .client
-            .head_object()
-            .bucket(BUCKET)
-            .key(key)
-            .send()
-            .await;
-        let head = head.expect("the object exists");
-        assert_eq!(
-            (&object.e_tag, object.last_modified),
-            (&head.e_tag, head.last_modified)
-        );
         let count = object.metadata().map_or(0, std::collections::HashMap::len);
         (object.e_tag.expect("it has an ETag"), count)
     };
@@ -516,6 +364,11 @@ async fn a_file_of_the_user_is_an_object() {
     }
     let created = env.put(key).if_none_match("*").send().await;
     assert_eq!(error(created), PRECONDITION_FAILED);
+    let two = || env.put(key).body(ByteStream::from_static(b"two"));
+    let other = two().if_match("\"other\"").send().await;
+    assert_eq!(error(other), PRECONDITION_FAILED);
+    let unknown = two().if_none_match(ONE).send().await;
+    assert_eq!(error(unknown), "501 NotImplemented");
     let put = env.put(key).metadata("n", "1").if_match(ONE);
     put.send().await.expect("it is this state");
     assert_eq!(state().await, (ONE.to_owned(), 1));
@@ -524,7 +377,8 @@ async fn a_file_of_the_user_is_an_object() {
     let other = state().await;
     assert!(other.0 != ONE && other.1 == 0, "{other:?}");
     fs::remove_file(&path).expect("the file is removed");
-    assert_eq!(error(env.get(key).send().await), "404 NoSuchKey");
+    let missing = env.put(key).if_match(ONE).send().await;
+    assert_eq!(error(missing), "404 NoSuchKey");
 
     // The folder of the data comes back.
     fs::remove_dir_all(&env.s3.options().data_dir).expect("the folder is removed");

@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use test_support::fixtures::{BUCKET, draft_key, draft_of_size};
 use test_support::s3::{Fault, Op, RecordedRequest, S3, ScriptedFault, When};
 
+use crate::common::TestEnv;
 use crate::common::drafts::{
     Files, SAVE_FILES, file_key, put_document, put_files, read_folder, read_version, save, versions,
 };
-use crate::common::TestEnv;
 
 /// 2100-01-01T00:00:00Z, since the epoch.
 const YEAR_2100: Duration = Duration::from_secs(4_102_444_800);

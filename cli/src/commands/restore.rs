@@ -494,13 +494,13 @@ fn print(
     );
     output.print(&text)?;
     if report.left > 0 {
-        let stay = if report.left == 1 { "stays" } else { "stay" };
-        let hint = if has_manifest {
-            "; --exact deletes them"
-        } else {
-            ""
+        let (stay, them) = match report.left {
+            1 => ("stays", "it"),
+            _ => ("stay", "them"),
         };
         let count = output::count(report.left, "other file");
+        let hint = format!("; --exact deletes {them}");
+        let hint = if has_manifest { &*hint } else { "" };
         output.note(&format!("{count} of the draft {stay}{hint}"));
     }
     Ok(())

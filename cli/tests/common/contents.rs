@@ -9,7 +9,7 @@ use local::s3::S3;
 use serde_json::{Value, json};
 use test_support::fixtures::{BUCKET, sha256_hex};
 
-use super::{ID, version_key};
+use super::{ID, put, version_key};
 
 /// Files by path.
 pub type Files = BTreeMap<String, Vec<u8>>;
@@ -42,10 +42,10 @@ pub fn sample() -> Files {
     ])
 }
 
-/// Puts the files of the draft `id`.
-pub fn put_all(s3: &S3, id: &str, files: &Files) {
+/// Puts files of the draft.
+pub fn put_all(s3: &S3, files: &Files) {
     for (path, bytes) in files {
-        s3.put(BUCKET, &format!("drafts/{id}/{path}"), bytes);
+        put(s3, path, bytes);
     }
 }
 
@@ -85,36 +85,32 @@ pub fn folder(folder: &Path) -> Files {
 
 /// Creates a version of these files as a save would, but that it checks nothing. The first is the document.
 pub fn plant(s3: &S3, time: &str, document: (&str, &[u8]), files: &[(&str, &[u8])]) -> String {
-    let etags: Vec<_> = files
-        .iter()
-        .map(|(path, bytes)| {
-            let etag = s3.put(BUCKET, "scratch", bytes);
-            s3.put(BUCKET, &format!("saved-files/{ID}/{etag}/{path}"), bytes);
-            (*path, etag)
-        })
-        .collect();
+    let files = files.iter().map(|(path, bytes)| {
+        let etag = s3.put(BUCKET, "scratch", bytes);
+        let file = entry(path, bytes.len(), &etag);
+        s3.put(BUCKET, file["key"].as_str().expect("a key"), bytes);
+        file
+    });
+    let files: Vec<_> = files.collect();
     s3.delete(BUCKET, "scratch");
-    let sha256 = sha256_hex(document.1);
-    let digest = if files.is_empty() {
-        sha256
-    } else {
-        sha256_hex(&serde_json::to_vec(&json!([sha256, etags])).expect("valid JSON"))
-    };
-    let version = format!("{time}-{digest}");
+    plant_version(s3, time, document, &files)
+}
+
+/// The entry of a file in a manifest.
+pub fn entry(path: &str, size: usize, etag: &str) -> Value {
+    json!({
+        "path": path,
+        "size": size,
+        "etag": etag,
+        "last_modified": "2025-09-28T11:47:30Z",
+        "key": format!("saved-files/{ID}/{etag}/{path}"),
+    })
+}
+
+/// Creates a version with these entries in its manifest, and no copies.
+pub fn plant_version(s3: &S3, time: &str, document: (&str, &[u8]), files: &[Value]) -> String {
+    let version = format!("{time}-{}", digest(document.1, files));
     if !files.is_empty() {
-        let files: Vec<_> = files
-            .iter()
-            .zip(etags)
-            .map(|((path, bytes), (_, etag))| {
-                json!({
-                    "path": path,
-                    "size": bytes.len(),
-                    "etag": etag,
-                    "last_modified": "2025-09-28T11:47:30Z",
-                    "key": format!("saved-files/{ID}/{etag}/{path}"),
-                })
-            })
-            .collect();
         let manifest = json!({"draft_id": ID, "files": files}).to_string();
         s3.put(BUCKET, &version_key(&version, "files.json"), manifest);
     }
@@ -122,41 +118,44 @@ pub fn plant(s3: &S3, time: &str, document: (&str, &[u8]), files: &[(&str, &[u8]
     version
 }
 
+/// The digest that names a state, as documented.
+fn digest(document: &[u8], files: &[Value]) -> String {
+    let document = sha256_hex(document);
+    if files.is_empty() {
+        return document;
+    }
+    let files = files.iter().map(|file| json!([file["path"], file["etag"]]));
+    let files: Vec<_> = files.collect();
+    sha256_hex(json!([document, files]).to_string().as_bytes())
+}
+
 /// Checks that each version of the draft is complete and has the hash in its name; returns the names.
-pub fn check_versions(s3: &S3, id: &str) -> Vec<String> {
-    let prefix = format!("saved/{id}/");
+pub fn check_versions(s3: &S3) -> Vec<String> {
     let mut names = Vec::new();
-    for key in s3.keys(BUCKET, &prefix) {
-        let Some((name, file)) = key[prefix.len()..].split_once('/') else {
-            panic!("{key}");
-        };
+    for (path, document) in objects(s3, &format!("saved/{ID}/")) {
+        let (name, file) = path.split_once('/').expect("a version and a file");
         if file == "files.json" {
             continue;
         }
-        let sha256 = sha256_hex(&s3.get(BUCKET, &key).expect("the document"));
-        let manifest = s3.get(BUCKET, &format!("{prefix}{name}/files.json"));
-        let digest = manifest.map_or(sha256.clone(), |manifest| {
+        let mut files = Vec::new();
+        if let Some(manifest) = s3.get(BUCKET, &version_key(name, "files.json")) {
             let manifest: Value = serde_json::from_slice(&manifest).expect("a manifest");
-            let files = manifest["files"].as_array().expect("a list");
-            let etags: Vec<_> = files
-                .iter()
-                .map(|file| {
-                    let copy = file["key"].as_str().expect("a key");
-                    let bytes = s3.get(BUCKET, copy);
-                    let bytes = bytes.unwrap_or_else(|| panic!("{name}: {copy} is missing"));
-                    assert_eq!(file["size"], bytes.len(), "{copy}");
-                    json!([file["path"], file["etag"]])
-                })
-                .collect();
-            sha256_hex(&serde_json::to_vec(&json!([sha256, etags])).expect("valid JSON"))
-        });
+            files.clone_from(manifest["files"].as_array().expect("a list"));
+        }
+        for file in &files {
+            let copy = file["key"].as_str().expect("a key");
+            let bytes = s3.get(BUCKET, copy);
+            let bytes = bytes.unwrap_or_else(|| panic!("{name}: {copy} is missing"));
+            assert_eq!(file["size"], bytes.len(), "{copy}");
+        }
+        let digest = digest(&document, &files);
         assert!(name.ends_with(&digest), "{name} has the hash {digest}");
         names.push(name.to_owned());
     }
     names
 }
 
-/// Sets the time of an object of the draft `id`.
-pub fn set_time(s3: &S3, id: &str, path: &str, time: SystemTime) {
-    s3.set_last_modified(BUCKET, &format!("drafts/{id}/{path}"), time);
+/// Sets the time of a file of the draft.
+pub fn set_time(s3: &S3, path: &str, time: SystemTime) {
+    s3.set_last_modified(BUCKET, &format!("drafts/{ID}/{path}"), time);
 }

@@ -2,7 +2,7 @@
 
 pub mod contents;
 
-use std::path::Path;
+use std::fmt::Display;
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,7 +13,9 @@ use save_draft::s3::Store;
 use save_draft::save::Saver;
 use serde_json::Value;
 use test_support::fixtures::BUCKET;
-use tokio::process::Command;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
 
 /// Path of the executable.
 pub const DRAFTS: &str = env!("CARGO_BIN_EXE_drafts");
@@ -41,6 +43,22 @@ impl Run {
     pub fn expect_status(self, status: i32) -> Self {
         assert_eq!(self.status, status, "{}{}", self.stdout, self.stderr);
         self
+    }
+
+    /// Checks the exit status, and that standard error has this text.
+    #[track_caller]
+    pub fn expect_error(self, status: i32, text: &str) -> Self {
+        let run = self.expect_status(status);
+        assert!(run.stderr.contains(text), "{text}: {run:?}");
+        run
+    }
+
+    /// Checks that the run succeeded, and that standard output has this text.
+    #[track_caller]
+    pub fn expect_output(self, text: &str) -> Self {
+        let run = self.expect_status(0);
+        assert!(run.stdout.contains(text), "{text}: {run:?}");
+        run
     }
 }
 
@@ -80,11 +98,6 @@ pub async fn run(command: &mut Command) -> Run {
     }
 }
 
-/// Runs a command to its end, in a task of its own.
-pub async fn run_owned(mut command: Command) -> Run {
-    run(&mut command).await
-}
-
 /// Runs `drafts` with these arguments.
 pub async fn drafts(s3: &S3, args: &[&str]) -> Run {
     run(command(s3).args(args)).await
@@ -108,41 +121,43 @@ pub fn at(seconds: u64) -> SystemTime {
 }
 
 /// Puts a file of the draft.
-pub fn put(s3: &S3, path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
-    let path = path.as_ref().display();
+pub fn put(s3: &S3, path: impl Display, bytes: impl AsRef<[u8]>) {
     s3.put(BUCKET, &format!("drafts/{ID}/{path}"), bytes);
+}
+
+/// Deletes a file of the draft.
+pub fn delete(s3: &S3, path: impl Display) {
+    s3.delete(BUCKET, &format!("drafts/{ID}/{path}"));
 }
 
 /// Saves the draft with its files, as the function does; returns the name of the version.
 pub async fn save(s3: &S3) -> String {
-    save_with(s3, "true").await
+    save_in(&s3.sdk_config(), BUCKET, "true").await
 }
 
 /// Saves only the document of the draft; returns the name of the version.
 pub async fn save_document(s3: &S3) -> String {
-    save_with(s3, "false").await
-}
-
-async fn save_with(s3: &S3, save_files: &str) -> String {
-    save_in(&s3.sdk_config(), BUCKET, save_files).await
+    save_in(&s3.sdk_config(), BUCKET, "false").await
 }
 
 /// Saves the draft in another store; returns the name of the version.
 pub async fn save_in(sdk: &SdkConfig, bucket: &str, save_files: &str) -> String {
+    let deadline = Instant::now() + Duration::from_mins(2);
+    let saver = saver(sdk, bucket, save_files);
+    let report = saver.save(ID.parse().expect("a valid id"), deadline).await;
+    let saved = report.result.expect("the draft is saved");
+    saved.version.to_string()
+}
+
+/// Returns a saver like that of the function.
+pub fn saver(sdk: &SdkConfig, bucket: &str, save_files: &str) -> Saver {
     let config = Config::from_lookup(|name| match name {
         "DRAFT_BUCKET" => Some(bucket.into()),
         "SAVE_FILES" => Some(save_files.into()),
         _ => None,
     });
     let config = config.expect("a valid configuration");
-    let saver = Saver::new(Store::new(sdk, config.storage), config.saves);
-    let deadline = Instant::now() + Duration::from_mins(2);
-    let report = saver.save(ID.parse().expect("a valid id"), deadline).await;
-    report
-        .result
-        .expect("the draft is saved")
-        .version
-        .to_string()
+    Saver::new(Store::new(sdk, config.storage), config.saves)
 }
 
 /// Returns the key of an object of a version.
@@ -161,26 +176,26 @@ pub fn copy_key(s3: &S3, path: &str) -> String {
     copy
 }
 
+/// Sends a signal to a process.
+pub async fn send(child: &Child, signal: &str) {
+    let pid = child.id().expect("it runs").to_string();
+    let kill = Command::new("kill").args(["-s", signal, &pid]).status();
+    assert!(kill.await.expect("kill runs").success());
+}
+
 /// Gets a URL without credentials.
 pub async fn get(url: &str) -> Vec<u8> {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
     let rest = url.strip_prefix("http://").expect("an HTTP URL");
     let (host, path) = rest.split_once('/').expect("a path");
-    let mut stream = tokio::net::TcpStream::connect(host)
-        .await
-        .expect("the server listens");
+    let stream = TcpStream::connect(host).await;
+    let mut stream = stream.expect("the server listens");
     let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    stream
-        .write_all(request.as_bytes())
-        .await
-        .expect("the request is sent");
+    let sent = stream.write_all(request.as_bytes()).await;
+    sent.expect("the request is sent");
     let mut response = Vec::new();
     stream.read_to_end(&mut response).await.expect("a response");
-    let end = response
-        .windows(4)
-        .position(|bytes| bytes == b"\r\n\r\n")
-        .expect("headers");
+    let end = response.windows(4).position(|it| it == b"\r\n\r\n");
+    let end = end.expect("headers");
     let head = String::from_utf8_lossy(&response[..end]);
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     response.split_off(end + 4)

@@ -1,9 +1,8 @@
 //! Faults that a test applies to requests.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 
+use fastrand::Rng;
 use hyper::body::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -135,7 +134,8 @@ pub struct When {
     predicates: Vec<Predicate>,
     skip: usize,
     times: usize,
-    rate: Option<(f64, u64)>,
+    rate: f64,
+    seed: u64,
 }
 
 impl When {
@@ -145,7 +145,8 @@ impl When {
             predicates: Vec::new(),
             skip: 0,
             times: usize::MAX,
-            rate: None,
+            rate: 1.0,
+            seed: 0,
         }
     }
 
@@ -194,18 +195,8 @@ impl When {
     /// A part of these requests, between 0 and 1, chosen at random; the same seed chooses the same.
     #[must_use]
     pub fn rate(mut self, part: f64, seed: u64) -> Self {
-        self.rate = Some((part, seed));
+        (self.rate, self.seed) = (part, seed);
         self
-    }
-
-    /// Returns whether the fault is applied to the request with this number among those that match.
-    fn chooses(&self, number: usize) -> bool {
-        self.rate.is_none_or(|(part, seed)| {
-            let mut hasher = DefaultHasher::new();
-            (seed, number).hash(&mut hasher);
-            let high = u32::try_from(hasher.finish() >> 32).unwrap_or(u32::MAX);
-            f64::from(high) / (f64::from(u32::MAX) + 1.0) < part
-        })
     }
 }
 
@@ -219,11 +210,11 @@ struct Inner {
     state: watch::Sender<State>,
 }
 
-#[derive(Default)]
 struct State {
     seen: usize,
     hits: usize,
     cleared: bool,
+    random: Rng,
 }
 
 impl ScriptedFault {
@@ -264,8 +255,8 @@ impl ScriptedFault {
                 return false;
             }
             state.seen += 1;
-            let applies =
-                state.seen > when.skip && state.hits < when.times && when.chooses(state.seen);
+            let is_chosen = state.random.f64() < when.rate;
+            let applies = is_chosen && state.seen > when.skip && state.hits < when.times;
             state.hits += usize::from(applies);
             applies
         })
@@ -278,7 +269,12 @@ pub(super) struct Script(Mutex<Vec<ScriptedFault>>);
 
 impl Script {
     pub fn add(&self, when: When, fault: Fault) -> ScriptedFault {
-        let state = watch::Sender::default();
+        let state = watch::Sender::new(State {
+            seen: 0,
+            hits: 0,
+            cleared: false,
+            random: Rng::with_seed(when.seed),
+        });
         let scripted = ScriptedFault(Arc::new(Inner { when, fault, state }));
         let mut faults = self.0.lock();
         faults.push(scripted.clone());

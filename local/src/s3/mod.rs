@@ -45,8 +45,8 @@ use save_draft::s3::client::config_from_env;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
 
 pub use self::faults::{Fault, RawResponse, ScriptedFault, When};
 pub use self::objects::ObjectInfo;
@@ -54,8 +54,7 @@ pub use self::requests::{Op, RecordedRequest};
 
 use self::faults::Script;
 use self::objects::{Headers, Objects, Precondition};
-use self::requests::Log;
-use self::response::{Broken, ResponseBody, broken, stalled, whole};
+use self::response::{ResponseBody, broken, connection_closed, stalled, whole};
 use self::service::Service;
 use crate::web::check_local;
 
@@ -64,6 +63,8 @@ const BACKLOG: u32 = 1024;
 /// Maximum size of a request's body in bytes. Larger objects take a multipart upload.
 const MAX_BODY_BYTES: usize = 1 << 30;
 
+/// The bucket that is created if it does not exist, also later.
+pub const BUCKET: &str = "drafts";
 /// The only region.
 pub const REGION: &str = "us-east-1";
 /// Allows what a browser needs to show an image or to play a video.
@@ -77,15 +78,13 @@ pub struct S3Options {
     pub data_dir: PathBuf,
     /// The IPv4 address to listen on; by default a free port of 127.0.0.1.
     pub addr: SocketAddr,
-    /// Buckets that are created if they do not exist, also later; by default `drafts`.
-    pub buckets: Vec<String>,
     /// The access key; by default `local`.
     pub access_key: String,
     /// The secret key; by default `local-secret`.
     pub secret_key: String,
     /// Objects with this prefix can be created with `If-None-Match: *`; any other write gets 403. By default none.
     pub create_only: Option<String>,
-    /// The buckets keep versions; by default they do not, unless they did before.
+    /// The bucket keeps versions; by default it does not, unless it did before.
     pub versioned: bool,
     /// Records the requests, which takes memory for each; by default `true`.
     pub record: bool,
@@ -99,7 +98,6 @@ impl S3Options {
         Self {
             data_dir: data_dir.into(),
             addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            buckets: vec!["drafts".to_owned()],
             access_key: "local".to_owned(),
             secret_key: "local-secret".to_owned(),
             create_only: None,
@@ -130,10 +128,10 @@ impl S3 {
         let reserved = bind(options.addr)?;
         options.addr = reserved.local_addr()?;
         let listener = bind(options.addr)?.listen(BACKLOG)?;
-        let (root, buckets) = (options.data_dir.clone(), options.buckets.clone());
-        let versioned = options.versioned;
-        let objects = tokio::task::spawn_blocking(move || Objects::open(root, buckets, versioned));
-        let objects = Arc::new(objects.await??);
+        let (root, versioned) = (options.data_dir.clone(), options.versioned);
+        let objects = tokio::task::spawn_blocking(move || Objects::open(root, versioned)).await?;
+        let objects = objects.map_err(|error| io::Error::other(format!("{error:?}")))?;
+        let objects = Arc::new(objects);
         let service = Service::new(Arc::clone(&objects), options.create_only.clone());
         let mut service = S3ServiceBuilder::new(service);
         let (access_key, secret_key) = (options.access_key.clone(), options.secret_key.clone());
@@ -143,7 +141,7 @@ impl S3 {
             service: service.build(),
             options: options.clone(),
             count: AtomicU64::default(),
-            log: Log::default(),
+            requests: watch::Sender::default(),
             script: Script::default(),
             _reserved: reserved,
             listening: Mutex::default(),
@@ -181,12 +179,10 @@ impl S3 {
 
     /// Puts an object, without a request; returns its `ETag`, without quotes.
     pub fn put(&self, bucket: &str, key: &str, bytes: impl AsRef<[u8]>) -> String {
-        let headers = Headers::from([("content-type".into(), "binary/octet-stream".into())]);
         let (content, always) = (&mut bytes.as_ref(), &Precondition::Always);
         let objects = &self.server.objects;
-        let written = objects.write((bucket, key), content, None, headers, always);
-        let info = written.expect("the object is written");
-        info.expect("there is no precondition").etag
+        let written = objects.write((bucket, key), content, None, Headers::new(), always);
+        written.expect("the object is written").etag
     }
 
     /// Returns the bytes of an object, without a request.
@@ -224,7 +220,7 @@ impl S3 {
 
     /// Returns the keys with this prefix in their order, without a request.
     pub fn keys(&self, bucket: &str, prefix: &str) -> Vec<String> {
-        let keys = self.server.objects.list(bucket, prefix);
+        let keys = self.server.objects.list(bucket, prefix, "", usize::MAX);
         keys.expect("the bucket is readable")
     }
 
@@ -242,7 +238,7 @@ impl S3 {
 
     /// Returns all requests so far, in the order in which they arrived.
     pub fn requests(&self) -> Vec<RecordedRequest> {
-        self.server.log.list()
+        self.server.requests.borrow().clone()
     }
 
     /// Returns the number of requests for an operation so far.
@@ -253,12 +249,16 @@ impl S3 {
 
     /// Removes the requests so far.
     pub fn clear_requests(&self) {
-        self.server.log.clear();
+        self.server.requests.send_modify(Vec::clear);
     }
 
     /// Waits until there is a request that `matches`; returns the first.
     pub async fn wait_for(&self, matches: impl Fn(&RecordedRequest) -> bool) -> RecordedRequest {
-        self.server.log.wait_for(matches).await
+        let mut receiver = self.server.requests.subscribe();
+        let requests = receiver.wait_for(|requests| requests.iter().any(&matches));
+        let requests = requests.await.expect("the sender is part of `self`");
+        let found = requests.iter().find(|request| matches(request));
+        found.expect("it was just found").clone()
     }
 
     /// Adds a fault. If several apply to a request, the first that was added is used.
@@ -269,11 +269,6 @@ impl S3 {
     /// Ends all faults.
     pub fn clear_faults(&self) {
         self.server.script.clear();
-    }
-
-    /// Closes all connections, and refuses new ones until [`S3::reopen`].
-    pub async fn refuse(&self) {
-        self.server.close().await;
     }
 
     /// Listens again, on the same port.
@@ -291,7 +286,7 @@ impl S3 {
 
 impl Drop for S3 {
     fn drop(&mut self) {
-        drop(self.server.listening.lock().take());
+        self.server.stop_listening();
     }
 }
 
@@ -313,21 +308,16 @@ struct Server {
     options: S3Options,
     /// The number of requests so far.
     count: AtomicU64,
-    log: Log,
+    /// All requests since the start, or since they were cleared.
+    requests: watch::Sender<Vec<RecordedRequest>>,
     script: Script,
     /// Keeps the port while nothing listens on it.
     _reserved: TcpSocket,
-    listening: Mutex<Option<Listening>>,
+    /// Accepts connections.
+    listening: Mutex<Option<JoinHandle<()>>>,
 }
 
-struct Listening {
-    /// Dropped to stop listening.
-    stop: Option<oneshot::Sender<()>>,
-    /// Fails when all connections are closed.
-    ended: watch::Receiver<()>,
-}
-
-/// The end of a connection after `Broken`.
+/// The end of a connection after an error.
 #[derive(Default)]
 enum End {
     #[default]
@@ -341,46 +331,36 @@ type SharedEnd = Arc<Mutex<End>>;
 
 impl Server {
     fn listen(self: &Arc<Self>, listener: TcpListener) {
-        let (stop, stopped) = oneshot::channel();
-        let (sender, ended) = watch::channel(());
-        let accept = Arc::clone(self).accept(listener, stopped);
-        tokio::spawn(async move {
-            accept.await;
-            drop(sender);
-        });
-        let stop = Some(stop);
-        *self.listening.lock() = Some(Listening { stop, ended });
+        let accept = tokio::spawn(Arc::clone(self).accept(listener));
+        *self.listening.lock() = Some(accept);
     }
 
-    /// Stops listening. Returns a receiver that fails when all connections are closed.
-    fn stop_listening(&self) -> Option<watch::Receiver<()>> {
-        let mut listening = self.listening.lock();
-        let listening = listening.as_mut()?;
-        listening.stop = None;
-        Some(listening.ended.clone())
+    /// Closes the port and all connections.
+    fn stop_listening(&self) -> Option<JoinHandle<()>> {
+        let accept = self.listening.lock().take();
+        accept.inspect(JoinHandle::abort)
     }
 
-    /// Stops listening; returns when all connections are closed.
+    /// Closes the port and all connections; returns when the port is closed.
     async fn close(&self) {
-        if let Some(mut ended) = self.stop_listening() {
-            while ended.changed().await.is_ok() {}
+        if let Some(accept) = self.stop_listening() {
+            // The error is that it was stopped.
+            let _ = accept.await;
         }
     }
 
-    async fn accept(self: Arc<Self>, listener: TcpListener, mut stopped: oneshot::Receiver<()>) {
+    async fn accept(self: Arc<Self>, listener: TcpListener) {
         let mut connections = JoinSet::new();
+        // Dropped before the connections, so that a client that sees its connection close cannot open a new one.
+        let listener = listener;
         loop {
             tokio::select! {
                 accepted = listener.accept() => if let Ok((stream, _)) = accepted {
                     connections.spawn(Arc::clone(&self).serve(stream));
                 },
                 Some(_) = connections.join_next() => {}
-                _ = &mut stopped => break,
             }
         }
-        // First the port, so that a client that sees its connection close cannot open a new one.
-        drop(listener);
-        connections.shutdown().await;
     }
 
     async fn serve(self: Arc<Self>, stream: TcpStream) {
@@ -412,14 +392,15 @@ impl Server {
         self: &Arc<Self>,
         request: Request<Incoming>,
         end: &SharedEnd,
-    ) -> Result<Response<ResponseBody>, Broken> {
+    ) -> io::Result<Response<ResponseBody>> {
         let (head, body) = request.into_parts();
         let number = self.count.fetch_add(1, Ordering::Relaxed);
-        let mut recorded = RecordedRequest::new(number, &head);
+        let recorded = RecordedRequest::new(number, &head);
         let fault = self.script.choose(&recorded);
-        recorded.faulted = fault.is_some();
         if self.options.record {
-            self.log.add(recorded.clone());
+            let recorded = recorded.clone();
+            self.requests
+                .send_modify(|requests| requests.push(recorded));
         }
         let form = head.headers.get(CONTENT_TYPE);
         let is_form = form.is_some_and(|value| value.as_bytes().starts_with(b"multipart/form"));
@@ -434,14 +415,11 @@ impl Server {
             let request = Request::from_parts(head, body);
             self.apply(request, &recorded, fault, end).await?
         };
-        let id = HeaderValue::from(number);
         let headers = response.headers_mut();
-        headers.insert("x-amz-request-id", id);
+        headers.insert("x-amz-request-id", HeaderValue::from(number));
         // A browser must not run what a draft contains.
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-        let status = response.status().as_u16();
-        self.log.set_status(number, status);
         Ok(response)
     }
 
@@ -452,7 +430,7 @@ impl Server {
         recorded: &RecordedRequest,
         fault: Option<ScriptedFault>,
         end: &SharedEnd,
-    ) -> Result<Response<ResponseBody>, Broken> {
+    ) -> io::Result<Response<ResponseBody>> {
         let Some(scripted) = fault else {
             // The signature is checked before the body is read.
             let (head, body) = self.call(request.map(s3s::Body::http_body)).await?;
@@ -466,18 +444,18 @@ impl Server {
         let set_end = |to| *end.lock() = to;
         let cleared = || scripted.clone().cleared();
         let (head, body) = request.into_parts();
-        let body = body.collect().await.map_err(|_| Broken)?;
+        let body = body.collect().await.map_err(io::Error::other)?;
         let mut body = body.to_bytes().to_vec();
         match scripted.fault() {
             Fault::Error(status, code) => return Ok(error(&head.method, *status, code)),
             Fault::Respond(response) => {
                 set_end(End::Send(response.clone()));
-                return Err(Broken);
+                return Err(connection_closed());
             }
-            Fault::Cut => return Err(Broken),
+            Fault::Cut => return Err(connection_closed()),
             Fault::Reset => {
                 set_end(End::Reset);
-                return Err(Broken);
+                return Err(connection_closed());
             }
             Fault::Stall => cleared().await,
             Fault::Run(run) => run(recorded),
@@ -487,7 +465,7 @@ impl Server {
         let request = Request::from_parts(head, s3s::Body::from(body));
         let (mut head, bytes) = self.call(request).await?;
         let body = match scripted.fault() {
-            Fault::LoseResponse => return Err(Broken),
+            Fault::LoseResponse => return Err(connection_closed()),
             Fault::StallResponse => {
                 cleared().await;
                 whole(bytes)
@@ -520,11 +498,11 @@ impl Server {
     async fn call(
         &self,
         request: Request<s3s::Body>,
-    ) -> Result<(hyper::http::response::Parts, Bytes), Broken> {
-        let response = self.service.call(request).await.map_err(|_| Broken)?;
+    ) -> io::Result<(hyper::http::response::Parts, Bytes)> {
+        let response = self.service.call(request).await.map_err(io::Error::other)?;
         let (head, mut body) = response.into_parts();
         let bytes = body.store_all_limited(usize::MAX).await;
-        Ok((head, bytes.map_err(|_| Broken)?))
+        Ok((head, bytes.map_err(io::Error::other)?))
     }
 }
 

@@ -15,17 +15,18 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Seek as _, SeekFrom, Write};
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use s3s::crypto::{Checksum as _, Crc64Nvme, Md5, Sha256};
+use serde_json::json;
 use tempfile::NamedTempFile;
 
+use super::BUCKET;
 use super::checksum::{self, CRC64NVME};
 
 /// Maximum length of a key in bytes ("Naming Amazon S3 objects").
@@ -38,7 +39,7 @@ const MAX_NAME_BYTES: usize = 255;
 /// The stored header with the id of a version.
 pub const VERSION_ID: &str = "x-amz-version-id";
 /// The id of an object that was written while its bucket kept no versions.
-pub const NULL_VERSION: &str = "null";
+const NULL_VERSION: &str = "null";
 /// The end of the name of a file that is a delete marker.
 const MARKER: &str = ".deleted";
 
@@ -60,6 +61,13 @@ pub struct ObjectInfo {
     pub path: PathBuf,
 }
 
+impl ObjectInfo {
+    fn version_id(&self) -> &str {
+        let id = self.headers.get(VERSION_ID);
+        id.map_or(NULL_VERSION, String::as_str)
+    }
+}
+
 /// The condition under which an object is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Precondition {
@@ -71,14 +79,24 @@ pub enum Precondition {
     Matches(String),
 }
 
-/// The reason why an object was not written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+/// The reason why an operation failed.
+#[derive(Debug)]
+pub enum Error {
     /// The object exists, or has another `ETag`.
     PreconditionFailed,
     /// The object does not exist, but has to.
     NoSuchKey,
+    /// A file cannot be read or written.
+    Io(io::Error),
 }
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+type Result<T> = std::result::Result<T, Error>;
 
 /// A version of an object, or a delete marker.
 pub struct Version {
@@ -86,8 +104,6 @@ pub struct Version {
     pub id: String,
     /// A delete marker has no content.
     pub is_marker: bool,
-    /// `true` for the newest.
-    pub is_latest: bool,
     /// The version.
     pub info: ObjectInfo,
     /// The opened file.
@@ -97,8 +113,6 @@ pub struct Version {
 /// Buckets and their objects below one folder.
 pub struct Objects {
     root: PathBuf,
-    /// Buckets that are created again when their folder is removed.
-    buckets: Vec<String>,
     /// Locked for writing while an object changes. Contains the time of the newest change.
     last_change: RwLock<SystemTime>,
     /// The time at which the clock is stopped.
@@ -107,19 +121,16 @@ pub struct Objects {
 
 impl Objects {
     /// Opens the folder, which is created if it does not exist.
-    pub fn open(root: PathBuf, buckets: Vec<String>, versioned: bool) -> io::Result<Self> {
+    pub fn open(root: PathBuf, versioned: bool) -> Result<Self> {
         let objects = Self {
             root,
-            buckets,
             last_change: RwLock::new(SystemTime::UNIX_EPOCH),
             clock: Mutex::default(),
         };
         objects.temporary_file()?;
-        for bucket in &objects.buckets {
-            objects.has_bucket(bucket)?;
-            if versioned {
-                objects.enable_versioning(bucket)?;
-            }
+        objects.has_bucket(BUCKET)?;
+        if versioned {
+            objects.enable_versioning(BUCKET)?;
         }
         Ok(objects)
     }
@@ -127,8 +138,7 @@ impl Objects {
     /// The path of an object whose key can be a path.
     fn plain_path(&self, bucket: &str, key: &str) -> Option<PathBuf> {
         let plain = |name: &str| !matches!(name, "" | "." | "..") && name.len() <= MAX_NAME_BYTES;
-        let foreign = ['\0', if cfg!(windows) { '\\' } else { '\0' }];
-        let plain = key.split('/').all(plain) && !key.contains(foreign);
+        let plain = key.split('/').all(plain) && !key.contains('\0');
         plain.then(|| self.root.join(bucket).join(key))
     }
 
@@ -139,7 +149,7 @@ impl Objects {
     }
 
     /// Creates the folder with files of one key.
-    fn create_key_folder(&self, kind: &str, bucket: &str, key: &str) -> io::Result<PathBuf> {
+    fn create_key_folder(&self, kind: &str, bucket: &str, key: &str) -> Result<PathBuf> {
         let folder = self.key_folder(kind, bucket, key);
         fs::create_dir_all(&folder)
             .and_then(|()| fs::write(folder.join("key"), key))
@@ -148,7 +158,7 @@ impl Objects {
     }
 
     /// Collects the keys with this prefix that have such a folder with a file besides `key`.
-    fn keys_with_folder(&self, kind: &str, bucket: &str, prefix: &str) -> io::Result<Vec<String>> {
+    fn keys_with_folder(&self, kind: &str, bucket: &str, prefix: &str) -> Result<Vec<String>> {
         let mut keys = Vec::new();
         for folder in read_dir(&self.root.join(".s3").join(kind).join(bucket))? {
             let folder = folder.path();
@@ -163,7 +173,7 @@ impl Objects {
     }
 
     /// The path at which an object is written.
-    fn create_path(&self, bucket: &str, key: &str) -> io::Result<PathBuf> {
+    fn create_path(&self, bucket: &str, key: &str) -> Result<PathBuf> {
         let plain = self.plain_path(bucket, key);
         if let Some(path) = plain.filter(|path| create_parent(path).is_ok() && !path.is_dir()) {
             return Ok(path);
@@ -172,7 +182,7 @@ impl Objects {
     }
 
     /// The names of all buckets and the times of their folders, in order.
-    pub fn buckets(&self) -> io::Result<Vec<(String, SystemTime)>> {
+    pub fn buckets(&self) -> Result<Vec<(String, SystemTime)>> {
         let mut buckets = Vec::new();
         for entry in fs::read_dir(&self.root)? {
             let entry = entry?;
@@ -188,17 +198,17 @@ impl Objects {
         Ok(buckets)
     }
 
-    /// Returns whether the bucket exists.
-    pub fn has_bucket(&self, bucket: &str) -> io::Result<bool> {
+    /// Returns whether the bucket exists. The default bucket is created if it does not, also later.
+    pub fn has_bucket(&self, bucket: &str) -> Result<bool> {
         let path = self.root.join(bucket);
-        if self.buckets.iter().any(|name| name == bucket) {
+        if bucket == BUCKET {
             fs::create_dir_all(&path).map_err(|error| with_path(&path, &error))?;
         }
         Ok(path.is_dir())
     }
 
     /// Creates a bucket; returns `false` if it exists.
-    pub fn create_bucket(&self, bucket: &str) -> io::Result<bool> {
+    pub fn create_bucket(&self, bucket: &str) -> Result<bool> {
         let exists = self.has_bucket(bucket)?;
         fs::create_dir_all(self.root.join(bucket))?;
         Ok(!exists)
@@ -214,14 +224,14 @@ impl Objects {
     }
 
     /// Lets the bucket keep versions from now on.
-    pub fn enable_versioning(&self, bucket: &str) -> io::Result<()> {
+    pub fn enable_versioning(&self, bucket: &str) -> Result<()> {
         let path = self.versioned_path(bucket);
         create_parent(&path)?;
-        fs::write(path, "")
+        Ok(fs::write(path, "")?)
     }
 
     /// Creates an empty file that no listing shows and that is deleted when it is dropped.
-    pub fn temporary_file(&self) -> io::Result<NamedTempFile> {
+    pub fn temporary_file(&self) -> Result<NamedTempFile> {
         let folder = self.root.join(".s3/tmp");
         fs::create_dir_all(&folder)
             .and_then(|()| NamedTempFile::new_in(&folder))
@@ -229,7 +239,7 @@ impl Objects {
     }
 
     /// Opens an object for reading.
-    pub fn find(&self, bucket: &str, key: &str) -> io::Result<Option<(ObjectInfo, File)>> {
+    pub fn find(&self, bucket: &str, key: &str) -> Result<Option<(ObjectInfo, File)>> {
         let _lock = self.last_change.read();
         self.find_locked(bucket, key)
     }
@@ -241,7 +251,7 @@ impl Objects {
     }
 
     /// Opens an object while the caller has the [lock](Objects::lock).
-    pub fn find_locked(&self, bucket: &str, key: &str) -> io::Result<Option<(ObjectInfo, File)>> {
+    pub fn find_locked(&self, bucket: &str, key: &str) -> Result<Option<(ObjectInfo, File)>> {
         let plain = self.plain_path(bucket, key);
         let other = self.key_folder("keys", bucket, key).join("object");
         for path in plain.into_iter().chain([other]) {
@@ -259,7 +269,7 @@ impl Objects {
     }
 
     /// Describes the object in a file: by the stored metadata, or by its bytes if a user has put the file there.
-    fn describe(&self, path: PathBuf, file: &mut File) -> io::Result<ObjectInfo> {
+    fn describe(&self, path: PathBuf, file: &mut File) -> Result<ObjectInfo> {
         let (modified, size) = stamp(file)?;
         let mut info = ObjectInfo {
             etag: String::new(),
@@ -276,9 +286,8 @@ impl Objects {
         let (etag, crc) = copy(file, &mut io::sink())?;
         file.rewind()?;
         check_unchanged(&info, file)?;
-        let content_type = ("content-type".to_owned(), "binary/octet-stream".to_owned());
         info.etag = etag;
-        info.headers = [content_type, (CRC64NVME.to_owned(), crc)].into();
+        info.headers = Headers::from([(CRC64NVME.to_owned(), crc)]);
         if modified.elapsed().is_ok_and(|age| age > SETTLED) {
             // It saves time only, and the folder may not be writable.
             let _ = self.write_metadata(&info);
@@ -296,8 +305,6 @@ impl Objects {
     }
 
     /// Writes an object, as a whole or not at all. The `ETag` is the MD5 digest of the content where none is given.
-    ///
-    /// With [`Precondition::Absent`], one of any number of writers succeeds, also if they are different processes.
     pub fn write(
         &self,
         (bucket, key): (&str, &str),
@@ -305,7 +312,7 @@ impl Objects {
         etag: Option<String>,
         mut headers: Headers,
         precondition: &Precondition,
-    ) -> io::Result<Result<ObjectInfo, Refused>> {
+    ) -> Result<ObjectInfo> {
         let mut temporary = self.temporary_file()?;
         let (md5, crc) = copy(content, temporary.as_file_mut())?;
         if etag.is_none()
@@ -319,10 +326,10 @@ impl Objects {
         let mut last_change = self.last_change.write();
         let before = self.find_locked(bucket, key)?.map(|(info, _)| info);
         match (precondition, &before) {
-            (Precondition::Absent, Some(_)) => return Ok(Err(Refused::PreconditionFailed)),
-            (Precondition::Matches(_), None) => return Ok(Err(Refused::NoSuchKey)),
+            (Precondition::Absent, Some(_)) => return Err(Error::PreconditionFailed),
+            (Precondition::Matches(_), None) => return Err(Error::NoSuchKey),
             (Precondition::Matches(etag), Some(before)) if before.etag != *etag => {
-                return Ok(Err(Refused::PreconditionFailed));
+                return Err(Error::PreconditionFailed);
             }
             _ => {}
         }
@@ -342,20 +349,9 @@ impl Objects {
             path: self.create_path(bucket, key)?,
         };
         self.write_metadata(&info)?;
-        let moved = if *precondition == Precondition::Absent {
-            temporary.persist_noclobber(&info.path)
-        } else {
-            temporary.persist(&info.path)
-        };
-        if let Err(error) = moved {
+        if let Err(error) = temporary.persist(&info.path) {
             self.remove_metadata(&info);
-            return match error.error.kind() {
-                // Another process has created it.
-                ErrorKind::AlreadyExists if *precondition == Precondition::Absent => {
-                    Ok(Err(Refused::PreconditionFailed))
-                }
-                _ => Err(with_path(&info.path, &error.error)),
-            };
+            return Err(with_path(&info.path, &error.error));
         }
         if let Some(before) = before {
             self.remove_metadata(&before);
@@ -363,14 +359,13 @@ impl Objects {
                 fs::remove_file(&before.path)?;
             }
         }
-        Ok(Ok(info))
+        Ok(info)
     }
 
     /// Adds the current object to its earlier versions.
-    fn keep_version(&self, bucket: &str, key: &str, current: &ObjectInfo) -> io::Result<()> {
-        let path = self.create_key_folder("versions", bucket, key)?;
-        let id = current.headers.get(VERSION_ID);
-        let path = path.join(id.map_or(NULL_VERSION, String::as_str));
+    fn keep_version(&self, bucket: &str, key: &str, current: &ObjectInfo) -> Result<()> {
+        let folder = self.create_key_folder("versions", bucket, key)?;
+        let path = folder.join(current.version_id());
         // A version without an id replaces the one before.
         let _ = fs::remove_file(&path);
         fs::hard_link(&current.path, &path).map_err(|error| with_path(&path, &error))?;
@@ -382,7 +377,7 @@ impl Objects {
 
     /// Deletes an object, if it exists. In a bucket with versions, it becomes an earlier version, and the id of the
     /// delete marker is returned.
-    pub fn delete(&self, bucket: &str, key: &str) -> io::Result<Option<String>> {
+    pub fn delete(&self, bucket: &str, key: &str) -> Result<Option<String>> {
         let mut last_change = self.last_change.write();
         let current = self.find_locked(bucket, key)?.map(|(info, _)| info);
         let is_versioned = self.is_versioned(bucket);
@@ -397,16 +392,15 @@ impl Objects {
         }
         let marker = self.temporary_file()?;
         let (modified, _) = self.set_time(&mut last_change, marker.as_file())?;
-        let (folder, id) = (
-            self.create_key_folder("versions", bucket, key)?,
-            version_id(modified),
-        );
-        marker.persist(folder.join(format!("{id}{MARKER}")))?;
+        let id = version_id(modified);
+        let folder = self.create_key_folder("versions", bucket, key)?;
+        let persisted = marker.persist(folder.join(format!("{id}{MARKER}")));
+        persisted.map_err(io::Error::from)?;
         Ok(Some(id))
     }
 
     /// Removes the file of an object or a version, and the folders that are empty without it.
-    fn remove(&self, bucket: &str, info: &ObjectInfo) -> io::Result<()> {
+    fn remove(&self, bucket: &str, info: &ObjectInfo) -> Result<()> {
         fs::remove_file(&info.path).map_err(|error| with_path(&info.path, &error))?;
         self.remove_metadata(info);
         let bucket = self.root.join(bucket);
@@ -419,7 +413,7 @@ impl Objects {
 
     /// Returns the versions of an object and its delete markers, the newest first, while the caller has the
     /// [lock](Objects::lock).
-    pub fn versions_locked(&self, bucket: &str, key: &str) -> io::Result<Vec<Version>> {
+    pub fn versions_locked(&self, bucket: &str, key: &str) -> Result<Vec<Version>> {
         let mut versions = Vec::new();
         for entry in read_dir(&self.key_folder("versions", bucket, key))? {
             let (path, name) = (entry.path(), entry.file_name());
@@ -433,35 +427,30 @@ impl Objects {
             versions.push(Version {
                 id,
                 is_marker,
-                is_latest: false,
                 info: self.describe(path, &mut file)?,
                 file,
             });
         }
         versions.sort_by_cached_key(|version| {
-            let id = Some(&version.id).filter(|id| *id != NULL_VERSION);
-            let id = id.cloned();
-            Reverse(id.unwrap_or_else(|| version_id(version.info.modified)))
+            Reverse(match &*version.id {
+                NULL_VERSION => version_id(version.info.modified),
+                id => id.to_owned(),
+            })
         });
         if let Some((info, file)) = self.find_locked(bucket, key)? {
-            let id = info.headers.get(VERSION_ID);
             let current = Version {
-                id: id.map_or(NULL_VERSION, String::as_str).to_owned(),
+                id: info.version_id().to_owned(),
                 is_marker: false,
-                is_latest: true,
                 info,
                 file,
             };
             versions.insert(0, current);
         }
-        if let Some(latest) = versions.first_mut() {
-            latest.is_latest = true;
-        }
         Ok(versions)
     }
 
     /// Opens a version or a delete marker.
-    pub fn find_version(&self, bucket: &str, key: &str, id: &str) -> io::Result<Option<Version>> {
+    pub fn find_version(&self, bucket: &str, key: &str, id: &str) -> Result<Option<Version>> {
         let _lock = self.last_change.read();
         let mut versions = self.versions_locked(bucket, key)?.into_iter();
         Ok(versions.find(|version| version.id == id))
@@ -469,7 +458,7 @@ impl Objects {
 
     /// Deletes a version or a delete marker for ever; the newest version that is left becomes the object, unless it is
     /// a delete marker. Returns whether there was a delete marker with this id.
-    pub fn delete_version(&self, bucket: &str, key: &str, id: &str) -> io::Result<bool> {
+    pub fn delete_version(&self, bucket: &str, key: &str, id: &str) -> Result<bool> {
         let _lock = self.last_change.write();
         let mut versions = self.versions_locked(bucket, key)?;
         let Some(index) = versions.iter().position(|version| version.id == id) else {
@@ -477,10 +466,8 @@ impl Objects {
         };
         let deleted = versions.remove(index);
         self.remove(bucket, &deleted.info)?;
-        if let Some(next) = versions
-            .first()
-            .filter(|next| deleted.is_latest && !next.is_marker)
-        {
+        let next = versions.first().filter(|_| index == 0);
+        if let Some(next) = next.filter(|next| !next.is_marker) {
             let path = self.create_path(bucket, key)?;
             let info = ObjectInfo {
                 path,
@@ -494,7 +481,7 @@ impl Objects {
     }
 
     /// Changes the time of an object; returns `false` if it does not exist.
-    pub fn set_modified(&self, bucket: &str, key: &str, time: SystemTime) -> io::Result<bool> {
+    pub fn set_modified(&self, bucket: &str, key: &str, time: SystemTime) -> Result<bool> {
         let _lock = self.last_change.write();
         let Some((mut info, file)) = self.find_locked(bucket, key)? else {
             return Ok(false);
@@ -512,50 +499,33 @@ impl Objects {
         *self.clock.lock() = Some(time);
     }
 
-    /// Returns the keys with this prefix, in the order of their bytes.
-    pub fn list(&self, bucket: &str, prefix: &str) -> io::Result<Vec<String>> {
-        let mut keys = Vec::new();
-        self.visit_keys(bucket, prefix, "", &mut |key| {
-            keys.push(key.to_owned());
-            Ok(ControlFlow::Continue(()))
-        })?;
-        Ok(keys)
-    }
-
-    /// Calls `visit` with each key that starts with `prefix` and follows `after`, in the order of their bytes, until it
-    /// returns `Break`.
-    pub fn visit_keys(
+    /// Returns the first `limit` keys that start with `prefix` and follow `after`, in the order of their bytes.
+    pub fn list(
         &self,
         bucket: &str,
         prefix: &str,
         after: &str,
-        visit: Visit,
-    ) -> io::Result<()> {
-        let mut others = self.keys_with_folder("keys", bucket, prefix)?;
-        others.sort_unstable_by(|a, b| b.cmp(a));
-        let walk = Walk { prefix, after };
-        let ended = walk.folder(&self.root.join(bucket), "", &mut |key| {
-            while let Some(other) = others.pop_if(|other| other.as_str() < key) {
-                if other.as_str() > after && visit(&other)?.is_break() {
-                    return Ok(ControlFlow::Break(()));
-                }
-            }
-            others.pop_if(|other| other == key);
-            visit(key)
-        })?;
-        if ended.is_continue() {
-            for other in others.iter().rev().filter(|other| other.as_str() > after) {
-                if visit(other)?.is_break() {
-                    break;
-                }
-            }
-        }
-        Ok(())
+        limit: usize,
+    ) -> Result<Vec<String>> {
+        let mut walk = Walk {
+            prefix,
+            after,
+            limit,
+            keys: Vec::new(),
+        };
+        walk.folder(&self.root.join(bucket), "")?;
+        let mut keys = walk.keys;
+        let others = self.keys_with_folder("keys", bucket, prefix)?;
+        keys.extend(others.into_iter().filter(|key| **key > *after));
+        keys.sort_unstable();
+        keys.dedup();
+        keys.truncate(limit);
+        Ok(keys)
     }
 
     /// Returns the keys with this prefix of all objects, versions and delete markers, in the order of their bytes.
-    pub fn list_versioned(&self, bucket: &str, prefix: &str) -> io::Result<Vec<String>> {
-        let mut keys = self.list(bucket, prefix)?;
+    pub fn list_versioned(&self, bucket: &str, prefix: &str) -> Result<Vec<String>> {
+        let mut keys = self.list(bucket, prefix, "", usize::MAX)?;
         keys.extend(self.keys_with_folder("versions", bucket, prefix)?);
         keys.sort_unstable();
         keys.dedup();
@@ -571,10 +541,11 @@ impl Objects {
         self.root.join(".s3/metadata").join(name)
     }
 
-    fn write_metadata(&self, info: &ObjectInfo) -> io::Result<()> {
+    fn write_metadata(&self, info: &ObjectInfo) -> Result<()> {
         let path = self.metadata_path(info);
         create_parent(&path)?;
-        fs::write(path, serde_json::to_vec(&(&info.etag, &info.headers))?)
+        let metadata = json!((&info.etag, &info.headers)).to_string();
+        Ok(fs::write(path, metadata)?)
     }
 
     fn remove_metadata(&self, info: &ObjectInfo) {
@@ -590,7 +561,7 @@ fn stamp(file: &File) -> io::Result<(SystemTime, u64)> {
 }
 
 /// Reads a range of an object's bytes, unless the file has changed since it was opened.
-pub fn read(info: &ObjectInfo, mut file: &File, range: Range<u64>) -> io::Result<Vec<u8>> {
+pub fn read(info: &ObjectInfo, mut file: &File, range: Range<u64>) -> Result<Vec<u8>> {
     let size = range.end - range.start;
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
     file.seek(SeekFrom::Start(range.start))?;
@@ -600,7 +571,7 @@ pub fn read(info: &ObjectInfo, mut file: &File, range: Range<u64>) -> io::Result
 }
 
 /// Returns an error if the file has changed since it was opened.
-pub fn check_unchanged(info: &ObjectInfo, file: &File) -> io::Result<()> {
+pub fn check_unchanged(info: &ObjectInfo, file: &File) -> Result<()> {
     if stamp(file)? != (info.modified, info.size) {
         return Err(with_path(&info.path, &io::Error::other(CHANGED)));
     }
@@ -608,13 +579,16 @@ pub fn check_unchanged(info: &ObjectInfo, file: &File) -> io::Result<()> {
 }
 
 /// Copies all bytes; returns their MD5 digest in hexadecimal digits and their CRC-64/NVME in Base64.
-pub fn copy(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<(String, String)> {
+pub fn copy(from: &mut dyn Read, to: &mut dyn Write) -> Result<(String, String)> {
     let (mut md5, mut crc) = (Md5::new(), Crc64Nvme::new());
     let mut buffer = vec![0; 64 << 10];
     loop {
         let count = from.read(&mut buffer)?;
         if count == 0 {
-            return Ok((hex(&md5.finalize()), checksum::base64(crc.finalize())));
+            return Ok((
+                hex::encode(md5.finalize()),
+                checksum::base64(crc.finalize()),
+            ));
         }
         md5.update(&buffer[..count]);
         crc.update(&buffer[..count]);
@@ -622,18 +596,17 @@ pub fn copy(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<(String, Stri
     }
 }
 
-/// Takes a key; returns whether to go on.
-type Visit<'a> = &'a mut dyn FnMut(&str) -> io::Result<ControlFlow<()>>;
-
 /// A walk through the files of a bucket.
 struct Walk<'a> {
     prefix: &'a str,
     after: &'a str,
+    limit: usize,
+    keys: Vec<String>,
 }
 
 impl Walk<'_> {
-    /// Calls `visit` with the keys of the files below `folder`, which start with `base`.
-    fn folder(&self, folder: &Path, base: &str, visit: Visit) -> io::Result<ControlFlow<()>> {
+    /// Collects the keys of the files below `folder`, which start with `base`, in the order of their bytes.
+    fn folder(&mut self, folder: &Path, base: &str) -> Result<()> {
         let mut entries = Vec::new();
         for entry in read_dir(folder)? {
             let path = entry.path();
@@ -652,45 +625,40 @@ impl Walk<'_> {
             } else if !key.starts_with(prefix) {
                 continue;
             }
-            let invalid = |text| {
-                Err(with_path(
-                    &path,
-                    &io::Error::new(ErrorKind::InvalidFilename, text),
-                ))
-            };
-            match String::from_utf8(key) {
-                Err(_) => return invalid("the name is not UTF-8, so it cannot be a part of a key"),
+            let problem = match String::from_utf8(key) {
+                Err(_) => "the name is not UTF-8, so it cannot be a part of a key",
                 Ok(key) if key.len() > MAX_KEY_BYTES => {
-                    return invalid(
-                        "the path in the bucket is longer than a key can be, 1024 bytes",
-                    );
+                    "the path in the bucket is longer than a key can be, 1024 bytes"
                 }
-                // All keys in a folder start with its key.
-                Ok(key) if *key > *self.after || self.after.starts_with(&key) => {
-                    entries.push((key, path));
+                Ok(key) => {
+                    // All keys in a folder start with its key.
+                    let is_folder = key.ends_with('/') && self.after.starts_with(&key);
+                    if *key > *self.after || is_folder {
+                        entries.push((key, path));
+                    }
+                    continue;
                 }
-                Ok(_) => {}
-            }
+            };
+            let error = io::Error::new(ErrorKind::InvalidFilename, problem);
+            return Err(with_path(&path, &error));
         }
         entries.sort_unstable();
         for (key, path) in entries {
-            let next = if key.ends_with('/') {
-                self.folder(&path, &key, visit)?
-            } else if key == self.after {
-                ControlFlow::Continue(())
+            if self.keys.len() >= self.limit {
+                break;
+            }
+            if key.ends_with('/') {
+                self.folder(&path, &key)?;
             } else {
-                visit(&key)?
-            };
-            if next.is_break() {
-                return Ok(next);
+                self.keys.push(key);
             }
         }
-        Ok(ControlFlow::Continue(()))
+        Ok(())
     }
 }
 
 /// Returns the entries of a folder, which may not exist.
-fn read_dir(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
+fn read_dir(folder: &Path) -> Result<Vec<fs::DirEntry>> {
     match fs::read_dir(folder).and_then(Iterator::collect) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         entries => entries.map_err(|error| with_path(folder, &error)),
@@ -703,24 +671,16 @@ fn version_id(modified: SystemTime) -> String {
     format!("{:020}", age.unwrap_or_default().as_nanos())
 }
 
-fn create_parent(path: &Path) -> io::Result<()> {
+fn create_parent(path: &Path) -> Result<()> {
     let created = path.parent().map_or(Ok(()), fs::create_dir_all);
     created.map_err(|error| with_path(path, &error))
 }
 
-fn with_path(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-}
-
-/// `bytes` in hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    let mut digits = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        let _ = write!(digits, "{byte:02x}");
-    }
-    digits
+fn with_path(path: &Path, error: &io::Error) -> Error {
+    let text = format!("{}: {error}", path.display());
+    Error::Io(io::Error::new(error.kind(), text))
 }
 
 fn sha256_hex(bytes: &[u8]) -> String {
-    hex(&Sha256::checksum(bytes))
+    hex::encode(Sha256::checksum(bytes))
 }

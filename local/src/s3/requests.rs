@@ -3,9 +3,8 @@
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method};
 use percent_encoding::percent_decode_str;
-use tokio::sync::watch;
 
-/// An operation of S3.
+/// An operation of S3 that tests count or make fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "named as in the Amazon S3 API Reference")]
 pub enum Op {
@@ -15,21 +14,13 @@ pub enum Op {
     CopyObject,
     DeleteObject,
     DeleteObjects,
-    ListObjects,
     ListObjectsV2,
     ListObjectVersions,
-    ListBuckets,
-    CreateBucket,
-    HeadBucket,
     GetBucketVersioning,
-    PutBucketVersioning,
     CreateMultipartUpload,
-    UploadPart,
     UploadPartCopy,
     CompleteMultipartUpload,
     AbortMultipartUpload,
-    ListMultipartUploads,
-    ListParts,
     /// Any other.
     Other,
 }
@@ -51,10 +42,6 @@ pub struct RecordedRequest {
     pub query: String,
     /// All headers.
     pub headers: HeaderMap,
-    /// The status of the response; `None` until there is one.
-    pub status: Option<u16>,
-    /// `true` if a fault was applied.
-    pub faulted: bool,
 }
 
 impl RecordedRequest {
@@ -71,26 +58,19 @@ impl RecordedRequest {
         };
         let copy = head.headers.contains_key("x-amz-copy-source");
         let op = match (head.method.as_str(), bucket.is_empty(), key.is_empty()) {
-            ("GET", true, _) => Op::ListBuckets,
-            ("GET", _, true) if has("list-type") => Op::ListObjectsV2,
-            ("GET", _, true) if has("versions") => Op::ListObjectVersions,
-            ("GET", _, true) if has("versioning") => Op::GetBucketVersioning,
-            ("PUT", _, true) if has("versioning") => Op::PutBucketVersioning,
-            ("GET", _, true) if has("uploads") => Op::ListMultipartUploads,
-            ("GET", _, true) if !has("location") => Op::ListObjects,
-            ("HEAD", false, true) => Op::HeadBucket,
-            ("PUT", false, true) if query.is_empty() => Op::CreateBucket,
+            ("GET", false, true) if has("list-type") => Op::ListObjectsV2,
+            ("GET", false, true) if has("versions") => Op::ListObjectVersions,
+            ("GET", false, true) if has("versioning") => Op::GetBucketVersioning,
             ("POST", false, true) if has("delete") => Op::DeleteObjects,
-            ("GET", _, false) if has("uploadId") => Op::ListParts,
-            ("GET", _, false) if !has("tagging") => Op::GetObject,
-            ("HEAD", _, false) => Op::HeadObject,
             ("PUT", _, false) if has("uploadId") && copy => Op::UploadPartCopy,
-            ("PUT", _, false) if has("uploadId") => Op::UploadPart,
-            ("PUT", _, false) if copy => Op::CopyObject,
-            ("PUT", _, false) => Op::PutObject,
             ("POST", _, false) if has("uploads") => Op::CreateMultipartUpload,
             ("POST", _, false) if has("uploadId") => Op::CompleteMultipartUpload,
             ("DELETE", _, false) if has("uploadId") => Op::AbortMultipartUpload,
+            (_, _, false) if has("uploadId") || has("tagging") => Op::Other,
+            ("GET", _, false) => Op::GetObject,
+            ("HEAD", _, false) => Op::HeadObject,
+            ("PUT", _, false) if copy => Op::CopyObject,
+            ("PUT", _, false) => Op::PutObject,
             ("DELETE", _, false) => Op::DeleteObject,
             _ => Op::Other,
         };
@@ -102,8 +82,6 @@ impl RecordedRequest {
             key: decode(key),
             query: query.to_owned(),
             headers: head.headers.clone(),
-            status: None,
-            faulted: false,
         }
     }
 
@@ -113,45 +91,5 @@ impl RecordedRequest {
         value
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default()
-    }
-}
-
-/// All requests since the start, or since the log was cleared.
-#[derive(Default)]
-pub struct Log(watch::Sender<Vec<RecordedRequest>>);
-
-impl Log {
-    /// Adds a request.
-    pub fn add(&self, request: RecordedRequest) {
-        self.0.send_modify(|requests| requests.push(request));
-    }
-
-    /// Records the status of a response.
-    pub fn set_status(&self, number: u64, status: u16) {
-        self.0.send_modify(|requests| {
-            let found = requests.iter_mut().rfind(|found| found.number == number);
-            if let Some(found) = found {
-                found.status = Some(status);
-            }
-        });
-    }
-
-    /// Returns all requests, in the order in which they arrived.
-    pub fn list(&self) -> Vec<RecordedRequest> {
-        self.0.borrow().clone()
-    }
-
-    /// Removes all requests.
-    pub fn clear(&self) {
-        self.0.send_modify(Vec::clear);
-    }
-
-    /// Waits until there is a request that `matches`; returns the first.
-    pub async fn wait_for(&self, matches: impl Fn(&RecordedRequest) -> bool) -> RecordedRequest {
-        let mut receiver = self.0.subscribe();
-        let requests = receiver.wait_for(|requests| requests.iter().any(&matches));
-        let requests = requests.await.expect("the sender is part of `self`");
-        let found = requests.iter().find(|request| matches(request));
-        found.expect("it was just found").clone()
     }
 }

@@ -1,28 +1,20 @@
 //! Response bodies that stall or break.
 
-use std::error::Error;
-use std::fmt;
 use std::future::ready;
+use std::io;
 
 use futures_util::stream::{self, StreamExt as _};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Bytes, Frame};
 
-/// The error that ends a connection without a response.
-#[derive(Debug)]
-pub struct Broken;
+/// The body of a response. An error ends the connection.
+pub type ResponseBody = UnsyncBoxBody<Bytes, io::Error>;
 
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the connection is closed on purpose")
-    }
+/// The error that ends a connection on purpose.
+pub fn connection_closed() -> io::Error {
+    io::Error::other("the connection is closed on purpose")
 }
-
-impl Error for Broken {}
-
-/// The body of a response.
-pub type ResponseBody = UnsyncBoxBody<Bytes, Broken>;
 
 /// All bytes.
 pub fn whole(bytes: Bytes) -> ResponseBody {
@@ -37,7 +29,7 @@ pub fn broken(bytes: &Bytes, after: usize) -> ResponseBody {
     let end = async {
         // The server sends its buffer when the body is pending.
         tokio::task::yield_now().await;
-        Err(Broken)
+        Err(connection_closed())
     };
     two_parts(first, end)
 }
@@ -58,7 +50,7 @@ pub fn stalled(
 
 fn two_parts(
     first: Bytes,
-    second: impl Future<Output = Result<Frame<Bytes>, Broken>> + Send + 'static,
+    second: impl Future<Output = io::Result<Frame<Bytes>>> + Send + 'static,
 ) -> ResponseBody {
     let first = stream::once(ready(Ok(Frame::data(first))));
     StreamBody::new(first.chain(stream::once(second))).boxed_unsync()

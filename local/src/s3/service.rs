@@ -6,23 +6,22 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use hyper::body::Bytes;
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use s3s::crypto::{Checksum as _, Md5};
 #[allow(clippy::wildcard_imports, reason = "three types for each operation")]
 use s3s::dto::*;
-use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, dto, s3_error};
+use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use tempfile::NamedTempFile;
 
 use super::checksum;
-use super::objects::{self, Headers, ObjectInfo, Objects, Precondition, Refused, VERSION_ID, hex};
+use super::objects::{self, Error, Headers, ObjectInfo, Objects, Precondition, VERSION_ID};
 
 const MAX_KEYS: i32 = 1000;
 /// Minimum size of a part that is not the last ("Amazon S3 multipart upload limits").
@@ -57,7 +56,6 @@ pub struct Service {
 struct Upload {
     bucket: String,
     key: String,
-    created: SystemTime,
     headers: Headers,
     parts: BTreeMap<i32, Part>,
 }
@@ -65,7 +63,6 @@ struct Upload {
 struct Part {
     md5: String,
     size: u64,
-    modified: SystemTime,
     file: NamedTempFile,
 }
 
@@ -80,7 +77,7 @@ impl Service {
     }
 
     fn require_bucket(&self, bucket: &str) -> S3Result {
-        if io_result(self.objects.has_bucket(bucket))? {
+        if self.objects.has_bucket(bucket)? {
             return Ok(());
         }
         Err(s3_error!(
@@ -98,27 +95,22 @@ impl Service {
     ) -> S3Result<(ObjectInfo, File)> {
         self.require_bucket(bucket)?;
         let (info, file) = if let Some(id) = version {
-            let found = io_result(self.objects.find_version(bucket, key, id))?;
+            let found = self.objects.find_version(bucket, key, id)?;
             let found = found
                 .ok_or_else(|| s3_error!(NoSuchVersion, "The specified version does not exist."))?;
             if found.is_marker {
-                let error = s3_error!(MethodNotAllowed, "The version is a delete marker");
-                return Err(with_marker(error, &found.id));
+                return Err(s3_error!(
+                    MethodNotAllowed,
+                    "The version is a delete marker"
+                ));
             }
             (found.info, found.file)
-        } else if let Some(found) = io_result(self.objects.find(bucket, key))? {
-            found
         } else {
-            let versions = io_result(self.objects.versions_locked(bucket, key))?;
-            let marker = versions.first().filter(|newest| newest.is_marker);
-            return Err(match marker {
-                Some(marker) => with_marker(no_such_key(), &marker.id),
-                None => no_such_key(),
-            });
+            self.objects.find(bucket, key)?.ok_or(Error::NoSuchKey)?
         };
         match etag {
             Some(ETagCondition::ETag(etag)) if etag.value() != info.etag => {
-                Err(precondition_failed())
+                Err(Error::PreconditionFailed.into())
             }
             _ => Ok((info, file)),
         }
@@ -158,23 +150,6 @@ impl Service {
         Ok(precondition)
     }
 
-    fn write(
-        &self,
-        name: (&str, &str),
-        content: &mut dyn io::Read,
-        etag: Option<String>,
-        headers: Headers,
-        precondition: &Precondition,
-    ) -> S3Result<ObjectInfo> {
-        let written = self
-            .objects
-            .write(name, content, etag, headers, precondition);
-        io_result(written)?.map_err(|refused| match refused {
-            Refused::PreconditionFailed => precondition_failed(),
-            Refused::NoSuchKey => no_such_key(),
-        })
-    }
-
     /// Calls `use_upload` with a multipart upload.
     fn with_upload<T>(
         &self,
@@ -197,13 +172,12 @@ impl Service {
         content: &mut dyn io::Read,
     ) -> S3Result<ETag> {
         self.with_upload(upload, name, |_| Ok(()))?;
-        let mut file = io_result(self.objects.temporary_file())?;
-        let (md5, _) = io_result(objects::copy(content, file.as_file_mut()))?;
+        let mut file = self.objects.temporary_file()?;
+        let (md5, _) = objects::copy(content, file.as_file_mut())?;
         let etag = ETag::Strong(md5.clone());
         let part = Part {
             md5,
-            size: io_result(file.as_file().metadata())?.len(),
-            modified: SystemTime::now(),
+            size: file.as_file().metadata().map_err(Error::Io)?.len(),
             file,
         };
         self.with_upload(upload, name, |upload| {
@@ -219,11 +193,11 @@ impl Service {
             ..DeletedObject::default()
         };
         if let Some(id) = version {
-            let is_marker = io_result(self.objects.delete_version(bucket, key, &id))?;
+            let is_marker = self.objects.delete_version(bucket, key, &id)?;
             deleted.delete_marker = is_marker.then_some(true);
             deleted.delete_marker_version_id = is_marker.then(|| id.clone());
             deleted.version_id = Some(id);
-        } else if let Some(marker) = io_result(self.objects.delete(bucket, key))? {
+        } else if let Some(marker) = self.objects.delete(bucket, key)? {
             deleted.delete_marker = Some(true);
             deleted.delete_marker_version_id = Some(marker);
         }
@@ -245,29 +219,32 @@ impl S3 for Service {
             let last = part.end - 1;
             format!("bytes {}-{last}/{}", part.start, info.size)
         });
-        let checksums = input.checksum_mode.is_some() && part.is_none();
-        let bytes = io_result(objects::read(&info, &file, part.unwrap_or(0..info.size)))?;
+        let headers = response_headers(&info, input.checksum_mode.is_some() && part.is_none());
+        let bytes = objects::read(&info, &file, part.unwrap_or(0..info.size))?;
         let output = GetObjectOutput {
+            accept_ranges: Some("bytes".to_owned()),
             content_length: i64::try_from(bytes.len()).ok(),
             content_range,
             body: Some(Body::from(bytes).into()),
+            e_tag: Some(ETag::Strong(info.etag)),
+            last_modified: Some(whole_seconds(info.modified)),
             ..GetObjectOutput::default()
         };
-        Ok(S3Response::with_headers(
-            output,
-            response_headers(&info, checksums)?,
-        ))
+        Ok(S3Response::with_headers(output, headers))
     }
 
     async fn head_object(&self, request: Request<HeadObjectInput>) -> Response<HeadObjectOutput> {
         let input = request.input;
         let name = (&*input.bucket, &*input.key);
         let (info, _) = self.find(name, input.version_id.as_deref(), input.if_match)?;
+        let headers = response_headers(&info, input.checksum_mode.is_some());
         let output = HeadObjectOutput {
+            accept_ranges: Some("bytes".to_owned()),
             content_length: i64::try_from(info.size).ok(),
+            e_tag: Some(ETag::Strong(info.etag)),
+            last_modified: Some(whole_seconds(info.modified)),
             ..HeadObjectOutput::default()
         };
-        let headers = response_headers(&info, input.checksum_mode.is_some())?;
         Ok(S3Response::with_headers(output, headers))
     }
 
@@ -278,7 +255,8 @@ impl S3 for Service {
         let (bytes, checksums) = read_body(body, &mut request).await?;
         let mut headers = stored_headers(&request.headers);
         headers.extend(checksums);
-        let info = self.write(name, &mut &*bytes, None, headers, &precondition)?;
+        let objects = &self.objects;
+        let info = objects.write(name, &mut &*bytes, None, headers, &precondition)?;
         let output = PutObjectOutput {
             e_tag: Some(ETag::Strong(info.etag)),
             ..PutObjectOutput::default()
@@ -302,7 +280,8 @@ impl S3 for Service {
             source.headers
         };
         let name = (&*input.bucket, &*input.key);
-        let info = self.write(name, &mut file, None, headers, &precondition)?;
+        let objects = &self.objects;
+        let info = objects.write(name, &mut file, None, headers, &precondition)?;
         let result = CopyObjectResult {
             e_tag: Some(ETag::Strong(info.etag)),
             last_modified: Some(whole_seconds(info.modified)),
@@ -339,9 +318,8 @@ impl S3 for Service {
         for object in input.delete.objects {
             deleted.push(self.delete(&input.bucket, &object.key, object.version_id)?);
         }
-        let quiet = input.delete.quiet.unwrap_or_default();
         Ok(S3Response::new(DeleteObjectsOutput {
-            deleted: Some(deleted).filter(|_| !quiet),
+            deleted: Some(deleted),
             ..DeleteObjectsOutput::default()
         }))
     }
@@ -353,33 +331,57 @@ impl S3 for Service {
         let input = request.input;
         self.require_bucket(&input.bucket)?;
         // The token is the last entry of the page before, without characters that XML or a query cannot contain.
-        let token = input.continuation_token.as_ref();
-        let token = token.map(|token| percent_decode_str(token).decode_utf8_lossy().into_owned());
+        let token = input.continuation_token.as_deref().map(decode);
         let after = token.or_else(|| input.start_after.clone());
-        let encoding = Encoding::new(input.encoding_type.as_ref());
-        let page = io_result(list_page(
-            &self.objects,
-            &input.bucket,
-            input.prefix.as_deref(),
-            input.delimiter.as_deref(),
-            after,
-            input.max_keys,
-            encoding,
-        ))?;
-        let token = |last: &String| utf8_percent_encode(last, NON_ALPHANUMERIC).to_string();
+        let after = after.unwrap_or_default();
+        let encode = encoder(input.encoding_type.as_ref());
+        let mut page = Page::new(input.prefix, input.delimiter, input.max_keys);
+        let mut last = after.clone();
+        let mut contents = Vec::new();
+        let _lock = self.objects.lock();
+        // Several keys can have one common prefix.
+        let limit = page.delimiter.as_ref().map_or(page.max + 1, |_| usize::MAX);
+        let keys = self
+            .objects
+            .list(&input.bucket, &page.prefix, &after, limit);
+        for key in keys? {
+            let folder = page.folder(&key);
+            let entry = folder.unwrap_or(&key);
+            if *entry <= *last {
+                continue;
+            }
+            if !page.takes_one_more() {
+                break;
+            }
+            if let Some(folder) = folder {
+                page.common_prefixes.push(encode(folder));
+            } else if let Some((info, _)) = self.objects.find_locked(&input.bucket, &key)? {
+                contents.push(Object {
+                    key: Some(encode(&key)),
+                    e_tag: Some(ETag::Strong(info.etag)),
+                    last_modified: Some(whole_seconds(info.modified)),
+                    size: i64::try_from(info.size).ok(),
+                    ..Object::default()
+                });
+            }
+            entry.clone_into(&mut last);
+        }
+        let next = page
+            .is_truncated
+            .then(|| utf8_percent_encode(&last, NON_ALPHANUMERIC));
         Ok(S3Response::new(ListObjectsV2Output {
-            next_continuation_token: page.next.as_ref().map(token),
-            key_count: i32::try_from(page.contents.len() + page.common_prefixes.len()).ok(),
-            is_truncated: Some(page.next.is_some()),
-            prefix: Some(encoding.of(&input.prefix.unwrap_or_default())),
-            delimiter: input.delimiter.map(|delimiter| encoding.of(&delimiter)),
-            start_after: input.start_after.map(|key| encoding.of(&key)),
-            max_keys: Some(max_keys(input.max_keys)),
+            next_continuation_token: next.map(|token| token.to_string()),
+            key_count: i32::try_from(page.count).ok(),
+            is_truncated: Some(page.is_truncated),
+            prefix: Some(encode(&page.prefix)),
+            delimiter: page.delimiter.as_deref().map(encode),
+            start_after: input.start_after.as_deref().map(encode),
+            max_keys: i32::try_from(page.max).ok(),
             continuation_token: input.continuation_token,
             encoding_type: input.encoding_type,
             name: Some(input.bucket),
-            contents: Some(page.contents),
-            common_prefixes: Some(page.common_prefixes),
+            contents: Some(contents),
+            common_prefixes: Some(page.common_prefixes()),
             ..ListObjectsV2Output::default()
         }))
     }
@@ -389,30 +391,27 @@ impl S3 for Service {
         &self,
         request: Request<ListObjectsInput>,
     ) -> Response<ListObjectsOutput> {
-        let input = request.input;
-        self.require_bucket(&input.bucket)?;
-        let encoding = Encoding::new(input.encoding_type.as_ref());
-        let page = io_result(list_page(
-            &self.objects,
-            &input.bucket,
-            input.prefix.as_deref(),
-            input.delimiter.as_deref(),
-            input.marker.clone(),
-            input.max_keys,
-            encoding,
-        ))?;
-        Ok(S3Response::new(ListObjectsOutput {
-            is_truncated: Some(page.next.is_some()),
-            next_marker: page.next.map(|last| encoding.of(&last)),
-            marker: Some(encoding.of(&input.marker.unwrap_or_default())),
-            prefix: Some(encoding.of(&input.prefix.unwrap_or_default())),
-            delimiter: input.delimiter.map(|delimiter| encoding.of(&delimiter)),
-            max_keys: Some(max_keys(input.max_keys)),
-            encoding_type: input.encoding_type,
-            name: Some(input.bucket),
-            contents: Some(page.contents),
-            common_prefixes: Some(page.common_prefixes),
-            ..ListObjectsOutput::default()
+        let listed = self.list_objects_v2(request.map_input(Into::into)).await?;
+        Ok(listed.map_output(|page| {
+            let next = page.next_continuation_token;
+            // A token is an encoded key.
+            let next = next.map(|token| match &page.encoding_type {
+                Some(_) => token,
+                None => decode(&token),
+            });
+            ListObjectsOutput {
+                is_truncated: page.is_truncated,
+                next_marker: next,
+                marker: page.start_after.or_else(|| Some(String::new())),
+                prefix: page.prefix,
+                delimiter: page.delimiter,
+                max_keys: page.max_keys,
+                encoding_type: page.encoding_type,
+                name: page.name,
+                contents: page.contents,
+                common_prefixes: page.common_prefixes,
+                ..ListObjectsOutput::default()
+            }
         }))
     }
 
@@ -422,7 +421,7 @@ impl S3 for Service {
     ) -> Response<ListObjectVersionsOutput> {
         self.require_bucket(&request.input.bucket)?;
         let page = list_versions(&self.objects, request.input);
-        Ok(S3Response::new(io_result(page)?))
+        Ok(S3Response::new(page?))
     }
 
     async fn get_bucket_versioning(
@@ -438,20 +437,6 @@ impl S3 for Service {
         }))
     }
 
-    async fn put_bucket_versioning(
-        &self,
-        request: Request<PutBucketVersioningInput>,
-    ) -> Response<PutBucketVersioningOutput> {
-        let input = request.input;
-        self.require_bucket(&input.bucket)?;
-        let status = input.versioning_configuration.status;
-        if status.is_none_or(|status| status.as_str() != BucketVersioningStatus::ENABLED) {
-            return Err(s3_error!(NotImplemented, "Versioning cannot be suspended"));
-        }
-        io_result(self.objects.enable_versioning(&input.bucket))?;
-        Ok(S3Response::new(PutBucketVersioningOutput::default()))
-    }
-
     async fn create_multipart_upload(
         &self,
         request: Request<CreateMultipartUploadInput>,
@@ -465,7 +450,6 @@ impl S3 for Service {
         let upload = Upload {
             bucket: input.bucket.clone(),
             key: input.key.clone(),
-            created: SystemTime::now(),
             headers: stored_headers(&request.headers),
             parts: BTreeMap::new(),
         };
@@ -507,11 +491,11 @@ impl S3 for Service {
             .map_err(|_| S3ErrorCode::InvalidArgument)?;
         let range = range.map(|range| range.check(source.size)).transpose()?;
         let range = range.unwrap_or(0..source.size);
-        io_result(file.seek(SeekFrom::Start(range.start)))?;
+        file.seek(SeekFrom::Start(range.start)).map_err(Error::Io)?;
         let mut content = file.take(range.end - range.start);
         let name = (&*input.bucket, &*input.key);
         let etag = self.add_part(&input.upload_id, name, input.part_number, &mut content)?;
-        io_result(objects::check_unchanged(&source, &content.into_inner()))?;
+        objects::check_unchanged(&source, &content.into_inner())?;
         let result = CopyPartResult {
             e_tag: Some(etag),
             last_modified: Some(whole_seconds(SystemTime::now())),
@@ -531,22 +515,23 @@ impl S3 for Service {
         let precondition = self.check_write(&input.bucket, &input.key, &request.headers)?;
         let listed = input.multipart_upload.and_then(|upload| upload.parts);
         let name = (&*input.bucket, &*input.key);
-        let mut whole = io_result(self.objects.temporary_file())?;
+        let mut whole = self.objects.temporary_file()?;
         let (etag, headers) = self.with_upload(&input.upload_id, name, |upload| {
             check_parts(&upload.parts, &listed.unwrap_or_default())?;
             let mut md5 = Md5::new();
             for part in upload.parts.values_mut() {
                 let digest = u128::from_str_radix(&part.md5, 16).unwrap_or_default();
                 md5.update(&digest.to_be_bytes());
-                io_result(part.file.rewind())?;
-                io_result(io::copy(part.file.as_file_mut(), whole.as_file_mut()))?;
+                part.file.rewind().map_err(Error::Io)?;
+                io::copy(part.file.as_file_mut(), whole.as_file_mut()).map_err(Error::Io)?;
             }
-            let etag = format!("{}-{}", hex(&md5.finalize()), upload.parts.len());
+            let etag = format!("{}-{}", hex::encode(md5.finalize()), upload.parts.len());
             Ok((etag, upload.headers.clone()))
         })?;
-        io_result(whole.rewind())?;
+        whole.rewind().map_err(Error::Io)?;
         // A refused upload can be completed later, or aborted.
-        let info = self.write(name, &mut whole, Some(etag), headers, &precondition)?;
+        let objects = &self.objects;
+        let info = objects.write(name, &mut whole, Some(etag), headers, &precondition)?;
         self.uploads.lock().remove(&input.upload_id);
         Ok(S3Response::new(CompleteMultipartUploadOutput {
             e_tag: Some(ETag::Strong(info.etag)),
@@ -568,90 +553,6 @@ impl S3 for Service {
         Ok(S3Response::new(AbortMultipartUploadOutput::default()))
     }
 
-    async fn list_parts(&self, request: Request<ListPartsInput>) -> Response<ListPartsOutput> {
-        let input = request.input;
-        let marker = input.part_number_marker.unwrap_or_default();
-        let max = input.max_parts.unwrap_or(MAX_KEYS).clamp(1, MAX_KEYS);
-        let name = (&*input.bucket, &*input.key);
-        let parts = self.with_upload(&input.upload_id, name, |upload| {
-            let parts = upload.parts.iter();
-            let parts = parts.filter(|(number, _)| **number > marker);
-            let parts = parts.map(|(number, part)| dto::Part {
-                part_number: Some(*number),
-                e_tag: Some(ETag::Strong(part.md5.clone())),
-                size: i64::try_from(part.size).ok(),
-                last_modified: Some(whole_seconds(part.modified)),
-                ..dto::Part::default()
-            });
-            Ok(parts.collect::<Vec<_>>())
-        })?;
-        let (parts, is_truncated) = first(parts, max);
-        let last = parts.last().and_then(|part| part.part_number);
-        Ok(S3Response::new(ListPartsOutput {
-            next_part_number_marker: last.filter(|_| is_truncated),
-            is_truncated: Some(is_truncated),
-            part_number_marker: input.part_number_marker,
-            max_parts: Some(max),
-            parts: Some(parts),
-            bucket: Some(input.bucket),
-            key: Some(input.key),
-            upload_id: Some(input.upload_id),
-            ..ListPartsOutput::default()
-        }))
-    }
-
-    async fn list_multipart_uploads(
-        &self,
-        request: Request<ListMultipartUploadsInput>,
-    ) -> Response<ListMultipartUploadsOutput> {
-        let input = request.input;
-        self.require_bucket(&input.bucket)?;
-        let prefix = input.prefix.clone().unwrap_or_default();
-        let max = input.max_uploads.unwrap_or(MAX_KEYS).clamp(1, MAX_KEYS);
-        let marker = (
-            input.key_marker.clone().unwrap_or_default(),
-            input.upload_id_marker.clone(),
-        );
-        let name = |upload: &MultipartUpload| {
-            (
-                upload.key.clone().unwrap_or_default(),
-                upload.upload_id.clone(),
-            )
-        };
-        let uploads = self.uploads.lock();
-        let uploads = uploads.iter();
-        let uploads = uploads
-            .filter(|(_, upload)| upload.bucket == input.bucket && upload.key.starts_with(&prefix));
-        let uploads = uploads.map(|(id, upload)| MultipartUpload {
-            key: Some(upload.key.clone()),
-            upload_id: Some(id.clone()),
-            initiated: Some(whole_seconds(upload.created)),
-            ..MultipartUpload::default()
-        });
-        // Without an id, the marker follows all uploads of its key.
-        let mut uploads: Vec<_> = uploads
-            .filter(|upload| match &marker {
-                (key, None) => name(upload).0 > *key,
-                marker => name(upload) > *marker,
-            })
-            .collect();
-        uploads.sort_by_key(name);
-        let (uploads, is_truncated) = first(uploads, max);
-        let last = uploads.last().filter(|_| is_truncated);
-        Ok(S3Response::new(ListMultipartUploadsOutput {
-            next_key_marker: last.and_then(|last| last.key.clone()),
-            next_upload_id_marker: last.and_then(|last| last.upload_id.clone()),
-            is_truncated: Some(is_truncated),
-            key_marker: input.key_marker,
-            upload_id_marker: input.upload_id_marker,
-            max_uploads: Some(max),
-            prefix: input.prefix,
-            bucket: Some(input.bucket),
-            uploads: Some(uploads),
-            ..ListMultipartUploadsOutput::default()
-        }))
-    }
-
     /// `aws s3 cp` asks for the tags of large objects that it copies.
     async fn get_object_tagging(
         &self,
@@ -664,7 +565,7 @@ impl S3 for Service {
     }
 
     async fn list_buckets(&self, _: Request<ListBucketsInput>) -> Response<ListBucketsOutput> {
-        let buckets = io_result(self.objects.buckets())?.into_iter();
+        let buckets = self.objects.buckets()?.into_iter();
         let buckets = buckets.map(|(name, created)| Bucket {
             name: Some(name),
             creation_date: Some(whole_seconds(created)),
@@ -681,7 +582,7 @@ impl S3 for Service {
         request: Request<CreateBucketInput>,
     ) -> Response<CreateBucketOutput> {
         let bucket = request.input.bucket;
-        if !io_result(self.objects.create_bucket(&bucket))? {
+        if !self.objects.create_bucket(&bucket)? {
             return Err(s3_error!(
                 BucketAlreadyOwnedByYou,
                 "The bucket exists already"
@@ -708,163 +609,125 @@ impl S3 for Service {
     }
 }
 
-/// The maximum number of entries of a page.
-fn max_keys(asked: Option<i32>) -> i32 {
-    asked.unwrap_or(MAX_KEYS).clamp(0, MAX_KEYS)
+/// Decodes a token of a listing.
+fn decode(token: &str) -> String {
+    percent_decode_str(token).decode_utf8_lossy().into_owned()
 }
 
-/// Returns at most `max` of the entries, and whether there are more.
-fn first<T>(mut entries: Vec<T>, max: i32) -> (Vec<T>, bool) {
-    let max = usize::try_from(max).unwrap_or_default();
-    let is_truncated = entries.len() > max;
-    entries.truncate(max);
-    (entries, is_truncated)
-}
-
-/// The encoding of keys in a listing.
-#[derive(Clone, Copy)]
-struct Encoding {
-    is_url: bool,
-}
-
-impl Encoding {
-    fn new(asked: Option<&EncodingType>) -> Self {
-        let is_url = asked.is_some_and(|encoding| encoding.as_str() == EncodingType::URL);
-        Self { is_url }
-    }
-
-    fn of(self, text: &str) -> String {
-        let encoded = self
-            .is_url
-            .then(|| utf8_percent_encode(text, URL).to_string());
-        encoded.unwrap_or_else(|| text.to_owned())
+/// Returns the encoding of keys in a listing.
+fn encoder(asked: Option<&EncodingType>) -> fn(&str) -> String {
+    match asked.map(EncodingType::as_str) {
+        Some(EncodingType::URL) => |text| utf8_percent_encode(text, URL).to_string(),
+        _ => str::to_owned,
     }
 }
 
 /// A page of a listing.
 struct Page {
-    contents: Vec<Object>,
-    common_prefixes: Vec<CommonPrefix>,
-    /// The last entry, if others follow.
-    next: Option<String>,
+    prefix: String,
+    delimiter: Option<String>,
+    /// Maximum number of entries.
+    max: usize,
+    /// Number of entries.
+    count: usize,
+    common_prefixes: Vec<String>,
+    /// More entries follow.
+    is_truncated: bool,
 }
 
-/// Returns the objects and common prefixes that follow `after`, as they were at one moment.
-fn list_page(
-    objects: &Objects,
-    bucket: &str,
-    prefix: Option<&str>,
-    delimiter: Option<&str>,
-    after: Option<String>,
-    asked: Option<i32>,
-    encoding: Encoding,
-) -> io::Result<Page> {
-    let prefix = prefix.unwrap_or_default();
-    let delimiter = delimiter.filter(|delimiter| !delimiter.is_empty());
-    let max = usize::try_from(max_keys(asked)).unwrap_or_default();
-    let mut page = Page {
-        contents: Vec::new(),
-        common_prefixes: Vec::new(),
-        next: None,
-    };
-    let after = after.unwrap_or_default();
-    let mut last = after.clone();
-    let _lock = objects.lock();
-    objects.visit_keys(bucket, prefix, &after, &mut |key| {
-        let folder = delimiter.and_then(|delimiter| {
-            let end = key[prefix.len()..].find(delimiter)?;
-            Some(&key[..prefix.len() + end + delimiter.len()])
-        });
-        let entry = folder.unwrap_or(key);
-        if entry <= last.as_str() {
-            return Ok(ControlFlow::Continue(()));
+impl Page {
+    fn new(prefix: Option<String>, delimiter: Option<String>, max: Option<i32>) -> Self {
+        let max = max.unwrap_or(MAX_KEYS).clamp(0, MAX_KEYS);
+        Self {
+            prefix: prefix.unwrap_or_default(),
+            delimiter: delimiter.filter(|delimiter| !delimiter.is_empty()),
+            max: usize::try_from(max).unwrap_or_default(),
+            count: 0,
+            common_prefixes: Vec::new(),
+            is_truncated: false,
         }
-        if page.contents.len() + page.common_prefixes.len() == max {
-            page.next = Some(last.clone()).filter(|_| max > 0);
-            return Ok(ControlFlow::Break(()));
+    }
+
+    /// Returns the common prefix of a key that starts with the prefix of the listing.
+    fn folder<'a>(&self, key: &'a str) -> Option<&'a str> {
+        let delimiter = self.delimiter.as_ref()?;
+        let end = key[self.prefix.len()..].find(delimiter)?;
+        Some(&key[..self.prefix.len() + end + delimiter.len()])
+    }
+
+    /// Counts one more entry, unless the page is full.
+    fn takes_one_more(&mut self) -> bool {
+        if self.count == self.max {
+            self.is_truncated = self.max > 0;
+            return false;
         }
-        if let Some(folder) = folder {
-            let prefix = Some(encoding.of(folder));
-            page.common_prefixes.push(CommonPrefix { prefix });
-        } else if let Some((info, _)) = objects.find_locked(bucket, key)? {
-            page.contents.push(Object {
-                key: Some(encoding.of(key)),
-                e_tag: Some(ETag::Strong(info.etag)),
-                last_modified: Some(whole_seconds(info.modified)),
-                size: i64::try_from(info.size).ok(),
-                ..Object::default()
-            });
-        }
-        entry.clone_into(&mut last);
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(page)
+        self.count += 1;
+        true
+    }
+
+    fn common_prefixes(self) -> Vec<CommonPrefix> {
+        let prefixes = self.common_prefixes.into_iter().map(Some);
+        prefixes.map(|prefix| CommonPrefix { prefix }).collect()
+    }
 }
 
 /// Returns the versions and delete markers that follow the markers.
 fn list_versions(
     objects: &Objects,
     input: ListObjectVersionsInput,
-) -> io::Result<ListObjectVersionsOutput> {
-    let encoding = Encoding::new(input.encoding_type.as_ref());
-    let prefix = input.prefix.unwrap_or_default();
-    let delimiter = input.delimiter.filter(|delimiter| !delimiter.is_empty());
-    let max = usize::try_from(max_keys(input.max_keys)).unwrap_or_default();
-    let key_marker = input.key_marker.clone().unwrap_or_default();
+) -> Result<ListObjectVersionsOutput, Error> {
+    let encode = encoder(input.encoding_type.as_ref());
+    let key_marker = input.key_marker.unwrap_or_default();
+    let mut page = Page::new(input.prefix, input.delimiter, input.max_keys);
     let (mut versions, mut markers) = (Vec::new(), Vec::new());
-    let mut common_prefixes: Vec<String> = Vec::new();
-    let mut last = None;
-    let mut is_truncated = false;
+    let mut last = (key_marker.clone(), None);
     let _lock = objects.lock();
-    'keys: for key in objects.list_versioned(&input.bucket, &prefix)? {
-        let folder = delimiter.as_ref().and_then(|delimiter| {
-            let end = key[prefix.len()..].find(delimiter)?;
-            Some(key[..prefix.len() + end + delimiter.len()].to_owned())
-        });
-        if let Some(folder) = folder {
-            let is_new = common_prefixes.last() != Some(&folder) && folder > key_marker;
-            if is_new && versions.len() + markers.len() + common_prefixes.len() == max {
-                is_truncated = true;
+    'keys: for key in objects.list_versioned(&input.bucket, &page.prefix)? {
+        if let Some(folder) = page.folder(&key) {
+            if *folder <= *last.0 {
+                continue;
+            }
+            if !page.takes_one_more() {
                 break;
             }
-            if is_new {
-                last = Some((folder.clone(), None));
-                common_prefixes.push(folder);
-            }
+            page.common_prefixes.push(encode(folder));
+            last = (folder.to_owned(), None);
             continue;
         }
         // Without an id, the marker follows all versions of its key.
-        let after = match &input.version_id_marker {
-            Some(id) if key == key_marker => Some(id),
-            _ if key <= key_marker => continue,
-            _ => None,
-        };
-        let mut follows = after.is_none();
-        for version in objects.versions_locked(&input.bucket, &key)? {
-            if !follows {
-                follows = after == Some(&version.id);
-                continue;
-            }
-            if versions.len() + markers.len() + common_prefixes.len() == max {
-                is_truncated = true;
+        let after = input.version_id_marker.as_ref();
+        let after = after.filter(|_| key == key_marker);
+        if key <= key_marker && after.is_none() {
+            continue;
+        }
+        let found = objects.versions_locked(&input.bucket, &key)?;
+        let seen = after.map_or(0, |id| {
+            let seen = found.iter().position(|version| version.id == *id);
+            seen.map_or(found.len(), |index| index + 1)
+        });
+        for (index, version) in found.into_iter().enumerate().skip(seen) {
+            if !page.takes_one_more() {
                 break 'keys;
             }
-            last = Some((key.clone(), Some(version.id.clone())));
-            let (key, modified) = (encoding.of(&key), whole_seconds(version.info.modified));
+            last = (key.clone(), Some(version.id.clone()));
+            let key = Some(encode(&key));
+            let version_id = Some(version.id);
+            let is_latest = Some(index == 0);
+            let last_modified = Some(whole_seconds(version.info.modified));
             if version.is_marker {
                 markers.push(DeleteMarkerEntry {
-                    key: Some(key),
-                    version_id: Some(version.id),
-                    is_latest: Some(version.is_latest),
-                    last_modified: Some(modified),
+                    key,
+                    version_id,
+                    is_latest,
+                    last_modified,
                     ..DeleteMarkerEntry::default()
                 });
             } else {
                 versions.push(ObjectVersion {
-                    key: Some(key),
-                    version_id: Some(version.id),
-                    is_latest: Some(version.is_latest),
-                    last_modified: Some(modified),
+                    key,
+                    version_id,
+                    is_latest,
+                    last_modified,
                     e_tag: Some(ETag::Strong(version.info.etag)),
                     size: i64::try_from(version.info.size).ok(),
                     ..ObjectVersion::default()
@@ -872,38 +735,32 @@ fn list_versions(
             }
         }
     }
-    let (next_key, next_id) = last.filter(|_| is_truncated).unzip();
-    let common_prefixes = common_prefixes.iter().map(|prefix| CommonPrefix {
-        prefix: Some(encoding.of(prefix)),
-    });
+    let (next_key, next_id) = Some(last).filter(|_| page.is_truncated).unzip();
     Ok(ListObjectVersionsOutput {
-        common_prefixes: Some(common_prefixes.collect()),
         versions: Some(versions),
         delete_markers: Some(markers),
-        is_truncated: Some(is_truncated),
-        next_key_marker: next_key.map(|key| encoding.of(&key)),
+        is_truncated: Some(page.is_truncated),
+        next_key_marker: next_key.as_deref().map(encode),
         next_version_id_marker: next_id.flatten(),
-        key_marker: input.key_marker.map(|key| encoding.of(&key)),
+        key_marker: Some(encode(&key_marker)),
         version_id_marker: input.version_id_marker,
-        prefix: Some(encoding.of(&prefix)),
-        delimiter: delimiter.map(|delimiter| encoding.of(&delimiter)),
-        max_keys: Some(max_keys(input.max_keys)),
+        prefix: Some(encode(&page.prefix)),
+        delimiter: page.delimiter.as_deref().map(encode),
+        max_keys: i32::try_from(page.max).ok(),
         encoding_type: input.encoding_type,
         name: Some(input.bucket),
+        common_prefixes: Some(page.common_prefixes()),
         ..ListObjectVersionsOutput::default()
     })
 }
 
 /// Checks the list of parts with which an upload is completed: all that were uploaded, in order, and none too small.
 fn check_parts(uploaded: &BTreeMap<i32, Part>, listed: &[CompletedPart]) -> S3Result {
-    let numbers: Vec<_> = listed.iter().filter_map(|part| part.part_number).collect();
-    if !numbers.is_sorted() {
-        return Err(s3_error!(InvalidPartOrder, "The parts are not in order"));
-    }
+    let numbers = listed.iter().filter_map(|part| part.part_number.as_ref());
     let has_etag = |(part, listed): (&Part, &CompletedPart)| {
         listed.e_tag.as_ref().map(ETag::value) == Some(part.md5.as_str())
     };
-    if !uploaded.keys().eq(&numbers) || !uploaded.values().zip(listed).all(has_etag) {
+    if !uploaded.keys().eq(numbers) || !uploaded.values().zip(listed).all(has_etag) {
         return Err(s3_error!(
             InvalidPart,
             "The list does not match the parts that were uploaded"
@@ -941,17 +798,9 @@ async fn read_body<T>(
 ) -> S3Result<(Bytes, Headers)> {
     let headers = &mut request.headers;
     let mut body = body.map(Body::from).unwrap_or_default();
-    let bytes = body.store_all_limited(usize::MAX).await.map_err(|error| {
-        let signed = headers.get("x-amz-content-sha256");
-        let in_chunks = signed.is_some_and(|it| it.as_bytes().starts_with(b"STREAMING-"));
-        if in_chunks {
-            return S3Error::with_source(S3ErrorCode::SignatureDoesNotMatch, error);
-        }
-        let code = S3ErrorCode::Custom("XAmzContentSHA256Mismatch".into());
-        let mut error = S3Error::with_source(code, error);
-        error.set_status_code(hyper::StatusCode::BAD_REQUEST);
-        error
-    })?;
+    let bytes = body.store_all_limited(usize::MAX).await;
+    // The body does not have its signature or its digest.
+    let bytes = bytes.map_err(|error| S3Error::with_source(S3ErrorCode::BadDigest, error))?;
     if let Some(trailer) = request.trailing_headers.take() {
         headers.extend(trailer.take().unwrap_or_default());
     }
@@ -978,7 +827,7 @@ fn verify(headers: &HeaderMap, bytes: &[u8]) -> S3Result<Headers> {
 
 /// Returns the headers of a request that are stored with its object.
 fn stored_headers(request: &HeaderMap) -> Headers {
-    let mut stored = Headers::from([("content-type".to_owned(), "binary/octet-stream".to_owned())]);
+    let mut stored = Headers::new();
     for (name, value) in request {
         let name = name.as_str();
         if STORED.contains(&name) || name.starts_with("x-amz-meta-") {
@@ -991,22 +840,13 @@ fn stored_headers(request: &HeaderMap) -> Headers {
     stored
 }
 
-/// Returns the headers of a response with an object.
-fn response_headers(info: &ObjectInfo, checksums: bool) -> S3Result<HeaderMap> {
-    let mut stored = info.headers.clone();
-    if !checksums {
-        stored.retain(|name, _| !name.starts_with(checksum::PREFIX));
-    }
-    let mut headers = header_map(&stored);
-    let etag = ETag::Strong(info.etag.clone()).to_http_header();
-    headers.insert(header::ETAG, etag.map_err(S3Error::internal_error)?);
-    let mut time = Vec::new();
-    let formatted = whole_seconds(info.modified).format(TimestampFormat::HttpDate, &mut time);
-    formatted.map_err(S3Error::internal_error)?;
-    let time = HeaderValue::try_from(time).map_err(S3Error::internal_error)?;
-    headers.insert(header::LAST_MODIFIED, time);
-    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    Ok(headers)
+/// Returns the stored headers of an object for a response.
+fn response_headers(info: &ObjectInfo, checksums: bool) -> HeaderMap {
+    let mut headers = info.headers.clone();
+    headers.retain(|name, _| checksums || !name.starts_with(checksum::PREFIX));
+    let content_type = headers.entry("content-type".to_owned());
+    content_type.or_insert_with(|| "binary/octet-stream".to_owned());
+    header_map(&headers)
 }
 
 fn header_map(headers: &Headers) -> HeaderMap {
@@ -1020,20 +860,25 @@ fn header_map(headers: &Headers) -> HeaderMap {
     map
 }
 
-/// Logs an I/O error, and makes it an error of S3.
-fn io_result<T>(result: io::Result<T>) -> S3Result<T> {
-    result.map_err(|error| {
-        if error.kind() == io::ErrorKind::InvalidFilename {
+impl From<Error> for S3Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::PreconditionFailed => s3_error!(
+                PreconditionFailed,
+                "At least one of the preconditions did not hold"
+            ),
+            Error::NoSuchKey => s3_error!(NoSuchKey, "The specified key does not exist."),
             // No retry helps.
-            log::error!("a file of the bucket cannot be an object: rename it: {error}");
-            let code = S3ErrorCode::Custom("InvalidFileName".into());
-            let mut error = S3Error::with_message(code, error.to_string());
-            error.set_status_code(hyper::StatusCode::BAD_REQUEST);
-            return error;
+            Error::Io(error) if error.kind() == io::ErrorKind::InvalidFilename => {
+                log::error!("a file of the bucket cannot be an object: rename it: {error}");
+                S3Error::with_message(S3ErrorCode::InvalidRequest, error.to_string())
+            }
+            Error::Io(error) => {
+                log::error!("the S3 server cannot read or write its files: {error}");
+                S3Error::internal_error(error)
+            }
         }
-        log::error!("the S3 server cannot read or write its files: {error}");
-        S3Error::internal_error(error)
-    })
+    }
 }
 
 /// The time without fractions of a second.
@@ -1043,25 +888,6 @@ fn whole_seconds(time: SystemTime) -> Timestamp {
     Timestamp::from(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
-fn no_such_key() -> S3Error {
-    s3_error!(NoSuchKey, "The specified key does not exist.")
-}
-
-/// Adds the headers that name a delete marker.
-fn with_marker(mut error: S3Error, id: &str) -> S3Error {
-    let marker = ("x-amz-delete-marker".to_owned(), "true".to_owned());
-    let id = (VERSION_ID.to_owned(), id.to_owned());
-    error.set_headers(header_map(&[marker, id].into()));
-    error
-}
-
 fn no_such_upload() -> S3Error {
     s3_error!(NoSuchUpload, "The specified upload does not exist")
-}
-
-fn precondition_failed() -> S3Error {
-    s3_error!(
-        PreconditionFailed,
-        "At least one of the preconditions did not hold"
-    )
 }
