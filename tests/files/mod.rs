@@ -19,7 +19,7 @@ use crate::common::drafts::{
 };
 
 /// 2100-01-01T00:00:00Z, since the epoch.
-const YEAR_2100: Duration = Duration::from_secs(4_102_444_800);
+const YEAR_2100: Duration = Duration::from_hours(24 * 47_482);
 
 /// Paths with characters that URLs, XML and shells treat specially.
 pub const UNUSUAL_PATHS: [&str; 10] = [
@@ -334,6 +334,9 @@ async fn an_object_that_is_not_a_copy_of_the_file_is_named_and_never_in_a_versio
     }
 }
 
+/// A change of a draft, by its id.
+type Change = fn(&S3, &str);
+
 #[tokio::test]
 async fn a_draft_that_changes_while_it_is_saved_is_saved_in_one_state() {
     const CONTENT: &str = "draft_content.json";
@@ -341,7 +344,6 @@ async fn a_draft_that_changes_while_it_is_saved_is_saved_in_one_state() {
     let s3 = &test_env.s3;
     let copy_of_a = || When::op(Copy).and(|request| request.key.ends_with("/a.mp4"));
     let list_drafts = || When::op(List).and(|request| request.query.contains("prefix=drafts"));
-    type Change = fn(&S3, &str);
     let replace: Change = |s3, id| put(s3, id, "a.mp4");
     let delete: Change = |s3, id| s3.delete(BUCKET, &file_key(id, "a.mp4"));
     let edit: Change = |s3, id| put(s3, id, CONTENT);
