@@ -334,7 +334,7 @@ impl Savers {
 
 /// Changes the draft in rounds while `savers` save it.
 async fn race(race: &Arc<Race>, function: &Arc<Bootstrap>, savers: usize) -> Vec<Observation> {
-    let rounds = if long_tests() { 200 } else { 12 };
+    let rounds = if long_tests() { 200 } else { 6 };
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
