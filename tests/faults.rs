@@ -25,8 +25,9 @@ use crate::files::multipart::multipart_saver;
 pub enum Step {
     ReadDocument,
     ListDraft,
+    /// The copies of many files.
     ListCopies,
-    /// A copy about which the listing tells nothing.
+    /// The copies of few files.
     FindCopy,
     CopyFile,
     /// The four requests of a copy in parts.
@@ -405,11 +406,13 @@ async fn check_all_faults(save_files: bool, steps: &[(Step, &'static [Row])]) {
 }
 
 async fn check_faults(save_files: bool, step: Step, rows: &[Row]) {
-    let paths = if save_files {
-        &["a", "b", "c"][..]
-    } else {
-        &[]
+    let paths: Vec<_> = ('a'..='z').map(String::from).collect();
+    let count = match (save_files, step) {
+        (false, _) => 0,
+        (true, ListCopies) => paths.len(),
+        (true, _) => 3,
     };
+    let paths: Vec<_> = paths.iter().take(count).map(String::as_str).collect();
     let s3 = S3::start_empty().await.expect("the S3 server starts");
     let program = match step {
         // The function copies only files over 256 MiB in parts.
@@ -422,15 +425,7 @@ async fn check_faults(save_files: bool, step: Step, rows: &[Row]) {
     for (number, row) in rows.iter().enumerate() {
         for times in TIMES {
             let id = format!("fault-{number}-{times:x}");
-            let draft = Draft::new(&s3, id, paths);
-            if step == FindCopy {
-                // A page that is not the last one may be empty.
-                let page = RawResponse::new(200).body(
-                    "<ListBucketResult><KeyCount>0</KeyCount><IsTruncated>true</IsTruncated>\
-                     <NextContinuationToken>next</NextContinuationToken></ListBucketResult>",
-                );
-                s3.fault(ListCopies.requests(&draft.id), Fault::Respond(page));
-            }
+            let draft = Draft::new(&s3, id, &paths);
             if step == ReadManifest {
                 let saved = draft.assert_save(&program, Created, LONG_TIME, "first");
                 let saved = saved.await;

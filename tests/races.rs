@@ -459,7 +459,7 @@ async fn kill_processes(save_files: bool, rounds: usize) {
     } else {
         &[]
     };
-    let requests = if save_files { paths.len() + 5 } else { 2 };
+    let requests = if save_files { paths.len() + 7 } else { 2 };
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
     let s3 = S3::start_empty().await.expect("the S3 starts");

@@ -26,8 +26,8 @@ const MAX_OBJECTS: usize = 100_000;
 /// edited all the time needs more than two.
 const MAX_LISTINGS: u32 = 10;
 
-/// Number of files about which another page of a listing may tell whether there is a copy. Fewer are asked
-/// for one by one, which costs as much and takes no longer.
+/// Number of files about which a page of a listing has to tell whether there is a copy. Fewer are
+/// asked for one by one, which costs as much and takes no longer.
 const MIN_FILES_OF_PAGE: usize = 25;
 
 /// Maximum number of files that one save copies at a time.
@@ -216,9 +216,9 @@ impl Saver {
         Ok(refused)
     }
 
-    /// Lists one page of the copies, and more while they tell about enough files. Returns the indexes of
-    /// the files without a copy, with `true`, and of those about which nothing is known, with `false`. The
-    /// number of pages does not depend on the number of older copies.
+    /// Lists the copies while a page tells about enough files. Returns the indexes of the files without
+    /// a copy, with `true`, and of those about which nothing is known, with `false`. The number of pages
+    /// does not depend on the number of older copies.
     async fn find_copies(
         &self,
         id: &DraftId,
@@ -227,7 +227,7 @@ impl Saver {
         let prefix = keys::copies(id);
         let mut files = Vec::new();
         let mut unknown = &*state.by_copy;
-        while !unknown.is_empty() {
+        while unknown.len() >= MIN_FILES_OF_PAGE {
             let count = unknown.len();
             // The key before which the page begins: that of the first file, without its last character.
             let mut after = state.file(unknown[0]).copy_key(id);
@@ -248,7 +248,7 @@ impl Saver {
                 files.extend(unknown.iter().map(|index| (*index, true)));
                 unknown = &[];
             }
-            if unknown.len().min(count - unknown.len()) < MIN_FILES_OF_PAGE {
+            if count - unknown.len() < MIN_FILES_OF_PAGE {
                 break;
             }
         }

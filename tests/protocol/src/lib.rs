@@ -111,7 +111,7 @@ pub struct Instance {
     pub edits_share_times: bool,
     /// Number of ticks that pass.
     pub ticks: Tick,
-    /// Maximum number of keys on a page of a listing; S3 may return fewer. The folder has at most [`KEYS`].
+    /// Maximum number of keys on a page of a listing; S3 may return fewer. The folder has at most `KEYS`.
     pub page_keys: usize,
     /// The first file is copied in parts.
     pub has_large_file: bool,
