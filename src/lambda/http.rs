@@ -151,7 +151,7 @@ fn json_response(status: StatusCode, body: &Value) -> HttpResponse {
     HttpResponse {
         status,
         headers: json!({"content-type": "application/json", "cache-control": "no-store"}),
-        body: Some(body.to_string()),
+        body: body.to_string(),
     }
 }
 
@@ -172,6 +172,6 @@ fn preflight(request: &HttpRequest) -> HttpResponse {
             "access-control-allow-headers": requested.unwrap_or(default),
             "access-control-max-age": "3600",
         }),
-        body: None,
+        body: String::new(),
     }
 }

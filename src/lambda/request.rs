@@ -26,7 +26,7 @@ pub(super) struct HttpResponse {
     pub status: StatusCode,
     /// An object of texts.
     pub headers: Value,
-    pub body: Option<String>,
+    pub body: String,
 }
 
 /// The gateways, by the form of their events and responses.
