@@ -86,14 +86,14 @@ impl HttpRequest {
         }
         let event: HttpEvent<'_> = read_object(payload.as_bytes()).ok()?;
         let context: RequestContext = read_object(event.request_context?.get().as_bytes()).ok()?;
-        let (gateway, method, path) = match (context.http, context.elb) {
-            (Some(http), _) => (Gateway::HttpApi, Some(http.method), event.raw_path),
-            (None, Some(_)) => (
-                Gateway::LoadBalancer,
-                as_string(event.http_method),
-                event.path,
-            ),
-            (None, None) => (Gateway::RestApi, as_string(event.http_method), event.path),
+        let (gateway, method, path) = if let Some(http) = context.http {
+            (Gateway::HttpApi, Some(http.method), event.raw_path)
+        } else {
+            let gateway = match context.elb {
+                Some(_) => Gateway::LoadBalancer,
+                None => Gateway::RestApi,
+            };
+            (gateway, as_string(event.http_method), event.path)
         };
         let requested = requested_headers(event.headers);
         Some(Self {
