@@ -8,7 +8,6 @@ use proptest::sample::{Index, select};
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 use save_draft::draft::document::validate;
-use test_support::fixtures::hex;
 use test_support::skip_or_fail;
 
 /// Generates JSON objects, with white space and the constants that only Python accepts.
@@ -122,7 +121,7 @@ fn exactly_the_documents_that_python_reads_are_valid() {
     };
     let mut stdin = python.stdin.take().expect("a pipe");
     for document in &documents {
-        writeln!(stdin, "{}", hex(document)).expect("python3 reads");
+        writeln!(stdin, "{}", hex::encode(document)).expect("python3 reads");
     }
     drop(stdin);
     let output = python.wait_with_output().expect("python3 ends");

@@ -1,7 +1,5 @@
 //! Compares the bytes of a file with its `ETag`.
 
-use std::fmt::Write as _;
-
 use md5::{Digest as _, Md5};
 
 /// The result of a comparison.
@@ -127,22 +125,13 @@ impl Candidate {
 
     fn finish(mut self) -> String {
         if self.part_size.is_none() {
-            return hex(&self.part.finalize());
+            return hex::encode(self.part.finalize());
         }
         if self.part_bytes > 0 {
             self.parts.update(self.part.finalize());
         }
-        hex(&self.parts.finalize())
+        hex::encode(self.parts.finalize())
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        // A string takes all.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 #[cfg(test)]
@@ -160,7 +149,11 @@ mod tests {
     /// Returns the `ETag` of a multipart upload.
     fn multipart(bytes: &[u8], part_size: usize) -> String {
         let parts: Vec<_> = bytes.chunks(part_size).map(Md5::digest).collect();
-        format!("{}-{}", hex(&Md5::digest(parts.concat())), parts.len())
+        format!(
+            "{}-{}",
+            hex::encode(Md5::digest(parts.concat())),
+            parts.len()
+        )
     }
 
     #[test]

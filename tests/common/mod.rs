@@ -179,13 +179,13 @@ pub fn gets_and_puts(s3: &S3) -> (usize, usize) {
     (gets, puts)
 }
 
-/// Starts a function that uses `s3`, with these environment variables beside the required ones. `.ci/arm64` names the
-/// program of another architecture in the variable `BOOTSTRAP`.
+/// Starts a function that uses `s3`, with these environment variables beside the required ones.
 pub async fn start_function(s3: &S3, env: &[(&str, &str)]) -> Bootstrap {
     start_function_with(&Endpoint::of(s3), env).await
 }
 
 /// Starts a function that uses the store at `endpoint`, with these environment variables beside the required ones.
+/// `.ci/arm64` names the program of another architecture in the variable `BOOTSTRAP`.
 pub async fn start_function_with(endpoint: &Endpoint, env: &[(&str, &str)]) -> Bootstrap {
     let required = [
         ("AWS_ENDPOINT_URL_S3", &*endpoint.url),

@@ -1,6 +1,5 @@
 //! Drafts and events for tests.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -59,16 +58,7 @@ pub fn draft_of_size(bytes: usize, seed: u64) -> Vec<u8> {
 
 /// The SHA-256 digest of `bytes` in hexadecimal digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-/// `bytes` in hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    let mut digits = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        write!(digits, "{byte:02x}").expect("a string takes all");
-    }
-    digits
+    hex::encode(Sha256::digest(bytes))
 }
 
 /// Returns whether `LONG=1` asks for the long variants of tests.
@@ -98,18 +88,9 @@ pub fn event_names() -> Vec<String> {
     names
 }
 
-/// Returns an SQS event with one message for each of the drafts `0` to `count - 1`, whose `messageId` is the draft id.
+/// Returns an SQS batch with one message for each of the drafts `0` to `count - 1`.
 pub fn batch(count: usize) -> Value {
-    let mut event = event("sqs");
-    let message = event["Records"][0].take();
-    let messages = (0..count).map(|number| {
-        let mut message = message.clone();
-        message["messageId"] = number.to_string().into();
-        message["body"] = json!({"draft_id": number.to_string()}).to_string().into();
-        message
-    });
-    event["Records"] = messages.collect();
-    event
+    sqs_batch((0..count).map(|number| json!({"draft_id": number.to_string()})))
 }
 
 /// Returns an event of API Gateway (HTTP API) that posts `body`.
@@ -138,17 +119,29 @@ pub fn method_mut(event: &mut Value) -> &mut Value {
     }
 }
 
-/// Returns an S3 notification with a record for each of `keys`, which must be URL-encoded.
-pub fn s3_notification(keys: impl IntoIterator<Item = impl Into<String>>) -> Value {
-    let mut event = event("s3");
+/// Returns the event `name` with a copy of its record for each of `items`. `change` takes the copy, the number of the item
+/// and the item.
+fn with_records<T>(
+    name: &str,
+    items: impl IntoIterator<Item = T>,
+    change: impl Fn(&mut Value, usize, T),
+) -> Value {
+    let mut event = event(name);
     let record = event["Records"][0].take();
-    let records = keys.into_iter().map(|key| {
+    let records = items.into_iter().enumerate().map(|(number, item)| {
         let mut record = record.clone();
-        record["s3"]["object"]["key"] = Value::String(key.into());
+        change(&mut record, number, item);
         record
     });
     event["Records"] = records.collect();
     event
+}
+
+/// Returns an S3 notification with a record for each of `keys`, which must be URL-encoded.
+pub fn s3_notification(keys: impl IntoIterator<Item = impl Into<String>>) -> Value {
+    with_records("s3", keys, |record, _, key| {
+        record["s3"]["object"]["key"] = Value::String(key.into());
+    })
 }
 
 /// Returns an EventBridge event of S3 for `key`.
@@ -167,17 +160,11 @@ pub fn sns_notification(message: &Value) -> Value {
 
 /// Returns an SQS batch with these bodies, texts or JSON, and the ids `message-0`, `message-1` and so on.
 pub fn sqs_batch(bodies: impl IntoIterator<Item = Value>) -> Value {
-    let mut event = event("sqs");
-    let message = event["Records"][0].take();
-    let messages = bodies.into_iter().enumerate().map(|(number, body)| {
-        let mut message = message.clone();
+    with_records("sqs", bodies, |message, number, body| {
         message["messageId"] = json!(format!("message-{number}"));
         message["body"] = match body {
             Value::String(text) => json!(text),
             body => json!(body.to_string()),
         };
-        message
-    });
-    event["Records"] = messages.collect();
-    event
+    })
 }
