@@ -326,8 +326,6 @@ async fn documents_are_saved_byte_for_byte() {
 
 #[tokio::test]
 async fn cors_origin_may_call_the_api_from_a_page() {
-    const DEFAULT: &str =
-        "Authorization, Content-Type, X-Amz-Date, X-Amz-Security-Token, X-Api-Key";
     let origin = "https://editor.example";
     let test_env = TestEnv::with(&[("CORS_ORIGIN", origin)]).await;
     for event in [post_url(DRAFT_URL), post("{}")] {
@@ -339,39 +337,22 @@ async fn cors_origin_may_call_the_api_from_a_page() {
     }
 
     // HTTP APIs, function URLs and load balancers pass preflight requests on. These may ask for any header.
-    let requested = "x-amz-content-sha256,traceparent, X-Custom_1";
-    let lower_case = "access-control-request-headers";
-    let mut cases = vec![(json!({}), Value::Null, DEFAULT)];
-    for header in [lower_case, "Access-Control-Request-Headers"] {
-        cases.push((json!({header: requested}), Value::Null, requested));
-        cases.push((Value::Null, json!({header: [requested]}), requested));
-    }
-    for invalid in ["", "a b", "a,,b", "a\r\nx: y", "名", "<script>"] {
-        cases.push((json!({lower_case: invalid}), Value::Null, DEFAULT));
-    }
-    for invalid in [json!(1), json!({"a": 1})] {
-        cases.push((json!({lower_case: invalid}), Value::Null, DEFAULT));
-    }
     for (name, _) in http_events() {
         let mut preflight = event(&name);
         *method_mut(&mut preflight) = json!("OPTIONS");
         preflight["body"] = Value::Null;
-        for (headers, multi_value_headers, allowed) in &cases {
-            preflight["headers"] = headers.clone();
-            preflight["multiValueHeaders"] = multi_value_headers.clone();
-            let response = test_env.send(&preflight).await;
-            assert_eq!(response["statusCode"], 204, "{name}: {headers}");
-            // A gateway may refuse a response whose body is not a string.
-            assert_eq!(response["body"], "", "{name}: {headers}");
-            for (header, expected) in [
-                ("access-control-allow-origin", origin),
-                ("access-control-allow-methods", "POST"),
-                ("access-control-allow-headers", allowed),
-            ] {
-                let value = response["headers"][header].as_str();
-                let value = value.or(response["multiValueHeaders"][header][0].as_str());
-                assert_eq!(value, Some(expected), "{name}: {headers}");
-            }
+        let response = test_env.send(&preflight).await;
+        assert_eq!(response["statusCode"], 204, "{name}");
+        // A gateway may refuse a response whose body is not a string.
+        assert_eq!(response["body"], "", "{name}");
+        for (header, expected) in [
+            ("access-control-allow-origin", origin),
+            ("access-control-allow-methods", "POST"),
+            ("access-control-allow-headers", "Authorization, *"),
+        ] {
+            let value = response["headers"][header].as_str();
+            let value = value.or(response["multiValueHeaders"][header][0].as_str());
+            assert_eq!(value, Some(expected), "{name}");
         }
     }
 }

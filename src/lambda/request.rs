@@ -17,8 +17,6 @@ pub(super) struct HttpRequest {
     pub method: Method,
     pub path: String,
     pub body: Vec<u8>,
-    /// `Access-Control-Request-Headers`, the only header that is read.
-    pub requested_headers: Option<String>,
 }
 
 /// A response to an HTTP request.
@@ -46,8 +44,6 @@ struct HttpEvent<'a> {
     http_method: Option<&'a RawValue>,
     path: Option<&'a RawValue>,
     raw_path: Option<&'a RawValue>,
-    headers: Option<&'a RawValue>,
-    multi_value_headers: Option<&'a RawValue>,
     body: Option<&'a RawValue>,
     is_base64_encoded: Option<&'a RawValue>,
 }
@@ -68,15 +64,6 @@ struct Http {
     method: String,
 }
 
-/// The header of CORS preflight requests that is read. HTTP APIs, function URLs and load balancers send
-/// names in lower case, REST APIs as the client wrote them.
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Headers<'a> {
-    #[serde(borrow, alias = "Access-Control-Request-Headers")]
-    access_control_request_headers: Option<&'a RawValue>,
-}
-
 impl HttpRequest {
     /// Parses an HTTP event, or returns `None` for any other payload.
     pub(super) fn parse(payload: &str) -> Option<Self> {
@@ -95,25 +82,13 @@ impl HttpRequest {
             };
             (gateway, as_string(event.http_method), event.path)
         };
-        let requested = requested_headers(event.headers);
         Some(Self {
             gateway,
             method: method?.parse().ok()?,
             path: as_string(path).unwrap_or_default(),
             body: read_body(event.body, event.is_base64_encoded),
-            requested_headers: requested.or_else(|| requested_headers(event.multi_value_headers)),
         })
     }
-}
-
-/// Load balancers may send a list of values.
-fn requested_headers(headers: Option<&RawValue>) -> Option<String> {
-    let headers: Headers<'_> = read_object(headers?.get().as_bytes()).ok()?;
-    let requested = headers.access_control_request_headers;
-    as_string(requested).or_else(|| {
-        let [value]: [String; 1] = serde_json::from_str(requested?.get()).ok()?;
-        Some(value)
-    })
 }
 
 /// Reads a body that is text, or Base64 if it is marked as such and valid. A body that is not a string, as

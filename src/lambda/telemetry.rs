@@ -205,10 +205,11 @@ impl InvocationLog<'_> {
 
     /// Records a save, successful or not.
     pub(super) fn save(&self, report: &SaveReport) {
+        let progress = &report.progress;
         let mut fields = vec![("draft_id", text(report.draft_id.as_str()))];
-        let document = report.document.map(DocumentName::as_str);
+        let document = progress.document.map(DocumentName::as_str);
         fields.extend(document.map(|name| ("document", text(name))));
-        let is_encrypted = report.kind == Some(DocumentKind::Encrypted);
+        let is_encrypted = progress.kind == Some(DocumentKind::Encrypted);
         fields.extend(is_encrypted.then(|| ("encrypted", true.into())));
         let (level, message) = match &report.result {
             Ok(saved) => {
@@ -230,10 +231,10 @@ impl InvocationLog<'_> {
             }
         };
         fields.push(("SaveMs", milliseconds(report.elapsed)));
-        fields.extend(report.read.map(|read| ("ReadMs", milliseconds(read))));
-        fields.extend(report.write.map(|write| ("WriteMs", milliseconds(write))));
-        fields.extend(report.bytes.map(|bytes| ("DraftBytes", bytes.into())));
-        if let Some(files) = report.files {
+        fields.extend(progress.read.map(|read| ("ReadMs", milliseconds(read))));
+        fields.extend(progress.write.map(|write| ("WriteMs", milliseconds(write))));
+        fields.extend(progress.bytes.map(|bytes| ("DraftBytes", bytes.into())));
+        if let Some(files) = progress.files {
             fields.extend([
                 ("Files", files.files.into()),
                 ("FilesCopied", files.copied.into()),

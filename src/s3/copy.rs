@@ -85,8 +85,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// - `ServiceUnavailable` if S3 could not be reached.
-    /// - `SaveFailed` for any other error.
+    /// See [`crate::s3`].
     pub async fn saved_size(&self, key: &str) -> Result<Option<u64>, Error> {
         let request = self.request("HeadObject", &self.saved_bucket, key);
         let _permit = self.permit().await?;
@@ -111,9 +110,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// - `Refused` if a condition did not hold.
-    /// - `ServiceUnavailable` if S3 could not be reached.
-    /// - `SaveFailed` for any other error, such as denied access.
+    /// Also `Refused` if a condition did not hold.
     pub async fn copy(&self, source: CopySource<'_>, key: &str) -> Result<(), CopyError> {
         if source.size <= self.max_copy_bytes {
             self.copy_whole(source, key).await

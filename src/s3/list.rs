@@ -45,8 +45,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// - `ServiceUnavailable` if S3 could not be reached, or the listing may be incomplete.
-    /// - `SaveFailed` for any other error.
+    /// Also `ServiceUnavailable` if the listing may be incomplete.
     pub async fn list_drafts(&self, prefix: &str, token: Option<&str>) -> Result<Page, Error> {
         self.list(&self.draft_bucket, prefix, None, token).await
     }

@@ -1,4 +1,7 @@
 //! S3 operations: reads a document, creates an object that must not exist, lists and copies files.
+//!
+//! An operation returns `ServiceUnavailable` if S3 could not be reached or the transfer failed in all
+//! attempts, and `SaveFailed` for any other error, such as denied access.
 
 pub mod client;
 mod copy;
@@ -165,10 +168,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// - `DraftNotFound` if the object does not exist.
-    /// - `ServiceUnavailable` if S3 could not be reached, the transfer failed in all attempts, or
-    ///   `memory` cannot be enlarged to the size of the document.
-    /// - `SaveFailed` for any other error, such as an object over the limit or denied access.
+    /// Also `DraftNotFound` if the object does not exist, and `ServiceUnavailable` if `memory` cannot be
+    /// enlarged to the size of the document.
     pub async fn read(&self, key: &str, memory: &Memory) -> Result<Document, Error> {
         let request = self.request("GetObject", &self.draft_bucket, key);
         let mut attempt = 1;
@@ -230,10 +231,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// - `ServiceUnavailable` if S3 could not be reached, or other writers of the key were in
-    ///   conflict in all attempts.
-    /// - `SaveFailed` for any other error, such as denied access, or a store that does not support
-    ///   conditional writes.
+    /// Also `ServiceUnavailable` if other writers of the key were in conflict in all attempts.
     pub async fn create(&self, key: &str, object: &NewObject) -> Result<CreateOutcome, Error> {
         let request = self.request("PutObject", &self.saved_bucket, key);
         let checksum = BASE64_STANDARD.encode(object.sha256.as_bytes());
@@ -293,8 +291,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// - `ServiceUnavailable` if S3 could not be reached, or the transfer failed in all attempts.
-    /// - `SaveFailed` for any other error.
+    /// See [`crate::s3`].
     pub async fn is_equal(
         &self,
         key: &str,

@@ -93,8 +93,7 @@ impl Saver {
     ///
     /// # Errors
     ///
-    /// - `ServiceUnavailable` if S3 could not be reached, or the folder changed all the time.
-    /// - `SaveFailed` if a file cannot be copied, or an object with the key of a copy is not one.
+    /// `ServiceUnavailable` if the folder changed all the time, and the errors of [`crate::s3`].
     pub(super) async fn save_files(
         &self,
         id: &DraftId,

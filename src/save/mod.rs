@@ -42,6 +42,13 @@ pub struct SaveReport {
     pub result: Result<Saved, Error>,
     /// Duration of the save.
     pub elapsed: Duration,
+    /// The progress of the save until it ended.
+    pub progress: Progress,
+}
+
+/// The part of a report that is known while the save runs.
+#[derive(Debug, Default)]
+pub struct Progress {
     /// Name of the document, if there is one.
     pub document: Option<DocumentName>,
     /// Kind of the document, if it is valid.
@@ -54,17 +61,6 @@ pub struct SaveReport {
     pub write: Option<Duration>,
     /// The draft's other files, if they are saved too.
     pub files: Option<FilesReport>,
-}
-
-/// The part of a report that is known while the save runs.
-#[derive(Default)]
-struct Progress {
-    document: Option<DocumentName>,
-    kind: Option<DocumentKind>,
-    bytes: Option<u64>,
-    read: Option<Duration>,
-    write: Option<Duration>,
-    files: Option<FilesReport>,
 }
 
 /// Saves drafts.
@@ -117,12 +113,7 @@ impl Saver {
             draft_id,
             result,
             elapsed: start.elapsed(),
-            document: progress.document,
-            kind: progress.kind,
-            bytes: progress.bytes,
-            read: progress.read,
-            write: progress.write,
-            files: progress.files,
+            progress,
         }
     }
 
