@@ -1,6 +1,8 @@
 //! Lenient reading: a field that no save reads changes nothing, and a message of a batch that
 //! cannot be read fails alone.
 
+use std::collections::HashSet;
+
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use test_support::check;
@@ -197,9 +199,14 @@ async fn any_text_in_a_field_that_is_read_gets_a_documented_result() {
     let long = [100, 9_000].map(|length| "x".repeat(length));
     let texts = SPECIAL.iter().map(|text| (*text).to_owned()).chain(long);
     let replacements: Vec<_> = texts.map(|text| json!(text).to_string()).collect();
+    let mut changes = HashSet::new();
     for name in event_names() {
-        for (_, variant) in variants(&event(&name).to_string(), true, &replacements) {
-            check::invocation(&function, variant.as_bytes()).await;
+        for (change, variant) in variants(&event(&name).to_string(), true, &replacements) {
+            // The same field of another event, or of another record of a list, is read in the same way.
+            let change: String = change.chars().filter(|c| !c.is_ascii_digit()).collect();
+            if changes.insert(change) {
+                check::invocation(&function, variant.as_bytes()).await;
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use clap::Parser;
+use futures_util::FutureExt as _;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
@@ -285,8 +287,7 @@ async fn serve(
     let connections = GracefulShutdown::new();
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new());
-    let stop = signal::ctrl_c();
-    tokio::pin!(stop);
+    let mut stop = pin!(signal::ctrl_c());
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -332,10 +333,15 @@ async fn serve(
             drop(connection.await);
         });
     }
+    // The first poll begins to listen. After the line is printed, an interrupt could come before that.
+    let mut again = pin!(signal::ctrl_c());
+    if let Some(stopped) = again.as_mut().now_or_never() {
+        return stopped;
+    }
     println!("Stopping after the requests that have started. Press Ctrl-C again to stop at once.");
     tokio::select! {
         _ = tokio::time::timeout(INTEGRATION_TIMEOUT, connections.shutdown()) => Ok(()),
-        stopped = signal::ctrl_c() => stopped,
+        stopped = again => stopped,
     }
 }
 
