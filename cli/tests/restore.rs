@@ -337,7 +337,12 @@ async fn a_lost_response_or_a_failure_of_s3_does_not_stop_it() {
 
 #[tokio::test]
 async fn a_change_by_an_editor_meanwhile_is_not_overwritten() {
-    for path in ["Timelines/project.json", "assets/empty", DOCUMENT] {
+    for (path, op) in [
+        ("Timelines/project.json", Op::CopyObject),
+        ("assets/empty", Op::CopyObject),
+        (DOCUMENT, Op::CopyObject),
+        ("assets/new.mp4", Op::DeleteObject),
+    ] {
         let (s3, [(old, _), _]) = two_versions().await;
         let s3 = Arc::new(s3);
         let key = format!("drafts/{ID}/{path}");
@@ -348,9 +353,9 @@ async fn a_change_by_an_editor_meanwhile_is_not_overwritten() {
                 s3.put(BUCKET, &key, b"{\"edited\":1}");
             }
         };
-        let copy = When::op(Op::CopyObject).key_starts_with(&key).once();
-        s3.fault(copy, Fault::Run(Arc::new(edit)));
-        let run = restore(&s3, &[&old]).await;
+        let write = When::op(op).key_starts_with(&key).once();
+        s3.fault(write, Fault::Run(Arc::new(edit)));
+        let run = restore(&s3, &[&old, "--exact"]).await;
         run.expect_error(2, "was changed during the restore");
         assert_eq!(s3.get(BUCKET, &key).expect("a file"), b"{\"edited\":1}");
     }

@@ -226,6 +226,24 @@ async fn a_bucket_keeps_versions() {
 
 /// s3cmd, s3fs, rclone and s5cmd need this.
 #[tokio::test]
+async fn a_folder_is_one_entry_of_a_listing_of_several_pages() {
+    let env = Env::start().await;
+    for key in ["a", "b/1", "b/2", "c", "d/1"] {
+        env.s3.put(BUCKET, key, key);
+    }
+    let list = env.client.list_objects_v2().bucket(BUCKET).delimiter("/");
+    let mut pages = list.max_keys(1).into_paginator().send();
+    let mut names = Vec::new();
+    while let Some(page) = pages.next().await {
+        let page = page.expect("the bucket is listed");
+        let keys = page.contents().iter().filter_map(|object| object.key());
+        let folders = page.common_prefixes().iter().filter_map(|it| it.prefix());
+        names.push(keys.chain(folders).collect::<Vec<_>>().join(" "));
+    }
+    assert_eq!(names, ["a", "b/", "c", "d/"]);
+}
+
+#[tokio::test]
 async fn older_clients_list_and_copy() {
     let env = Env::start().await;
     for key in ["a", "b/1", "b/2", "c d+e", "z"] {
@@ -379,6 +397,22 @@ async fn a_file_of_the_user_is_an_object() {
     fs::remove_file(&path).expect("the file is removed");
     let missing = env.put(key).if_match(ONE).send().await;
     assert_eq!(error(missing), "404 NoSuchKey");
+
+    env.put(key).send().await.expect("it is written");
+    let other = env.get(key).if_match("\"other\"").send().await;
+    assert_eq!(error(other), PRECONDITION_FAILED);
+    let get = env.get(key).if_match(ONE).send().await;
+    get.expect("it is this state");
+    let delete = |etag| {
+        env.client
+            .delete_object()
+            .bucket(BUCKET)
+            .key(key)
+            .if_match(etag)
+    };
+    assert_eq!(error(delete("\"other\"").send().await), PRECONDITION_FAILED);
+    delete(ONE).send().await.expect("it is this state");
+    assert_eq!(error(delete(ONE).send().await), "404 NoSuchKey");
 
     // The folder of the data comes back.
     fs::remove_dir_all(&env.s3.options().data_dir).expect("the folder is removed");

@@ -201,7 +201,8 @@ impl S3 {
 
     /// Deletes an object, without a request. In a bucket with versions this adds a delete marker.
     pub fn delete(&self, bucket: &str, key: &str) {
-        let deleted = self.server.objects.delete(bucket, key);
+        let objects = &self.server.objects;
+        let deleted = objects.delete(bucket, key, &Precondition::Always);
         deleted.expect("the object is deleted");
     }
 

@@ -68,7 +68,7 @@ impl ObjectInfo {
     }
 }
 
-/// The condition under which an object is written.
+/// The condition under which an object is written or deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Precondition {
     /// None.
@@ -77,6 +77,19 @@ pub enum Precondition {
     Absent,
     /// The object exists and has this `ETag`, without quotes (`If-Match`).
     Matches(String),
+}
+
+impl Precondition {
+    fn check(&self, object: Option<&ObjectInfo>) -> Result<()> {
+        match (self, object) {
+            (Self::Absent, Some(_)) => Err(Error::PreconditionFailed),
+            (Self::Matches(_), None) => Err(Error::NoSuchKey),
+            (Self::Matches(etag), Some(object)) if object.etag != *etag => {
+                Err(Error::PreconditionFailed)
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The reason why an operation failed.
@@ -325,14 +338,7 @@ impl Objects {
 
         let mut last_change = self.last_change.write();
         let before = self.find_locked(bucket, key)?.map(|(info, _)| info);
-        match (precondition, &before) {
-            (Precondition::Absent, Some(_)) => return Err(Error::PreconditionFailed),
-            (Precondition::Matches(_), None) => return Err(Error::NoSuchKey),
-            (Precondition::Matches(etag), Some(before)) if before.etag != *etag => {
-                return Err(Error::PreconditionFailed);
-            }
-            _ => {}
-        }
+        precondition.check(before.as_ref())?;
         let (modified, size) = self.set_time(&mut last_change, temporary.as_file())?;
         headers.remove(VERSION_ID);
         if self.is_versioned(bucket) {
@@ -377,9 +383,15 @@ impl Objects {
 
     /// Deletes an object, if it exists. In a bucket with versions, it becomes an earlier version, and the id of the
     /// delete marker is returned.
-    pub fn delete(&self, bucket: &str, key: &str) -> Result<Option<String>> {
+    pub fn delete(
+        &self,
+        bucket: &str,
+        key: &str,
+        precondition: &Precondition,
+    ) -> Result<Option<String>> {
         let mut last_change = self.last_change.write();
         let current = self.find_locked(bucket, key)?.map(|(info, _)| info);
+        precondition.check(current.as_ref())?;
         let is_versioned = self.is_versioned(bucket);
         if let Some(info) = &current {
             if is_versioned {

@@ -187,7 +187,12 @@ impl Service {
     }
 
     /// Deletes an object or a version.
-    fn delete(&self, bucket: &str, key: &str, version: Option<String>) -> S3Result<DeletedObject> {
+    fn delete(
+        &self,
+        (bucket, key): (&str, &str),
+        version: Option<String>,
+        precondition: &Precondition,
+    ) -> S3Result<DeletedObject> {
         let mut deleted = DeletedObject {
             key: Some(key.to_owned()),
             ..DeletedObject::default()
@@ -197,7 +202,7 @@ impl Service {
             deleted.delete_marker = is_marker.then_some(true);
             deleted.delete_marker_version_id = is_marker.then(|| id.clone());
             deleted.version_id = Some(id);
-        } else if let Some(marker) = self.objects.delete(bucket, key)? {
+        } else if let Some(marker) = self.objects.delete(bucket, key, precondition)? {
             deleted.delete_marker = Some(true);
             deleted.delete_marker_version_id = Some(marker);
         }
@@ -300,7 +305,8 @@ impl S3 for Service {
     ) -> Response<DeleteObjectOutput> {
         let input = request.input;
         self.require_bucket(&input.bucket)?;
-        let deleted = self.delete(&input.bucket, &input.key, input.version_id)?;
+        let name = (&*input.bucket, &*input.key);
+        let deleted = self.delete(name, input.version_id, &precondition(&request.headers)?)?;
         Ok(S3Response::new(DeleteObjectOutput {
             delete_marker: deleted.delete_marker,
             version_id: deleted.version_id.or(deleted.delete_marker_version_id),
@@ -316,7 +322,8 @@ impl S3 for Service {
         self.require_bucket(&input.bucket)?;
         let mut deleted = Vec::new();
         for object in input.delete.objects {
-            deleted.push(self.delete(&input.bucket, &object.key, object.version_id)?);
+            let name = (&*input.bucket, &*object.key);
+            deleted.push(self.delete(name, object.version_id, &Precondition::Always)?);
         }
         Ok(S3Response::new(DeleteObjectsOutput {
             deleted: Some(deleted),
