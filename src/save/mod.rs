@@ -273,7 +273,7 @@ struct Worker(Arc<Semaphore>);
 
 impl Worker {
     /// Maximum size of the data of a piece of work that is not worth another thread, in bytes.
-    const MAX_INLINE_BYTES: u64 = 64 << 10;
+    const MAX_INLINE_BYTES: u64 = 256 << 10;
 
     /// Runs `work`, which reads `bytes` bytes. `memory` is released only when the work is done, also
     /// after the deadline.
