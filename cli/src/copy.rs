@@ -10,10 +10,11 @@ use aws_sdk_s3::types::{
     CompletedMultipartUpload, CompletedPart, MetadataDirective, TaggingDirective,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use save_draft::s3::copy_source;
 use tokio::time::sleep;
 
 use crate::error::{Error, Result};
-use crate::store::{Bucket, Object, Request, Store, copy_source};
+use crate::store::{Bucket, Object, Request, Store};
 
 /// Largest object that is copied by one request, in bytes: 256 MiB. A save copies in the same parts, so that the
 /// copy of a copy has the same `ETag`.

@@ -25,7 +25,7 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::{Builder, Connector};
 use bytes::Bytes;
 use jiff::Timestamp;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::percent_decode_str;
 
 use crate::error::{Error, Result, chain};
 
@@ -788,25 +788,4 @@ fn decode_key(key: &str, is_encoded: bool) -> Cow<'_, str> {
         .decode_utf8_lossy()
         .into_owned()
         .into()
-}
-
-/// Characters that are not encoded in `x-amz-copy-source`: unreserved ones (RFC 3986, section 2.3) and the
-/// separator.
-const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'/')
-    .remove(b'_')
-    .remove(b'~');
-
-/// Returns the value of `x-amz-copy-source`.
-pub fn copy_source(bucket: &str, key: &str) -> String {
-    // "CopyObject" (Amazon S3 API Reference) names objects of access points in another form.
-    let separator = if bucket.starts_with("arn:") {
-        "/object/"
-    } else {
-        "/"
-    };
-    let key = utf8_percent_encode(key, COPY_SOURCE);
-    format!("{bucket}{separator}{key}")
 }

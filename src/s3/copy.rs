@@ -125,7 +125,7 @@ impl Store {
         let copy = self
             .client()
             .copy_object()
-            .copy_source(self.copy_source(source.key))
+            .copy_source(copy_source(&self.draft_bucket, source.key))
             .copy_source_if_match(source.etag)
             .bucket(&self.saved_bucket)
             .key(key)
@@ -213,7 +213,7 @@ impl Store {
         let part = self
             .client()
             .upload_part_copy()
-            .copy_source(self.copy_source(source.key))
+            .copy_source(copy_source(&self.draft_bucket, source.key))
             .copy_source_if_match(source.etag)
             .copy_source_range(format!("bytes={first}-{last}"))
             .bucket(&self.saved_bucket)
@@ -257,17 +257,18 @@ impl Store {
             .map(drop)
             .map_err(|error| request.copy_error(error))
     }
+}
 
-    fn copy_source(&self, key: &str) -> String {
-        // "CopyObject" (Amazon S3 API Reference) names objects of access points in another form.
-        let separator = if self.draft_bucket.starts_with("arn:") {
-            "/object/"
-        } else {
-            "/"
-        };
-        let key = utf8_percent_encode(key, COPY_SOURCE);
-        format!("{}{separator}{key}", self.draft_bucket)
-    }
+/// Returns the value of `x-amz-copy-source` for the object `key` of `bucket`.
+pub fn copy_source(bucket: &str, key: &str) -> String {
+    // "CopyObject" (Amazon S3 API Reference) names objects of access points in another form.
+    let separator = if bucket.starts_with("arn:") {
+        "/object/"
+    } else {
+        "/"
+    };
+    let key = utf8_percent_encode(key, COPY_SOURCE);
+    format!("{bucket}{separator}{key}")
 }
 
 /// Completing a large upload can take minutes ("CompleteMultipartUpload", Amazon S3 API Reference): as

@@ -28,7 +28,7 @@ use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
-pub use self::copy::{CopyError, CopySource, Refusal};
+pub use self::copy::{CopyError, CopySource, Refusal, copy_source};
 pub use self::list::{ListedObject, Page};
 pub use self::memory::Memory;
 
