@@ -12,9 +12,9 @@ use crate::draft::keys::{DraftPrefix, InvalidDraftPrefix};
 /// Default of `MAX_DRAFT_BYTES`: 64 MiB.
 const DEFAULT_MAX_DRAFT_BYTES: u64 = 64 << 20;
 /// Largest file that is copied by one request, in bytes: 256 MiB.
-const MAX_COPY_BYTES: u64 = 256 << 20;
+pub const MAX_COPY_BYTES: u64 = 256 << 20;
 /// Minimum size of the parts of a larger file, in bytes: 64 MiB.
-const MIN_PART_BYTES: u64 = 64 << 20;
+pub const MIN_PART_BYTES: u64 = 64 << 20;
 /// Maximum size of one `PutObject`, in bytes ("Uploading objects", Amazon S3 User Guide: 5 GB).
 const MAX_PUT_BYTES: u64 = 5_000_000_000;
 
@@ -26,12 +26,12 @@ const DEFAULT_FUNCTION_MEMORY_MIB: u64 = 512;
 /// Memory reserved for the process without documents, in MiB.
 const PROCESS_MEMORY_MIB: u64 = 64;
 
-/// Variables of earlier releases, and those that replace them.
+/// Variables of earlier releases, and what to do in their place.
 const REMOVED: [(&str, &str); 4] = [
-    ("AWS_CA_BUNDLE", "SSL_CERT_FILE"),
-    ("DRAFT_KEY", "DRAFT_PREFIX"),
-    ("FILES_KEY", "DRAFT_PREFIX"),
-    ("SAVED_KEY", "DRAFT_PREFIX"),
+    ("AWS_CA_BUNDLE", "use SSL_CERT_FILE"),
+    ("DRAFT_KEY", "use DRAFT_PREFIX"),
+    ("FILES_KEY", "remove it, copies are below saved-files/"),
+    ("SAVED_KEY", "remove it, versions are below saved/"),
 ];
 
 /// The configuration of the function, by the module that uses it.
@@ -118,9 +118,9 @@ impl Config {
         lookup: impl Fn(&'static str) -> Option<OsString>,
     ) -> Result<Self, ConfigError> {
         let env = Environment(lookup);
-        for (removed, replacement) in REMOVED {
+        for (removed, advice) in REMOVED {
             if env.read(removed)?.is_some() {
-                let problem = format!("is no longer read: use {replacement}");
+                let problem = format!("is no longer read: {advice}");
                 return Err(error(removed, problem));
             }
         }
@@ -375,14 +375,9 @@ mod tests {
 
     #[test]
     fn a_variable_of_an_earlier_release_is_refused() {
-        for (variable, replacement) in [
-            ("DRAFT_KEY", "DRAFT_PREFIX"),
-            ("SAVED_KEY", "DRAFT_PREFIX"),
-            ("FILES_KEY", "DRAFT_PREFIX"),
-            ("AWS_CA_BUNDLE", "SSL_CERT_FILE"),
-        ] {
+        for (variable, advice) in REMOVED {
             let error = read_with(variable, "x").expect_err(variable).to_string();
-            let expected = format!("{variable} is no longer read: use {replacement}");
+            let expected = format!("{variable} is no longer read: {advice}");
             assert_eq!(error, expected);
         }
     }
