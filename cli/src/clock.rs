@@ -6,6 +6,7 @@ use std::time::Instant;
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
+use aws_sdk_s3::types::BucketVersioningStatus;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::error::{Error, Result};
@@ -20,8 +21,9 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Reads the clock: the header `Date` of a response.
-    pub async fn read(store: &Store) -> Result<Self> {
+    /// Reads the clock, the header `Date` of a response. Also returns whether the bucket of the versions keeps
+    /// versions of its objects.
+    pub async fn read(store: &Store) -> Result<(Self, bool)> {
         let request = Request {
             operation: "GetBucketVersioning",
             permission: "s3:GetBucketVersioning",
@@ -32,13 +34,15 @@ impl Clock {
         let versioning = store.client().get_bucket_versioning();
         let versioning = versioning.bucket(request.bucket).customize();
         let versioning = versioning.interceptor(reader.clone()).send().await;
-        versioning.map_err(|error| store.failed(&request, &error))?;
+        let versioning = versioning.map_err(|error| store.failed(&request, &error))?;
         let time = reader.0.get().copied();
         let time = time.ok_or_else(|| Error::new("the responses of the store have no Date"))?;
-        Ok(Self {
+        let clock = Self {
             time,
             read: Instant::now(),
-        })
+        };
+        let is_versioned = versioning.status() == Some(&BucketVersioningStatus::Enabled);
+        Ok((clock, is_versioned))
     }
 
     /// Returns the present time of the store. While this machine sleeps, it may stand still.

@@ -10,19 +10,13 @@ use aws_sdk_s3::types::{
     CompletedMultipartUpload, CompletedPart, MetadataDirective, TaggingDirective,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use save_draft::s3::copy_source;
+use save_draft::config::{MAX_COPY_BYTES, MIN_PART_BYTES};
+use save_draft::s3::{copy_source, part_bytes};
 use tokio::time::sleep;
 
 use crate::error::{Error, Result};
 use crate::store::{Bucket, Object, Request, Store};
 
-/// Largest object that is copied by one request, in bytes: 256 MiB. A save copies in the same parts, so that the
-/// copy of a copy has the same `ETag`.
-const MAX_WHOLE_BYTES: u64 = 256 << 20;
-/// Minimum size of a part, in bytes: 64 MiB.
-const MIN_PART_BYTES: u64 = 64 << 20;
-/// Maximum number of parts ("Amazon S3 multipart upload limits").
-const MAX_PARTS: u64 = 10_000;
 /// Number of parts of an object that are copied at the same time.
 const CONCURRENT_PARTS: usize = 8;
 
@@ -93,8 +87,10 @@ impl Copier {
         content_type: Option<&str>,
     ) -> Result<()> {
         for attempt in 1.. {
-            let copied = if source.size > MAX_WHOLE_BYTES {
-                self.copy_in_parts(source, target, condition).await?
+            // A save copies in the same parts, so that the copy of a copy has the same `ETag`.
+            let copied = if source.size > MAX_COPY_BYTES {
+                self.copy_in_parts(source, target, condition, content_type)
+                    .await?
             } else {
                 self.copy_whole(source, target, condition, content_type)
                     .await?
@@ -162,6 +158,7 @@ impl Copier {
         source: &Object,
         target: &str,
         condition: &Condition,
+        content_type: Option<&str>,
     ) -> Result<Copied> {
         let request = self.request("CreateMultipartUpload", target);
         let client = self.store.client();
@@ -171,8 +168,8 @@ impl Copier {
             .create_multipart_upload()
             .bucket(request.bucket)
             .key(target)
-            .set_content_type(head.content_type)
-            .set_metadata(Some(head.metadata))
+            .set_content_type(content_type.map(str::to_owned).or(head.content_type))
+            .set_metadata(content_type.is_none().then_some(head.metadata))
             .send()
             .await
             .map_err(|error| self.store.failed(&request, &error))?;
@@ -194,7 +191,7 @@ impl Copier {
         upload: &str,
     ) -> Result<Copied> {
         let client = self.store.client();
-        let part_bytes = source.size.div_ceil(MAX_PARTS).max(MIN_PART_BYTES);
+        let part_bytes = part_bytes(source.size, MIN_PART_BYTES);
         let from = copy_source(self.store.name(Bucket::Saved), &source.key);
         let (from, request) = (&from, &self.request("UploadPartCopy", target));
         let parts = stream::iter(0..source.size.div_ceil(part_bytes))

@@ -108,7 +108,7 @@ impl Output {
         for (index, line) in table.lines().enumerate() {
             let line = line.trim_end();
             if index == 0 {
-                // A string takes all.
+                // Writing to a string cannot fail.
                 let _ = writeln!(text, "{HEADER}{line}{HEADER:#}");
             } else {
                 text.push_str(line);

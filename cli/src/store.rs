@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::env;
 use std::error::Error as StdError;
 use std::time::Duration;
 
@@ -18,11 +17,13 @@ use aws_sdk_s3::operation::RequestId as _;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
-use aws_sdk_s3::types::{BucketVersioningStatus, Delete, EncodingType, ObjectIdentifier};
+use aws_sdk_s3::types::{Delete, EncodingType, ObjectIdentifier};
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::{Builder, Connector};
+use aws_types::SdkConfig;
+use aws_types::service_config::ServiceConfigKey;
 use bytes::Bytes;
 use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
@@ -126,9 +127,8 @@ impl Store {
             loader = loader.endpoint_url(url);
         }
         let sdk = loader.load().await;
-        let from_env = || env::var("AWS_ENDPOINT_URL_S3").ok();
         let endpoint = endpoint_url
-            .or_else(from_env)
+            .or_else(|| endpoint_of_s3(&sdk))
             .filter(|url| !url.is_empty())
             .or_else(|| sdk.endpoint_url().map(str::to_owned));
         let mut config = aws_sdk_s3::config::Builder::from(&sdk)
@@ -414,12 +414,13 @@ impl Store {
         })
     }
 
-    /// Lists all versions and delete markers of the objects whose keys begin with `prefix`; those of one key from
-    /// the newest to the oldest.
+    /// Lists those versions and delete markers of the objects whose keys begin with `prefix` for which `is_wanted`
+    /// returns true; those of one key from the newest to the oldest.
     pub async fn object_versions(
         &self,
         bucket: Bucket,
         prefix: &str,
+        is_wanted: impl Fn(&ObjectVersion) -> bool,
     ) -> Result<Vec<ObjectVersion>> {
         let request = Request {
             operation: "ListObjectVersions",
@@ -475,6 +476,7 @@ impl Store {
             if page.is_truncated() != Some(true) {
                 break;
             }
+            versions.retain(&is_wanted);
             let next_key = page.next_key_marker();
             key_marker = next_key.map(|key| decode_key(key, is_encoded).into_owned());
             version_id_marker = page.next_version_id_marker().map(str::to_owned);
@@ -482,26 +484,13 @@ impl Store {
                 return Err(incomplete(&request));
             }
         }
+        versions.retain(&is_wanted);
         // A page has the versions and the markers apart.
         versions.sort_by(|a, b| {
             let by_key = a.object.key.cmp(&b.object.key);
             by_key.then(b.object.last_modified.cmp(&a.object.last_modified))
         });
         Ok(versions)
-    }
-
-    /// Returns whether a bucket keeps versions of its objects.
-    pub async fn has_versioning(&self, bucket: Bucket) -> Result<bool> {
-        let request = Request {
-            operation: "GetBucketVersioning",
-            permission: "s3:GetBucketVersioning",
-            bucket: self.name(bucket),
-            key: "",
-        };
-        let versioning = self.client.get_bucket_versioning().bucket(request.bucket);
-        let versioning = versioning.send().await;
-        let versioning = versioning.map_err(|error| self.failed(&request, &error))?;
-        Ok(versioning.status() == Some(&BucketVersioningStatus::Enabled))
     }
 
     /// Describes a failed request: what is missing, and what to do.
@@ -776,6 +765,16 @@ fn denied(request: &Request<'_>, message: Option<&str>) -> Error {
 fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
     let response = error.raw_response()?;
     Some(response.status().as_u16())
+}
+
+/// Returns the endpoint that the environment or the profile has for S3 alone ("Service-specific endpoints", AWS SDKs
+/// and Tools Reference Guide).
+fn endpoint_of_s3(sdk: &SdkConfig) -> Option<String> {
+    let key = ServiceConfigKey::builder()
+        .service_id("S3")
+        .env("AWS_ENDPOINT_URL")
+        .profile("endpoint_url");
+    sdk.service_config()?.load_config(key.build().ok()?)
 }
 
 fn decode_key(key: &str, is_encoded: bool) -> Cow<'_, str> {

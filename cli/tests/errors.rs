@@ -1,5 +1,7 @@
 //! Errors that say what is missing and what to do.
 
+use std::fs;
+
 use local::s3::{Fault, Op, RawResponse, When};
 use test_support::fixtures::BUCKET;
 
@@ -157,4 +159,24 @@ async fn links_of_temporary_credentials_have_a_warning() {
     temporary.args(["link", ID]);
     let temporary = run(temporary.env("AWS_SESSION_TOKEN", "token")).await;
     temporary.expect_error(0, "the credentials are temporary");
+}
+
+#[tokio::test]
+async fn the_endpoint_of_s3_in_a_profile_is_used() {
+    let s3 = start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("config");
+    let text = format!(
+        "[profile store]\nservices = local\n[services local]\ns3 =\n  endpoint_url = {}\n",
+        s3.endpoint()
+    );
+    fs::write(&config, text).expect("it is written");
+    let mut command = command(&s3);
+    command.env_remove("AWS_ENDPOINT_URL");
+    command.env("AWS_CONFIG_FILE", &config);
+    command.env("AWS_PROFILE", "store");
+    command.args(["versions", ID]);
+    run(&mut command)
+        .await
+        .expect_error(0, "there are no versions");
 }

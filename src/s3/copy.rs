@@ -284,8 +284,9 @@ const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// Returns the size of the parts of a file of `size` bytes.
-fn part_bytes(size: u64, min: u64) -> u64 {
+/// Returns the size of the parts of a file of `size` bytes: `min`, or more for a file of more than 10,000 such
+/// parts. All in bytes.
+pub fn part_bytes(size: u64, min: u64) -> u64 {
     size.div_ceil(MAX_PARTS.into()).max(min)
 }
 

@@ -28,7 +28,7 @@ use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
-pub use self::copy::{CopyError, CopySource, Refusal, copy_source};
+pub use self::copy::{CopyError, CopySource, Refusal, copy_source, part_bytes};
 pub use self::list::{ListedObject, Page};
 pub use self::memory::Memory;
 
@@ -286,8 +286,8 @@ impl Store {
     }
 
     /// Returns whether the object `key` of the saved bucket consists of `bytes`, or `None` if it does
-    /// not exist. Digits for which `is_ignored` returns true, with their positions, may be others. Holds
-    /// only pieces of the object in memory.
+    /// not exist. Digits at positions for which `is_ignored` returns true may differ. Holds only pieces of the
+    /// object in memory.
     ///
     /// # Errors
     ///

@@ -407,7 +407,7 @@ struct Lines {
 
 impl Lines {
     fn header(&mut self, text: &str) {
-        // A string takes all.
+        // Writing to a string cannot fail.
         let _ = writeln!(self.text, "{HEADER}{text}{HEADER:#}");
     }
 

@@ -26,7 +26,7 @@ use crate::error::{Error, Outcome, Result};
 use crate::history::{History, MemoryBudget, SavedVersion};
 use crate::output::{self, Align};
 use crate::retention::{Count, Policy, Span};
-use crate::store::{Bucket, CONCURRENCY, Object, Store};
+use crate::store::{Bucket, CONCURRENCY, Object, ObjectVersion, Store};
 use crate::values;
 
 /// Maximum number of rounds in which the second look finds something new.
@@ -65,7 +65,7 @@ pub struct Args {
     /// Keep the newest version of each of the last N months that have one
     #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
     keep_monthly: Count,
-    /// Keep all versions of a time before the newest, such as 1y6m7d12h
+    /// Keep the versions that are less than TIME older than the newest, such as 1y6m7d12h
     #[arg(long, value_name = "TIME")]
     keep_within: Option<Span>,
     /// Print what would be deleted, and delete nothing
@@ -149,7 +149,8 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
         );
     }
     let store = &context.store;
-    if !store.has_versioning(Bucket::Saved).await? {
+    let (clock, is_versioned) = Clock::read(store).await?;
+    if !is_versioned {
         let bucket = store.name(Bucket::Saved);
         return Err(
             Error::new(format!("the bucket {bucket} has no versioning")).advise(
@@ -159,7 +160,7 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
     }
     let prune = Prune {
         store: store.clone(),
-        clock: Clock::read(store).await?,
+        clock,
         min_age: SignedDuration::from_secs(args.min_age.into()),
         max_save: SignedDuration::from_secs(args.max_save.into()),
         hasher: RandomState::new(),
@@ -574,11 +575,12 @@ impl Prune {
 
     /// Returns the delete markers that are the newest versions of their objects, by key.
     async fn markers(&self, prefix: &str) -> Result<BTreeMap<String, Marker>> {
-        let versions = self.store.object_versions(Bucket::Saved, prefix).await?;
-        let markers = versions
-            .into_iter()
-            .filter(|it| it.is_latest && it.is_delete_marker);
-        let markers = markers.map(|version| {
+        let is_marker = |it: &ObjectVersion| it.is_latest && it.is_delete_marker;
+        let versions = self
+            .store
+            .object_versions(Bucket::Saved, prefix, is_marker)
+            .await?;
+        let markers = versions.into_iter().map(|version| {
             let marker = Marker {
                 key: version.object.key.clone(),
                 version_id: version.version_id,
@@ -621,11 +623,15 @@ impl Prune {
     /// Returns the markers of manifests of versions that exist.
     async fn lost_manifests(&self, id: &DraftId) -> Result<Vec<Marker>> {
         let prefix = keys::versions(id);
-        let versions = self.store.object_versions(Bucket::Saved, &prefix).await?;
+        let is_latest = |it: &ObjectVersion| it.is_latest;
+        let versions = self
+            .store
+            .object_versions(Bucket::Saved, &prefix, is_latest)
+            .await?;
         let folder = |key: &str| Some(key.rsplit_once('/')?.0.to_owned());
         let documents: HashSet<_> = versions
             .iter()
-            .filter(|it| it.is_latest && !it.is_delete_marker && !is_manifest(&it.object.key))
+            .filter(|it| !it.is_delete_marker && !is_manifest(&it.object.key))
             .filter_map(|it| folder(&it.object.key))
             .collect();
         let markers = self.markers(&prefix).await?.into_values();

@@ -241,7 +241,7 @@ async fn plan(
 }
 
 /// A copy of a file.
-struct Copy {
+struct FoundCopy {
     size: u64,
     etag: String,
 }
@@ -252,7 +252,7 @@ async fn find_copies<'a>(
     context: &Context,
     id: &DraftId,
     files: &[&'a VersionFile],
-) -> Result<HashMap<&'a str, Copy>> {
+) -> Result<HashMap<&'a str, FoundCopy>> {
     let store = &context.store;
     let bar = context.output.count_bar("checking", files.len() as u64);
     let mut found = HashMap::with_capacity(files.len());
@@ -269,7 +269,7 @@ async fn find_copies<'a>(
             for object in page {
                 if let Some(path) = open.remove(&object.key) {
                     let (size, etag) = (object.size, object.etag);
-                    found.insert(path, Copy { size, etag });
+                    found.insert(path, FoundCopy { size, etag });
                 }
             }
             bar.set_position(found.len() as u64);
@@ -295,7 +295,7 @@ async fn find_copies<'a>(
     for object in heads.drain(..) {
         if let Some(path) = open.get(&object.key) {
             let (size, etag) = (object.size, object.etag);
-            found.insert(path, Copy { size, etag });
+            found.insert(path, FoundCopy { size, etag });
         }
     }
     bar.finish_and_clear();

@@ -133,7 +133,7 @@ fn text(
 ) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
-        // A string takes all.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "{HEADER}{name:<11}{HEADER:#}{value}");
     };
     line("version", shown.version);

@@ -107,7 +107,7 @@ struct Limits {
 
 #[derive(Default)]
 struct DraftState {
-    copies: HashMap<CopyId, Copy>,
+    copies: HashMap<CopyId, CopyState>,
     report: Report,
     problems: BTreeMap<(ProblemKind, String), Problem>,
 }
@@ -115,7 +115,7 @@ struct DraftState {
 /// Half of the SHA-256 of a key: the keys of 100,000 copies take 10 MB.
 type CopyId = [u8; 16];
 
-struct Copy {
+struct CopyState {
     size: u64,
     is_counted: bool,
     is_read: bool,
@@ -220,7 +220,7 @@ impl Draft {
         while let Some(page) = pages.next().await? {
             self.with_state(|state| {
                 for Object { key, size, .. } in page {
-                    let copy = Copy {
+                    let copy = CopyState {
                         size,
                         is_counted: false,
                         is_read: false,

@@ -106,7 +106,7 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
     });
     let mut text = context.output.table(&columns, cells);
     let versions = count(rows.len() as u64, "version");
-    // A string takes all.
+    // Writing to a string cannot fail.
     let _ = writeln!(text, "{versions}, {} stored", size(stored));
     context.output.print(&text)?;
     Ok(Outcome::Success)
