@@ -29,9 +29,9 @@ impl DraftId {
     ///
     /// # Errors
     ///
-    /// Returns an error that does not repeat the URL unless `url`, without the white space around it, is
-    /// an absolute `http` or `https` URL (WHATWG URL Standard) with one valid `draft_id` in its query. If
-    /// `allowed_hosts` is not empty, it must contain the URL's host, written as [`Url::host_str`] returns it.
+    /// Returns an error unless `url`, without the white space around it, is an absolute `http` or `https`
+    /// URL (WHATWG URL Standard) with one valid `draft_id` in its query. If `allowed_hosts` is not empty, it
+    /// must contain the URL's host, written as [`Url::host_str`] returns it. The error does not repeat the URL.
     pub fn from_url(url: &str, allowed_hosts: &[String]) -> Result<Self, BoxError> {
         let url = url.trim();
         if url.chars().nth(Self::MAX_URL_CHARS).is_some() {

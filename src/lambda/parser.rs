@@ -62,7 +62,7 @@ const MAX_ENVELOPES: u8 = 2;
 /// AWS Lambda Developer Guide).
 const MAX_RECORDS: usize = 10_000;
 
-/// Reads the fields of the JSON object `text` that `T` has. `null` counts as missing.
+/// Reads those fields of the JSON object `text` that `T` declares. `null` counts as missing.
 pub(super) fn read_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, BoxError> {
     // A derived implementation also accepts a list, with the values of the fields in order.
     if !text.trim_ascii_start().starts_with(b"{") {
@@ -86,13 +86,13 @@ pub(super) fn invalid_draft_url(cause: impl Into<BoxError>) -> Error {
     Error::invalid_request("Invalid draft_url format", cause)
 }
 
-/// Reads the object in `value`; `names` are the fields that it must have for the error.
+/// Reads the object in `value`; `names` lists the required fields, for the error.
 fn object<'a, T: Deserialize<'a>>(value: Option<&'a RawValue>, names: &str) -> Result<T, Error> {
     let object = value.and_then(|value| read_object(value.get().as_bytes()).ok());
     object.ok_or_else(|| invalid_event(format!("the event must have {names}")))
 }
 
-/// Reads the string in `value`; `name` is the name of the field for the error.
+/// Reads the string in `value`; `name` is the name of the field, for the error.
 fn string(value: Option<&RawValue>, name: &str) -> Result<String, Error> {
     as_string(value).ok_or_else(|| invalid_event(format!("{name} must be a string")))
 }

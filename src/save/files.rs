@@ -76,8 +76,8 @@ struct File {
     last_modified: OffsetDateTime,
 }
 
-/// The copy of a file.
-enum Copy {
+/// The outcome for the copy of a file.
+enum CopyOutcome {
     /// It existed.
     Exists,
     /// It was created. Contains the size in bytes.
@@ -94,7 +94,7 @@ impl Saver {
     /// # Errors
     ///
     /// `ServiceUnavailable` if the folder changed all the time, and the errors of [`crate::s3`].
-    pub(super) async fn save_files(
+    pub(super) async fn copy_folder(
         &self,
         id: &DraftId,
         document: ReadDocument<'_>,
@@ -204,12 +204,12 @@ impl Saver {
         let mut refused = None;
         while let Some(copy) = copies.try_next().await? {
             match copy {
-                Copy::Exists => {}
-                Copy::Created(bytes) => {
+                CopyOutcome::Exists => {}
+                CopyOutcome::Created(bytes) => {
                     report.copied += 1;
                     report.copied_bytes += bytes;
                 }
-                Copy::Refused(refusal) => refused = Some(refusal),
+                CopyOutcome::Refused(refusal) => refused = Some(refusal),
             }
         }
         Ok(refused)
@@ -255,10 +255,15 @@ impl Saver {
         Ok(files)
     }
 
-    async fn copy_file(&self, id: &DraftId, file: &File, is_missing: bool) -> Result<Copy, Error> {
+    async fn copy_file(
+        &self,
+        id: &DraftId,
+        file: &File,
+        is_missing: bool,
+    ) -> Result<CopyOutcome, Error> {
         let key = file.copy_key(id);
         if !is_missing && self.has_copy(file, &key).await? {
-            return Ok(Copy::Exists);
+            return Ok(CopyOutcome::Exists);
         }
         let source_key = format!("{}{}", self.draft_prefix.folder(id), file.path);
         let source = CopySource {
@@ -267,10 +272,12 @@ impl Saver {
             size: file.size,
         };
         match self.store.copy(source, &key).await {
-            Ok(()) => Ok(Copy::Created(file.size)),
+            Ok(()) => Ok(CopyOutcome::Created(file.size)),
             // Another save may have created it.
-            Err(CopyError::Refused(_)) if self.has_copy(file, &key).await? => Ok(Copy::Exists),
-            Err(CopyError::Refused(refusal)) => Ok(Copy::Refused(refusal)),
+            Err(CopyError::Refused(_)) if self.has_copy(file, &key).await? => {
+                Ok(CopyOutcome::Exists)
+            }
+            Err(CopyError::Refused(refusal)) => Ok(CopyOutcome::Refused(refusal)),
             Err(CopyError::Failed(error)) => Err(error),
         }
     }

@@ -146,7 +146,7 @@ impl Saver {
                     memory,
                 };
                 let report = progress.files.get_or_insert_default();
-                let Some(state) = self.save_files(id, read, report).await? else {
+                let Some(state) = self.copy_folder(id, read, report).await? else {
                     continue;
                 };
                 // Without other files, the version is named by its document alone.
