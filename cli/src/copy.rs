@@ -277,6 +277,15 @@ impl Copier {
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Checks that the object `key` of the drafts still has this `ETag`.
+    pub async fn check_unchanged(&self, key: &str, etag: &str) -> Result<()> {
+        let head = self.store.head(Bucket::Drafts, key).await?;
+        if head.is_some_and(|head| head.object.etag == etag) {
+            return Ok(());
+        }
+        Err(changed(&self.store, key))
+    }
+
     /// Deletes the object `key` of the drafts, if it still has this `ETag`.
     pub async fn delete(&self, key: &str, etag: &str) -> Result<()> {
         let request = Request {

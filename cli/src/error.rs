@@ -78,6 +78,14 @@ impl Error {
         }
     }
 
+    /// Returns the outcome after the output was printed. If nobody reads it, problems that were found still count.
+    pub fn printed(printed: Result<()>, outcome: Outcome) -> Result<Outcome> {
+        match printed {
+            Err(error) if error.is_closed_pipe => Ok(outcome),
+            printed => printed.map(|()| outcome),
+        }
+    }
+
     /// Prints the error and returns the exit status: 1 for a found problem, else 2. A reader of the output that stops reading, like `head`, is
     /// no error.
     pub fn report(&self) -> ExitCode {

@@ -116,6 +116,9 @@ impl History {
     /// Returns the version that `selector` names: `latest`, the name of a version, or a beginning that only one
     /// version has.
     pub fn find(&self, selector: &str) -> Result<&SavedVersion> {
+        if selector.is_empty() {
+            return Err(Error::new("the name of the version is empty"));
+        }
         let id = &self.id;
         let Some(latest) = self.versions.last() else {
             return Err(Error::new(format!("the draft {id} has no versions"))

@@ -180,9 +180,14 @@ pub fn video_time(microseconds: u64) -> String {
 
 /// Returns `text` without characters that a terminal would act on: a file name may contain any.
 pub fn printable(text: &str) -> std::borrow::Cow<'_, str> {
-    if text.contains(char::is_control) {
+    // Control characters, and those that change the direction of the text.
+    let is_unsafe = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if text.contains(is_unsafe) {
         let escape = |c: char| {
-            if c.is_control() {
+            if is_unsafe(c) {
                 c.escape_default().to_string()
             } else {
                 c.to_string()

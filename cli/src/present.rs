@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use save_draft::draft::keys::{DocumentName, DraftPrefix};
+use save_draft::draft::keys::{self, DocumentName, DraftPrefix};
 use save_draft::draft::{DraftId, Sha256Digest};
 
 use crate::contents::digest_of;
@@ -13,7 +13,7 @@ use crate::store::{Bucket, Store};
 const MAX_LOOKS: usize = 3;
 
 /// The objects in the folder of a draft.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Present {
     /// All of them, by path.
     pub objects: BTreeMap<String, PresentObject>,
@@ -37,6 +37,28 @@ pub struct PresentDocument {
 }
 
 impl Present {
+    /// Gives each file that was restored from a copy the `ETag` of the file that was copied: of a file that was uploaded in
+    /// parts, a copy has another.
+    pub async fn with_original_etags(&self, store: &Store, id: &DraftId) -> Result<Self> {
+        let mut present = self.clone();
+        let prefix = keys::copies(id);
+        let mut pages = store.pages(Bucket::Saved, &prefix);
+        while let Some(page) = pages.next().await? {
+            for copy in page {
+                let name = copy.key.strip_prefix(&prefix);
+                let Some((etag, path)) = name.and_then(|name| name.split_once('/')) else {
+                    continue;
+                };
+                if let Some(object) = present.objects.get_mut(path)
+                    && (object.size, &object.etag) == (copy.size, &copy.etag)
+                {
+                    etag.clone_into(&mut object.etag);
+                }
+            }
+        }
+        Ok(present)
+    }
+
     /// Lists the folder of the draft `id`, and reads its document.
     pub async fn read(store: &Store, prefix: &DraftPrefix, id: &DraftId) -> Result<Self> {
         let folder = prefix.folder(id);

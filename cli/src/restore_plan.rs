@@ -18,6 +18,8 @@ pub struct Plan {
     pub replaced: Vec<Change>,
     /// The state of the draft's document, if it is different from that of the version.
     pub document: Option<Condition>,
+    /// The `ETag` of the draft's document, if it is that of the version already.
+    pub kept_document: Option<String>,
     /// Paths and `ETag`s of the objects that the version does not have and that are deleted.
     pub removed: Vec<(String, String)>,
     /// Number of files that are the same.
@@ -82,8 +84,10 @@ impl Plan {
                 Some(object) => plan.replaced.push(change(unchanged(object))),
             }
         }
-        if !goal.has_document {
-            let object = present.objects.get(document);
+        let object = present.objects.get(document);
+        if goal.has_document {
+            plan.kept_document = object.map(|object| object.etag.clone());
+        } else {
             plan.document = Some(object.map_or(Condition::Absent, unchanged));
         }
         let known: BTreeSet<&str> = goal.files.iter().map(|file| &*file.path).collect();
@@ -103,6 +107,11 @@ impl Plan {
     /// Returns whether the restore replaces or removes a file of the draft, its document apart.
     pub fn touches_files(&self) -> bool {
         !self.replaced.is_empty() || !self.removed.is_empty()
+    }
+
+    /// Returns whether the restore adds, replaces or removes a file of the draft, its document apart.
+    pub fn changes_files(&self) -> bool {
+        self.touches_files() || !self.added.is_empty()
     }
 
     /// Returns whether something of the draft is no longer there after the restore.
@@ -181,6 +190,7 @@ mod tests {
                     etag: "2".into(),
                     condition: unchanged("x"),
                 }],
+                kept_document: None,
                 document: Some(unchanged("5")),
                 removed: if exact { removed.into() } else { Vec::new() },
                 unchanged: 2,

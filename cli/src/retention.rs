@@ -176,6 +176,8 @@ impl Policy {
     /// the time of the run: a version of a later time is not the one from which `within` counts.
     pub fn apply(&self, times: &[ZonedDateTime], now: Timestamp) -> Vec<Vec<String>> {
         let newest = times.iter().find(|time| time.timestamp() <= now);
+        // If all are later, they are all kept.
+        let newest = newest.or(times.last());
         let within = self.within.zip(newest);
         // Without a result, the span reaches beyond all dates.
         let within = within.map(|(span, newest)| (span, span.before(newest)));
@@ -324,6 +326,7 @@ mod tests {
         let mut times = vec!["2030-01-01T00:00Z"];
         times.extend(TIMES);
         assert_eq!(kept(within, &times), [0, 1]);
+        assert_eq!(kept(within, &["2031-01-01T00:00Z", times[0]]), [0, 1]);
     }
 
     #[test]

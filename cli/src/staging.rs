@@ -52,14 +52,13 @@ impl Staging {
     pub fn create(target: &Path, may_be_folder: bool) -> Result<Self> {
         let target = std::path::absolute(target)
             .map_err(|error| Error::io(format!("cannot use {}", target.display()), &error))?;
-        let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
+        let (Some(parent), Some(_)) = (target.parent(), target.file_name()) else {
             return Err(Error::new(format!("{} exists", target.display()))
                 .advise("Name a new folder or file."));
         };
         check_absent(&target, may_be_folder)?;
-        let prefix = format!(".{}.", name.to_string_lossy());
         let folder = tempfile::Builder::new()
-            .prefix(&prefix)
+            .prefix(".drafts-")
             .suffix(".partial")
             .tempdir_in(parent)
             .map_err(|error| Error::io(format!("cannot write to {}", parent.display()), &error))?;

@@ -29,6 +29,7 @@ use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
 
 use crate::error::{Error, Result, chain};
+use crate::output::printable;
 
 /// Number of requests that a command makes at the same time.
 pub const CONCURRENCY: usize = 32;
@@ -164,9 +165,9 @@ impl Store {
         }
     }
 
-    /// Returns the URL of an object, like `s3://bucket/key`.
+    /// Returns the URL of an object for people, like `s3://bucket/key`.
     pub fn url(&self, bucket: Bucket, key: &str) -> String {
-        format!("s3://{}/{key}", self.name(bucket))
+        format!("s3://{}/{}", self.name(bucket), printable(key))
     }
 
     /// Starts to list the objects whose keys begin with `prefix`, in the order of their keys.

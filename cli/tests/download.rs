@@ -244,6 +244,7 @@ async fn an_interrupted_download_leaves_nothing_at_the_target() {
     for (target, signal) in [
         (["--to", "draft"], "INT"),
         (["--to", "draft"], "TERM"),
+        (["--to", "draft"], "HUP"),
         (["--zip", "draft.zip"], "INT"),
         (["--to", "draft"], "KILL"),
     ] {
@@ -261,7 +262,7 @@ async fn an_interrupted_download_leaves_nothing_at_the_target() {
         if signal == "KILL" {
             assert!(!parent.path().join("draft").exists());
             let left = names(parent.path());
-            let mut others = left.iter().filter(|name| !name.starts_with(".draft."));
+            let mut others = left.iter().filter(|name| !name.starts_with(".drafts-"));
             assert_eq!(others.next(), None, "{left:?}");
         } else {
             assert_eq!(status.code(), Some(2), "{signal}");

@@ -25,6 +25,7 @@ async fn invalid_options_are_named_with_what_is_expected() {
             &["versions", "http://x/"],
             "the URL has no draft_id parameter",
         ),
+        (&["show", ID, ""], "the name of the version is empty"),
         (&["versions", ID, "--prefix", "x"], "--prefix must end in /"),
         (
             &["versions", ID, "--prefix", "saved/"],

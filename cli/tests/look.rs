@@ -357,14 +357,29 @@ async fn output_that_nobody_reads_to_its_end_is_no_error() {
         let time = format!("202501{day:02}T{hour:02}{minute:02}00Z");
         put_version(&s3, &time, number.to_string().as_bytes());
     }
-    let mut command = command(&s3);
-    command.args(["versions", ID]);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("drafts starts");
-    drop(child.stdout.take());
-    let output = child.wait_with_output().await.expect("it ends");
-    assert!(output.status.success(), "{output:?}");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    s3.enable_versioning(BUCKET);
+    let unread = async |args: &[&str]| {
+        let mut command = command(&s3);
+        command.args(args);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("drafts starts");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().await.expect("it ends");
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    assert_eq!(unread(&["versions", ID]).await, (Some(0), String::new()));
+
+    // But what was found, or was not done, is the exit status.
+    let keys = s3.keys(BUCKET, "saved/");
+    let prune = ["prune", ID, "--keep-last", "1", "--yes", "--min-age", "0"];
+    let (status, _) = unread(&prune).await;
+    assert_eq!((status, s3.keys(BUCKET, "saved/")), (Some(2), keys.clone()));
+    s3.put(BUCKET, &keys[0], b"{}");
+    let (status, _) = unread(&["verify", ID]).await;
+    assert_eq!(status, Some(1));
 }
 
 /// Runs `drafts` on a terminal of 100 columns, and returns what it shows.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use local::s3::{Fault, Op, RecordedRequest, S3, When};
 use serde_json::{Value, json};
 use test_support::fixtures::{BUCKET, long_tests};
@@ -358,6 +359,89 @@ async fn a_change_by_an_editor_meanwhile_is_not_overwritten() {
         let run = restore(&s3, &[&old, "--exact"]).await;
         run.expect_error(2, "was changed during the restore");
         assert_eq!(s3.get(BUCKET, &key).expect("a file"), b"{\"edited\":1}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_document_is_not_mixed_with_the_files_of_a_version_that_has_the_old_one() {
+    let s3 = Arc::new(start().await);
+    put(&s3, DOCUMENT, b"{}");
+    put(&s3, "a.txt", b"old");
+    let old = save(&s3).await;
+    put(&s3, "a.txt", b"new");
+    put(&s3, "added.txt", b"new");
+    save(&s3).await;
+    let server = Arc::downgrade(&s3);
+    let edit = move |_: &RecordedRequest| {
+        let s3 = server.upgrade().expect("the server runs");
+        put(&s3, DOCUMENT, br#"{"edited":1}"#);
+    };
+    let copy = When::op(Op::CopyObject).once();
+    s3.fault(copy, Fault::Run(Arc::new(edit)));
+    let run = restore(&s3, &[&old, "--exact"]).await;
+    run.expect_error(2, "was changed during the restore");
+    let added = s3.get(BUCKET, &format!("drafts/{ID}/added.txt"));
+    assert!(added.is_some(), "nothing is deleted");
+}
+
+#[tokio::test]
+async fn an_unsaved_document_of_the_other_name_is_not_deleted() {
+    let s3 = start().await;
+    put(&s3, "draft_info.json", br#"{"v":1}"#);
+    put(&s3, "a.txt", b"a");
+    let old = save(&s3).await;
+    put(&s3, DOCUMENT, br#"{"v":2}"#);
+    save(&s3).await;
+    put(&s3, DOCUMENT, br#"{"unsaved":1}"#);
+    let present = draft(&s3, ID);
+    let run = restore(&s3, &[&old, "--exact"]).await;
+    run.expect_error(2, "is in no version");
+    assert_eq!(draft(&s3, ID), present);
+}
+
+#[tokio::test]
+async fn a_version_without_its_copies_does_not_count_as_the_present_state() {
+    let (s3, [(old, _), (_, present)]) = two_versions().await;
+    let keys = s3.keys(BUCKET, &format!("saved-files/{ID}/"));
+    let file = present["Timelines/project.json"].clone();
+    let copy = keys
+        .iter()
+        .find(|key| s3.get(BUCKET, key) == Some(file.clone()));
+    s3.delete(BUCKET, copy.expect("a copy"));
+    let run = restore(&s3, &[&old]).await;
+    run.expect_error(2, "is in no version");
+    assert_eq!(draft(&s3, ID), present);
+}
+
+#[tokio::test]
+async fn files_that_were_uploaded_in_parts_can_be_restored_there_and_back() {
+    let s3 = start().await;
+    put(&s3, DOCUMENT, b"{}");
+    let client = aws_sdk_s3::Client::new(&s3.sdk_config());
+    let key = format!("drafts/{ID}/a.mp4");
+    let upload = async |content: &'static [u8]| {
+        let create = client.create_multipart_upload().bucket(BUCKET).key(&key);
+        let id = create.send().await.expect("an upload").upload_id;
+        let id = id.expect("an id");
+        let part = client.upload_part().bucket(BUCKET).key(&key).upload_id(&id);
+        let part = part
+            .part_number(1)
+            .body(content.to_vec().into())
+            .send()
+            .await;
+        let etag = part.expect("it is written").e_tag.expect("an ETag");
+        let part = CompletedPart::builder().part_number(1).e_tag(etag).build();
+        let parts = CompletedMultipartUpload::builder().parts(part).build();
+        let complete = client.complete_multipart_upload().bucket(BUCKET).key(&key);
+        let complete = complete.upload_id(id).multipart_upload(parts).send();
+        complete.await.expect("it is complete");
+        save(&s3).await
+    };
+    let old = upload(b"old").await;
+    let new = upload(b"new").await;
+    for (version, content) in [(&old, b"old"), (&new, b"new"), (&old, b"old")] {
+        restore(&s3, &[version]).await.expect_status(0);
+        assert_eq!(s3.get(BUCKET, &key).as_deref(), Some(&content[..]));
     }
 }
 

@@ -170,6 +170,10 @@ async fn versions_that_are_not_there_are_not_verified() {
     run.expect_error(2, "there are no versions in s3://drafts/saved/");
     let run = drafts(&s3, &["verify", "abc"]).await;
     run.expect_error(2, "s3://drafts/saved/abc/");
+    let (s3, _) = self::two_versions().await;
+    let run = drafts(&s3, &["verify", ID, "abc", ID]).await;
+    assert!(run.stdout.starts_with("1 draft, 2 versions"), "{run:?}");
+    run.expect_error(2, "s3://drafts/saved/abc/");
 }
 
 #[tokio::test]

@@ -165,11 +165,13 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
         max_save: SignedDuration::from_secs(args.max_save.into()),
         hasher: RandomState::new(),
     };
-    let ids = if args.all {
+    let mut ids = if args.all {
         prune.all_drafts().await?
     } else {
         args.ids.clone()
     };
+    ids.sort_unstable();
+    ids.dedup();
     let bar = context.output.count_bar("reading", ids.len() as u64);
     let mut plans = Vec::new();
     for id in &ids {
@@ -179,7 +181,8 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
     bar.finish_and_clear();
     let mut report = report(&args, &plans);
     if !context.output.is_json() {
-        print_plan(context, &plans)?;
+        // Without this, nobody would learn that nothing was deleted.
+        print_plan(context, &plans).map_err(|error| Error::new(error.to_string()))?;
     }
     if !args.dry_run {
         let is_empty = plans.iter().all(DraftPlan::is_empty);
@@ -191,12 +194,12 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
             () = interrupted() => return Err(stopped()),
         };
     }
-    print_result(context, &report)?;
-    Ok(if report.missing.is_empty() {
+    let outcome = if report.missing.is_empty() {
         Outcome::Success
     } else {
         Outcome::ProblemsFound
-    })
+    };
+    Error::printed(print_result(context, &report), outcome)
 }
 
 fn stopped() -> Error {

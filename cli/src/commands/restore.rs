@@ -17,7 +17,7 @@ use crate::history::{History, SavedVersion};
 use crate::output::{self, Align};
 use crate::present::Present;
 use crate::restore_plan::{Change, Goal, Plan, is_same};
-use crate::store::{Bucket, CONCURRENCY, Object, Store};
+use crate::store::{Bucket, CONCURRENCY, Object};
 use crate::values;
 
 /// Number of files up to which the copy of each is asked for, without a listing.
@@ -103,7 +103,12 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
             None => history,
             Some(id) => History::read(store, id).await?,
         };
-        if !is_saved(store, &target_history, &present, &plan, &contents).await? {
+        let mut is_saved = is_saved(context, &target_history, &present, &plan, &contents).await?;
+        if !is_saved {
+            let present = present.with_original_etags(store, target).await?;
+            is_saved = self::is_saved(context, &target_history, &present, &plan, &contents).await?;
+        }
+        if !is_saved {
             return Err(Error::new(format!(
                 "the present state of the draft {target} is in no version"
             ))
@@ -307,12 +312,15 @@ async fn find_copies<'a>(
 ///
 /// The time of the state does not count. The bytes of a restored draft have a new time.
 async fn is_saved(
-    store: &Store,
+    context: &Context,
     history: &History,
     present: &Present,
     plan: &Plan,
     contents: &Contents,
 ) -> Result<bool> {
+    if !has_copies(context, &history.id, present, plan, contents).await? {
+        return Ok(false);
+    }
     let digest = present.state_digest();
     let document = present.document.as_ref();
     let document_digest = document.map(|document| document.sha256.to_string());
@@ -327,7 +335,8 @@ async fn is_saved(
             return Ok(true);
         }
     }
-    let is_new_document = plan.document.is_none();
+    let new_name = contents.version.document_name;
+    let is_new_document = plan.document.is_none() && document.is_none_or(|it| it.name == new_name);
     let has_document = |version: &&SavedVersion| {
         let object = document.and_then(|it| present.objects.get(it.name.as_str()));
         let Some(object) = object else { return true };
@@ -338,7 +347,11 @@ async fn is_saved(
     let candidates = candidates.filter(|version| version.manifest.is_some());
     let new: HashMap<_, _> = by_path(&contents.files);
     for version in candidates.take(MAX_OTHER_VERSIONS) {
-        let old = Contents::read_files(store, &history.id, version).await?;
+        let old = match Contents::read_files(&context.store, &history.id, version).await {
+            // Another version may have the state.
+            Err(error) if error.is_problem() => continue,
+            old => old?,
+        };
         let old = by_path(&old);
         let is_known = present.files().all(|(path, object)| {
             let mut known = [old.get(path), new.get(path)].into_iter().flatten();
@@ -349,6 +362,39 @@ async fn is_saved(
         }
     }
     Ok(false)
+}
+
+/// Returns whether the files of the draft that the plan replaces or removes have copies: a version that was damaged may
+/// lack them.
+async fn has_copies(
+    context: &Context,
+    id: &DraftId,
+    present: &Present,
+    plan: &Plan,
+    contents: &Contents,
+) -> Result<bool> {
+    let replaced = plan.replaced.iter();
+    let replaced = replaced.map(|change| &contents.files[change.file].path);
+    let removed = plan.removed.iter().map(|(path, _)| path);
+    let document = present.document.as_ref().map(|it| it.name.as_str());
+    let paths = replaced.chain(removed);
+    let paths = paths.filter(|path| Some(&***path) != document);
+    let files = paths.filter_map(|path| {
+        let object = present.objects.get(path)?;
+        Some(VersionFile {
+            path: path.clone(),
+            size: object.size,
+            etag: object.etag.clone(),
+            last_modified: contents.version.saved_at,
+        })
+    });
+    let files: Vec<_> = files.collect();
+    let found = find_copies(context, id, &files.iter().collect::<Vec<_>>()).await?;
+    Ok(files.iter().all(|file| {
+        found
+            .get(&*file.path)
+            .is_some_and(|it| it.size == file.size)
+    }))
 }
 
 fn by_path(files: &[VersionFile]) -> HashMap<&str, &VersionFile> {
@@ -404,8 +450,11 @@ impl Restore {
             .await?;
         }
         bar.finish_and_clear();
+        let target = format!("{}{}", self.prefix, contents.version.document_name.as_str());
+        if let Some(etag) = plan.kept_document.as_ref().filter(|_| plan.changes_files()) {
+            self.copier.check_unchanged(&target, etag).await?;
+        }
         if let Some(condition) = &plan.document {
-            let target = format!("{}{}", self.prefix, contents.version.document_name.as_str());
             // Its metadata is that of the version.
             let content_type = Some("application/json");
             let source = &contents.head.object;

@@ -171,7 +171,12 @@ fn text(
             "{YELLOW}{media} of the document not in the version:{YELLOW:#}"
         );
         for media in &shown.missing_media {
-            let _ = writeln!(text, "  {:<10}  {}", media.material, printable(media.path));
+            let _ = writeln!(
+                text,
+                "  {:<10}  {}",
+                printable(media.material),
+                printable(media.path)
+            );
         }
     }
     text

@@ -123,21 +123,23 @@ struct CopyState {
 
 /// Runs the command.
 pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
-    let ids = if args.ids.is_empty() {
+    let mut ids = if args.ids.is_empty() {
         all_drafts(context).await?
     } else {
-        args.ids.clone()
+        args.ids
     };
+    ids.sort_unstable();
+    ids.dedup();
     let bar = context.output.bytes_bar("verifying", 0);
     let limits = Limits {
         transfers: Arc::new(Semaphore::new(CONCURRENCY)),
         memory: MemoryBudget::default(),
     };
-    let mut reports = stream::iter(ids)
+    let mut reports = stream::iter(&ids)
         .map(|id| {
             let draft = Arc::new(Draft {
                 store: context.store.clone(),
-                id,
+                id: id.clone(),
                 read: args.read / 100.0,
                 random: RandomState::new(),
                 limits: limits.clone(),
@@ -148,23 +150,32 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
         })
         .buffered(CONCURRENT_DRAFTS);
     let mut total = Report::default();
-    while let Some(report) = reports.next().await {
-        total.add(report.map_err(panicked)??);
+    let mut without_versions = None;
+    for id in &ids {
+        let Some(report) = reports.next().await else {
+            break;
+        };
+        let report = report.map_err(panicked)??;
+        if report.versions == 0 {
+            without_versions.get_or_insert(id);
+        }
+        total.add(report);
     }
     bar.finish_and_clear();
     if total.versions == 0 {
-        return Err(no_versions(context, args.ids.first()));
+        return Err(no_versions(context, without_versions));
     }
-    if context.output.is_json() {
-        context.output.json(&total)?;
+    let printed = if context.output.is_json() {
+        context.output.json(&total)
     } else {
-        context.output.print(&total.text())?;
-    }
-    Ok(if total.problems.is_empty() {
-        Outcome::Success
-    } else {
-        Outcome::ProblemsFound
-    })
+        context.output.print(&total.text())
+    };
+    let outcome = match (total.problems.is_empty(), without_versions) {
+        (false, _) => Outcome::ProblemsFound,
+        (true, Some(id)) => return Err(no_versions(context, Some(id))),
+        (true, None) => Outcome::Success,
+    };
+    Error::printed(printed, outcome)
 }
 
 /// Returns the ids of all drafts that have versions.

@@ -268,10 +268,12 @@ impl Objects {
         let plain = self.plain_path(bucket, key);
         let other = self.key_folder("keys", bucket, key).join("object");
         for path in plain.into_iter().chain([other]) {
-            let opened = File::open(&path).and_then(|file| Ok((file.metadata()?.is_file(), file)));
+            // To open a named pipe would wait for its writer.
+            let is_file = fs::metadata(&path).map(|metadata| metadata.is_file());
+            let opened = is_file.and_then(|is_file| is_file.then(|| File::open(&path)).transpose());
             match opened {
-                Ok((true, mut file)) => return Ok(Some((self.describe(path, &mut file)?, file))),
-                Ok((false, _)) => {}
+                Ok(Some(mut file)) => return Ok(Some((self.describe(path, &mut file)?, file))),
+                Ok(None) => {}
                 Err(error) => match error.kind() {
                     ErrorKind::NotFound | ErrorKind::NotADirectory => {}
                     _ => return Err(with_path(&path, &error)),
