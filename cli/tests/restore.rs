@@ -219,6 +219,23 @@ async fn restores_as_another_draft() {
 }
 
 #[tokio::test]
+async fn warns_of_paths_with_the_id_of_the_draft_that_was_saved() {
+    for (path, has_id) in [
+        (format!("/app/output/{ID}/a.mp4"), true),
+        (format!("/app/output/{ID}"), true),
+        (format!(r"C:\\drafts\\{ID}\\a.mp4"), true),
+        (format!("/app/output/{ID}1/a.mp4"), false),
+        (format!("/app/output/1{ID}/a.mp4"), false),
+    ] {
+        let s3 = start().await;
+        put(&s3, DOCUMENT, format!(r#"{{"path":"{path}"}}"#));
+        let version = save(&s3).await;
+        let run = restore(&s3, &[&version, "--as", "copy-1"]).await;
+        assert_eq!(run.stderr.contains("the old id"), has_id, "{path}: {run:?}");
+    }
+}
+
+#[tokio::test]
 async fn folders_of_editors_come_back_whole_plain_and_encrypted() {
     let encrypted = "a3e6VQ4f/+Zm9v7x".repeat(100) + "Zg==";
     for document in [br#"{"duration":5000000}"#.as_slice(), encrypted.as_bytes()] {

@@ -154,7 +154,7 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
         contents.document.len() as u64,
         has_manifest,
     )?;
-    if *target != args.id && contains(&contents.document, format!("/{}/", args.id).as_bytes()) {
+    if *target != args.id && has_path_of(&args.id, &contents.document) {
         context.output.warn(&format!(
             "the document has paths with the old id {}; they are not adapted",
             args.id
@@ -163,8 +163,15 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
     Ok(Outcome::Success)
 }
 
-fn contains(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window == part)
+/// Returns whether `document` has a path with the folder of the draft `id`, with `/` or `\` before it.
+fn has_path_of(id: &DraftId, document: &[u8]) -> bool {
+    let id = id.as_str().as_bytes();
+    let is_longer = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let mut places = document.windows(1 + id.len()).enumerate();
+    places.any(|(start, window)| {
+        let is_folder = matches!(window[0], b'/' | b'\\') && window[1..] == *id;
+        is_folder && !document.get(start + window.len()).is_some_and(is_longer)
+    })
 }
 
 /// Checks that a save will read the restored document: it reads the first of the two names that exists.
