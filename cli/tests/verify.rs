@@ -1,6 +1,8 @@
 //! `drafts verify` finds each kind of damage.
 
-use local::s3::{Fault, Op, S3, When};
+use std::sync::Arc;
+
+use local::s3::{Fault, Op, RecordedRequest, S3, When};
 use serde_json::Value;
 use test_support::fixtures::BUCKET;
 
@@ -194,4 +196,23 @@ async fn bytes_that_do_not_have_the_checksum_of_the_store_are_a_problem() {
     s3.fault(get, Fault::CorruptBody);
     let run = drafts(&s3, &["verify"]).await.expect_status(1);
     assert!(run.stdout.contains(&key), "{run:?}");
+}
+
+#[tokio::test]
+async fn a_version_that_is_pruned_meanwhile_is_no_problem() {
+    let (s3, [old, _]) = two_versions().await;
+    let s3 = Arc::new(s3);
+    let keys = ["draft_content.json", "files.json"].map(|name| version_key(&old, name));
+    let copy = copy_key(&s3, "assets/a.mp4");
+    let get = When::op(Op::GetObject).key_starts_with(&keys[0]).once();
+    let server = Arc::downgrade(&s3);
+    let prune = move |_: &RecordedRequest| {
+        let s3 = server.upgrade().expect("the server runs");
+        for key in keys.iter().chain([&copy]) {
+            s3.delete(BUCKET, key);
+        }
+    };
+    s3.fault(get, Fault::Run(Arc::new(prune)));
+    let run = drafts(&s3, &["verify", ID]).await;
+    run.expect_output("1 draft, 1 version, 2 files");
 }

@@ -203,6 +203,7 @@ fn check_paths(contents: &Contents, place: Place) -> Result<()> {
             Error::problem(format!(
                 "the version has a file with the path {path:?}: {problem}"
             ))
+            .advise("`drafts restore --as NEW_ID` copies the version within S3, where every path is allowed.")
         })?;
     }
     Ok(())
@@ -231,8 +232,11 @@ async fn write_documents(
     };
     let mut known = KnownPaths::default();
     contents.files.iter().for_each(|file| known.add(&file.path));
-    // Editors write `/` on Windows too.
-    let target = target.display().to_string().replace('\\', "/");
+    let mut target = target.display().to_string();
+    if cfg!(windows) {
+        // Editors write `/` there too.
+        target = target.replace('\\', "/");
+    }
     let mut relinked = BTreeMap::new();
     let (document, count) = relink(&contents.document, id.as_str(), &target, &known);
     relinked.insert(name.as_str(), count);

@@ -1,6 +1,6 @@
 //! `drafts verify`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -39,6 +39,8 @@ pub struct Args {
 
 /// Number of drafts that are verified at the same time.
 const CONCURRENT_DRAFTS: usize = 4;
+/// Maximum number of times that a draft is verified while versions of it are deleted.
+const MAX_ATTEMPTS: u32 = 3;
 
 /// The result of a verification.
 #[derive(Default, Serialize)]
@@ -146,7 +148,7 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
                 state: Mutex::default(),
                 bar: bar.clone(),
             });
-            tokio::spawn(draft.verify())
+            tokio::spawn(draft.verify_present())
         })
         .buffered(CONCURRENT_DRAFTS);
     let mut total = Report::default();
@@ -194,7 +196,27 @@ fn no_versions(context: &Context, id: Option<&DraftId>) -> Error {
 }
 
 impl Draft {
+    /// Verifies the draft, and again if a version with a problem is gone: its objects were deleted with it.
+    async fn verify_present(self: Arc<Self>) -> Result<Report> {
+        let mut attempt = 1;
+        loop {
+            let report = Arc::clone(&self).verify().await?;
+            if report.problems.is_empty() || attempt == MAX_ATTEMPTS {
+                return Ok(report);
+            }
+            let history = History::read(&self.store, &self.id).await?;
+            let versions = history.versions.iter();
+            let versions: HashSet<_> = versions.map(|version| version.name.as_str()).collect();
+            let mut problems = report.problems.iter();
+            if problems.all(|problem| versions.contains(&*problem.version)) {
+                return Ok(report);
+            }
+            attempt += 1;
+        }
+    }
+
     async fn verify(self: Arc<Self>) -> Result<Report> {
+        self.with_state(|state| *state = DraftState::default());
         let history = History::read(&self.store, &self.id).await?;
         let documents = history.versions.iter().map(|version| version.document.size);
         self.bar.inc_length(documents.sum());
