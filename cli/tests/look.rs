@@ -375,6 +375,8 @@ async fn output_that_nobody_reads_to_its_end_is_no_error() {
     // But what was found, or was not done, is the exit status.
     let keys = s3.keys(BUCKET, "saved/");
     let prune = ["prune", ID, "--keep-last", "1", "--yes", "--min-age", "0"];
+    let dry_run = [&prune[..], &["--dry-run"]].concat();
+    assert_eq!(unread(&dry_run).await, (Some(0), String::new()));
     let (status, _) = unread(&prune).await;
     assert_eq!((status, s3.keys(BUCKET, "saved/")), (Some(2), keys.clone()));
     s3.put(BUCKET, &keys[0], b"{}");

@@ -181,8 +181,11 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
     bar.finish_and_clear();
     let mut report = report(&args, &plans);
     if !context.output.is_json() {
-        // Without this, nobody would learn that nothing was deleted.
-        print_plan(context, &plans).map_err(|error| Error::new(error.to_string()))?;
+        match print_plan(context, &plans) {
+            // A closed pipe too: nothing was deleted.
+            Err(error) if !args.dry_run => return Err(Error::new(error.to_string())),
+            printed => printed?,
+        }
     }
     if !args.dry_run {
         let is_empty = plans.iter().all(DraftPlan::is_empty);
