@@ -100,8 +100,7 @@ fn validate_encrypted(text: &[u8]) -> Result<DocumentKind, BoxError> {
 
 /// Refuses documents with many brackets and more than [`MAX_DEPTH`] levels of nesting.
 fn check_depth(bytes: &[u8]) -> Result<(), BoxError> {
-    let max = MAX_UNCHECKED_BRACKETS;
-    if bytes.len() <= max || opening_brackets(bytes) <= max {
+    if opening_brackets(bytes) <= MAX_UNCHECKED_BRACKETS {
         return Ok(());
     }
     let mut depth = 0_usize;
