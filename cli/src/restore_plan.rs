@@ -18,8 +18,6 @@ pub struct Plan {
     pub replaced: Vec<Change>,
     /// The state of the draft's document, if it is different from that of the version.
     pub document: Option<Condition>,
-    /// The `ETag` of the draft's document, if it is that of the version already.
-    pub kept_document: Option<String>,
     /// Paths and `ETag`s of the objects that the version does not have and that are deleted.
     pub removed: Vec<(String, String)>,
     /// Number of files that are the same.
@@ -84,10 +82,8 @@ impl Plan {
                 Some(object) => plan.replaced.push(change(unchanged(object))),
             }
         }
-        let object = present.objects.get(document);
-        if goal.has_document {
-            plan.kept_document = object.map(|object| object.etag.clone());
-        } else {
+        if !goal.has_document {
+            let object = present.objects.get(document);
             plan.document = Some(object.map_or(Condition::Absent, unchanged));
         }
         let known: BTreeSet<&str> = goal.files.iter().map(|file| &*file.path).collect();
@@ -190,7 +186,6 @@ mod tests {
                     etag: "2".into(),
                     condition: unchanged("x"),
                 }],
-                kept_document: None,
                 document: Some(unchanged("5")),
                 removed: if exact { removed.into() } else { Vec::new() },
                 unchanged: 2,

@@ -474,10 +474,10 @@ impl Store {
                     is_delete_marker: true,
                 });
             }
+            versions.retain(&is_wanted);
             if page.is_truncated() != Some(true) {
                 break;
             }
-            versions.retain(&is_wanted);
             let next_key = page.next_key_marker();
             key_marker = next_key.map(|key| decode_key(key, is_encoded).into_owned());
             version_id_marker = page.next_version_id_marker().map(str::to_owned);
@@ -485,7 +485,6 @@ impl Store {
                 return Err(incomplete(&request));
             }
         }
-        versions.retain(&is_wanted);
         // A page has the versions and the markers apart.
         versions.sort_by(|a, b| {
             let by_key = a.object.key.cmp(&b.object.key);

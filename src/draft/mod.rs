@@ -64,6 +64,11 @@ impl DraftId {
         Ok(id.parse()?)
     }
 
+    /// Returns whether an id may contain `byte`.
+    pub const fn is_allowed(byte: &u8) -> bool {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
+    }
+
     /// Returns the id as a string slice.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -82,8 +87,8 @@ impl FromStr for DraftId {
     type Err = InvalidDraftId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-        if (1..=Self::MAX_BYTES).contains(&text.len()) && text.bytes().all(is_allowed) {
+        let is_valid = text.as_bytes().iter().all(Self::is_allowed);
+        if (1..=Self::MAX_BYTES).contains(&text.len()) && is_valid {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidDraftId)

@@ -103,12 +103,14 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
             None => history,
             Some(id) => History::read(store, id).await?,
         };
-        let mut is_saved = is_saved(context, &target_history, &present, &plan, &contents).await?;
-        if !is_saved {
-            let present = present.with_original_etags(store, target).await?;
-            is_saved = self::is_saved(context, &target_history, &present, &plan, &contents).await?;
+        let mut is_known = is_saved(context, &target_history, &present, &plan, &contents).await?;
+        if !is_known {
+            let original = present.with_original_etags(store, target).await?;
+            if original.objects != present.objects {
+                is_known = is_saved(context, &target_history, &original, &plan, &contents).await?;
+            }
         }
-        if !is_saved {
+        if !is_known {
             return Err(Error::new(format!(
                 "the present state of the draft {target} is in no version"
             ))
@@ -121,7 +123,7 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
             prefix: context.prefix.folder(target),
             id: args.id.clone(),
         };
-        restore.run(context, &plan, &contents).await?;
+        restore.run(context, &plan, &contents, &present).await?;
     }
     let document = match &plan.document {
         None => "keep",
@@ -166,11 +168,13 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
 /// Returns whether `document` has a path with the folder of the draft `id`, with `/` or `\` before it.
 fn has_path_of(id: &DraftId, document: &[u8]) -> bool {
     let id = id.as_str().as_bytes();
-    let is_longer = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     let mut places = document.windows(1 + id.len()).enumerate();
     places.any(|(start, window)| {
         let is_folder = matches!(window[0], b'/' | b'\\') && window[1..] == *id;
-        is_folder && !document.get(start + window.len()).is_some_and(is_longer)
+        is_folder
+            && !document
+                .get(start + window.len())
+                .is_some_and(DraftId::is_allowed)
     })
 }
 
@@ -418,9 +422,15 @@ struct Restore {
 }
 
 impl Restore {
-    async fn run(&self, context: &Context, plan: &Plan, contents: &Contents) -> Result<()> {
+    async fn run(
+        &self,
+        context: &Context,
+        plan: &Plan,
+        contents: &Contents,
+        present: &Present,
+    ) -> Result<()> {
         let result = tokio::select! {
-            result = self.apply(context, plan, contents) => result,
+            result = self.apply(context, plan, contents, present) => result,
             () = interrupted() => Err(Error::new("stopped: the restore is not complete")
                 .advise("Run the same command again to complete it.")),
         };
@@ -430,7 +440,13 @@ impl Restore {
         result
     }
 
-    async fn apply(&self, context: &Context, plan: &Plan, contents: &Contents) -> Result<()> {
+    async fn apply(
+        &self,
+        context: &Context,
+        plan: &Plan,
+        contents: &Contents,
+        present: &Present,
+    ) -> Result<()> {
         let changes = || plan.added.iter().chain(&plan.replaced);
         let bytes = changes()
             .map(|change| contents.files[change.file].size)
@@ -457,10 +473,8 @@ impl Restore {
             .await?;
         }
         bar.finish_and_clear();
-        let target = format!("{}{}", self.prefix, contents.version.document_name.as_str());
-        if let Some(etag) = plan.kept_document.as_ref().filter(|_| plan.changes_files()) {
-            self.copier.check_unchanged(&target, etag).await?;
-        }
+        let document = contents.version.document_name.as_str();
+        let target = format!("{}{document}", self.prefix);
         if let Some(condition) = &plan.document {
             // Its metadata is that of the version.
             let content_type = Some("application/json");
@@ -468,6 +482,10 @@ impl Restore {
             self.copier
                 .copy(source, &target, condition, content_type)
                 .await?;
+        } else if let Some(kept) = present.objects.get(document)
+            && plan.changes_files()
+        {
+            self.copier.check_unchanged(&target, &kept.etag).await?;
         }
         for_each(&plan.removed, CONCURRENCY, |(path, etag)| {
             let key = format!("{}{path}", self.prefix);

@@ -150,13 +150,11 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
             });
             tokio::spawn(draft.verify_present())
         })
-        .buffered(CONCURRENT_DRAFTS);
+        .buffered(CONCURRENT_DRAFTS)
+        .zip(stream::iter(&ids));
     let mut total = Report::default();
     let mut without_versions = None;
-    for id in &ids {
-        let Some(report) = reports.next().await else {
-            break;
-        };
+    while let Some((report, id)) = reports.next().await {
         let report = report.map_err(panicked)??;
         if report.versions == 0 {
             without_versions.get_or_insert(id);
