@@ -34,24 +34,17 @@ const REMOVED: [(&str, &str); 4] = [
     ("SAVED_KEY", "remove it, versions are below saved/"),
 ];
 
-/// The configuration of the function, by the module that uses it.
+/// The configuration of the function.
 #[derive(Debug)]
 pub struct Config {
-    /// For [`crate::s3`].
-    pub storage: StorageConfig,
-    /// For [`crate::save`].
-    pub saves: SaveConfig,
-    /// For [`crate::lambda`].
-    pub requests: RequestConfig,
-}
-
-/// Buckets, and limits on documents.
-#[derive(Debug)]
-pub struct StorageConfig {
     /// Bucket of the drafts.
     pub draft_bucket: String,
     /// Bucket of the versions.
     pub saved_bucket: String,
+    /// Prefix of all drafts.
+    pub draft_prefix: DraftPrefix,
+    /// True if a version has all files of a draft.
+    pub save_files: bool,
     /// Maximum size of a document, in bytes. Never larger than `memory_bytes`.
     pub max_draft_bytes: u64,
     /// Memory available for the data of saves, in bytes.
@@ -60,28 +53,10 @@ pub struct StorageConfig {
     pub max_copy_bytes: u64,
     /// Minimum size of the parts of a larger file, in bytes.
     pub min_part_bytes: u64,
-}
-
-/// The part of a draft that is saved, and whether saves are accepted.
-#[derive(Debug)]
-pub struct SaveConfig {
-    /// Prefix of all drafts.
-    pub draft_prefix: DraftPrefix,
-    /// True if a version has all files of a draft.
-    pub save_files: bool,
-    /// True if every save is answered with `ServiceUnavailable`.
-    pub maintenance: bool,
-}
-
-/// The requests and events that are accepted.
-#[derive(Debug)]
-pub struct RequestConfig {
-    /// Bucket of the drafts in events.
-    pub draft_bucket: String,
-    /// Prefix of all drafts in events.
-    pub draft_prefix: DraftPrefix,
     /// Hosts allowed in a `draft_url`, in the form of [`Url::host_str`]; empty for any.
     pub draft_url_hosts: Vec<String>,
+    /// True if every save is answered with `ServiceUnavailable`.
+    pub maintenance: bool,
     /// Value of `Access-Control-Allow-Origin`.
     pub cors_origin: Option<String>,
     /// Form of the responses over HTTP.
@@ -164,26 +139,18 @@ impl Config {
             return Err(error("MAX_DRAFT_BYTES", problem));
         }
         Ok(Self {
-            requests: RequestConfig {
-                draft_bucket: draft_bucket.clone(),
-                draft_prefix: draft_prefix.clone(),
-                draft_url_hosts: draft_url_hosts.unwrap_or_default(),
-                cors_origin,
-                response_format: response_format.unwrap_or_default(),
-            },
-            storage: StorageConfig {
-                draft_bucket,
-                saved_bucket,
-                max_draft_bytes,
-                memory_bytes,
-                max_copy_bytes: MAX_COPY_BYTES,
-                min_part_bytes: MIN_PART_BYTES,
-            },
-            saves: SaveConfig {
-                draft_prefix,
-                save_files: save_files.unwrap_or_default(),
-                maintenance: maintenance.unwrap_or_default(),
-            },
+            draft_bucket,
+            saved_bucket,
+            draft_prefix,
+            save_files: save_files.unwrap_or_default(),
+            max_draft_bytes,
+            memory_bytes,
+            max_copy_bytes: MAX_COPY_BYTES,
+            min_part_bytes: MIN_PART_BYTES,
+            draft_url_hosts: draft_url_hosts.unwrap_or_default(),
+            maintenance: maintenance.unwrap_or_default(),
+            cors_origin,
+            response_format: response_format.unwrap_or_default(),
         })
     }
 }
@@ -285,16 +252,16 @@ mod tests {
     #[test]
     fn needs_only_the_bucket() {
         let config = read(&[("DRAFT_BUCKET", "drafts")]).expect("a valid configuration");
-        assert_eq!(config.storage.draft_bucket, "drafts");
-        assert_eq!(config.storage.saved_bucket, "drafts");
-        assert_eq!(config.storage.max_draft_bytes, 64 << 20);
-        assert_eq!(config.storage.memory_bytes, 448 << 20);
-        assert_eq!(config.saves.draft_prefix.as_str(), "drafts/");
-        assert!(!config.saves.save_files);
-        assert!(!config.saves.maintenance);
-        assert!(config.requests.draft_url_hosts.is_empty());
-        assert_eq!(config.requests.cors_origin, None);
-        assert_eq!(config.requests.response_format, ResponseFormat::Detail);
+        assert_eq!(config.draft_bucket, "drafts");
+        assert_eq!(config.saved_bucket, "drafts");
+        assert_eq!(config.max_draft_bytes, 64 << 20);
+        assert_eq!(config.memory_bytes, 448 << 20);
+        assert_eq!(config.draft_prefix.as_str(), "drafts/");
+        assert!(!config.save_files);
+        assert!(!config.maintenance);
+        assert!(config.draft_url_hosts.is_empty());
+        assert_eq!(config.cors_origin, None);
+        assert_eq!(config.response_format, ResponseFormat::Detail);
     }
 
     #[test]
@@ -312,24 +279,18 @@ mod tests {
             ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),
         ])
         .expect("a valid configuration");
-        let Config {
-            storage,
-            saves,
-            requests,
-        } = config;
-        assert_eq!(storage.saved_bucket, "saved");
-        assert_eq!(storage.max_draft_bytes, 1000);
-        assert_eq!(storage.memory_bytes, 192 << 20);
-        assert_eq!(saves.draft_prefix.as_str(), "a/b/");
-        assert!(saves.save_files);
-        assert!(saves.maintenance);
-        assert_eq!(requests.draft_bucket, "drafts");
-        assert_eq!(requests.draft_prefix, saves.draft_prefix);
+        assert_eq!(config.saved_bucket, "saved");
+        assert_eq!(config.max_draft_bytes, 1000);
+        assert_eq!(config.memory_bytes, 192 << 20);
+        assert_eq!(config.draft_prefix.as_str(), "a/b/");
+        assert!(config.save_files);
+        assert!(config.maintenance);
+        assert_eq!(config.draft_bucket, "drafts");
         let hosts = ["example.com", "xn--zouo53b.example", "[::1]"];
-        assert_eq!(requests.draft_url_hosts, hosts);
-        let origin = requests.cors_origin.as_deref();
+        assert_eq!(config.draft_url_hosts, hosts);
+        let origin = config.cors_origin.as_deref();
         assert_eq!(origin, Some("https://example.com:8443"));
-        assert_eq!(requests.response_format, ResponseFormat::Code);
+        assert_eq!(config.response_format, ResponseFormat::Code);
     }
 
     #[test]

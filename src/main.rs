@@ -9,9 +9,7 @@ use save_draft::config::Config;
 use save_draft::error::{BoxError, redact_json_error};
 use save_draft::lambda::Function;
 use save_draft::lambda::telemetry::Telemetry;
-use save_draft::s3::Store;
 use save_draft::s3::client;
-use save_draft::save::Saver;
 use tokio::runtime;
 
 fn main() -> ExitCode {
@@ -58,9 +56,7 @@ fn run(telemetry: Telemetry) -> Result<(), BoxError> {
     };
     builder.enable_all().build()?.block_on(async {
         let sdk_config = client::config_from_env()?;
-        let store = Store::new(&sdk_config, config.storage);
-        let saver = Saver::new(store, config.saves);
-        let function = Arc::new(Function::new(saver, config.requests, telemetry));
+        let function = Arc::new(Function::new(&sdk_config, config, telemetry));
         let service = service_fn(move |event| {
             let function = Arc::clone(&function);
             async move { function.handle(event).await }

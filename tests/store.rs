@@ -81,7 +81,7 @@ impl Target {
         let created = client.create_bucket().bucket(&bucket).send().await;
         created.expect("the bucket is created");
         Self {
-            store: Store::new(&sdk_config, common::config(&bucket, &[]).storage),
+            store: Store::new(&sdk_config, Arc::new(common::config(&bucket, &[]))),
             name,
             endpoint,
             client,
@@ -261,7 +261,7 @@ async fn a_missing_object_is_not_found_and_a_missing_bucket_is_an_error() {
     let source = target.find("drafts/a").await;
     let store = |bucket: &str| {
         let config = common::config(bucket, &[("SAVED_BUCKET", "no-such-bucket-here")]);
-        Store::new(&target.endpoint.sdk(), config.storage)
+        Store::new(&target.endpoint.sdk(), Arc::new(config))
     };
     let (none, saved) = (store("no-such-bucket-here"), store(&target.bucket));
     for result in [

@@ -46,7 +46,7 @@ fn the_function_gets_the_variables_that_it_reads() {
 
     let maximum = &template["Parameters"]["MaxDraftBytes"]["Default"];
     let config = common::config("drafts", &[]);
-    assert_eq!(*maximum, config.storage.max_draft_bytes);
+    assert_eq!(*maximum, config.max_draft_bytes);
 }
 
 #[test]

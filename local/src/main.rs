@@ -32,8 +32,6 @@ use parking_lot::Mutex;
 use save_draft::config::Config;
 use save_draft::lambda::Function;
 use save_draft::lambda::telemetry::Telemetry;
-use save_draft::s3::Store;
-use save_draft::save::Saver;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::signal;
@@ -165,7 +163,7 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     add_faults(&s3, options.faults);
     let drafts = options.data_dir.join(BUCKET);
     write_sample(&drafts)?;
-    let folders = if config.saves.save_files {
+    let folders = if config.save_files {
         &["saved", "saved-files"][..]
     } else {
         &["saved"]
@@ -179,9 +177,8 @@ async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     let writer = log.clone();
     let telemetry = Telemetry::new("local", move |line| writer.write(line));
     telemetry.capture_process();
-    let cors_origin = config.requests.cors_origin.clone();
-    let saver = Saver::new(Store::new(&s3.sdk_config(), config.storage), config.saves);
-    let function = Function::new(saver, config.requests, telemetry);
+    let cors_origin = config.cors_origin.clone();
+    let function = Function::new(&s3.sdk_config(), config, telemetry);
     let endpoint = Endpoint {
         cors_origin,
         allowed_hosts,

@@ -8,8 +8,10 @@ mod request;
 pub mod telemetry;
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use aws_config::SdkConfig;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use lambda_http::lambda_runtime::{Context, Diagnostic, LambdaEvent};
@@ -18,7 +20,7 @@ use serde_json::value::RawValue;
 
 use self::request::HttpRequest;
 use self::telemetry::{InvocationLog, Telemetry};
-use crate::config::RequestConfig;
+use crate::config::Config;
 use crate::draft::DraftId;
 use crate::error::Error;
 use crate::save::{SaveReport, Saver};
@@ -32,24 +34,25 @@ const MAX_HTTP_DURATION: Duration = Duration::from_secs(28);
 /// The Lambda function.
 pub struct Function {
     saver: Saver,
-    config: RequestConfig,
+    config: Arc<Config>,
     telemetry: Telemetry,
 }
 
 /// One invocation of the function.
 struct Invocation<'a> {
     saver: &'a Saver,
-    config: &'a RequestConfig,
+    config: &'a Config,
     /// The time by which a save must be done.
     deadline: Instant,
     log: InvocationLog<'a>,
 }
 
 impl Function {
-    /// Creates the function.
-    pub fn new(saver: Saver, config: RequestConfig, telemetry: Telemetry) -> Self {
+    /// Creates the function. Makes no request.
+    pub fn new(sdk_config: &SdkConfig, config: Config, telemetry: Telemetry) -> Self {
+        let config = Arc::new(config);
         Self {
-            saver,
+            saver: Saver::new(sdk_config, Arc::clone(&config)),
             config,
             telemetry,
         }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use crate::config::RequestConfig;
+use crate::config::Config;
 use crate::draft::DraftId;
 use crate::error::{BoxError, Error, redact_json_error};
 
@@ -34,7 +34,7 @@ pub(super) struct DirectRequest {
 
 /// The drafts in an event or message, and the records that are not saved.
 pub(super) struct EventContent<'a> {
-    config: &'a RequestConfig,
+    config: &'a Config,
     /// The `messageId` of a message of SQS, or `None` if it cannot be read.
     pub message_id: Option<String>,
     /// Drafts to save, each once.
@@ -188,10 +188,7 @@ impl<'a> Envelope<'a> {
 ///
 /// Returns `InvalidRequest` if the payload as a whole is not a known event. Errors of single records and
 /// messages are part of the result.
-pub(super) fn parse<'a>(
-    payload: &str,
-    config: &'a RequestConfig,
-) -> Result<ParsedEvent<'a>, Error> {
+pub(super) fn parse<'a>(payload: &str, config: &'a Config) -> Result<ParsedEvent<'a>, Error> {
     let envelope = read_object(payload.as_bytes()).map_err(invalid_event)?;
     if let Some(request) = direct_request(&envelope, config)? {
         return Ok(ParsedEvent::Direct(request));
@@ -211,7 +208,7 @@ pub(super) fn parse<'a>(
 /// Returns the draft of a direct invocation, or `None` for any other event.
 fn direct_request(
     envelope: &Envelope<'_>,
-    config: &RequestConfig,
+    config: &Config,
 ) -> Result<Option<DirectRequest>, Error> {
     let is_service_event = envelope.records.is_some()
         || envelope.detail_type.is_some()
@@ -245,7 +242,7 @@ fn direct_request(
 }
 
 impl<'a> EventContent<'a> {
-    fn new(message_id: Option<String>, config: &'a RequestConfig) -> Self {
+    fn new(message_id: Option<String>, config: &'a Config) -> Self {
         Self {
             config,
             message_id,
@@ -256,7 +253,7 @@ impl<'a> EventContent<'a> {
     }
 
     /// Parses a message of SQS.
-    fn of_message(record: &Record<'_>, config: &'a RequestConfig) -> Self {
+    fn of_message(record: &Record<'_>, config: &'a Config) -> Self {
         let mut content = Self::new(as_string(record.message_id), config);
         let body = string(record.body, "the body of a message");
         let result = body.and_then(|body| content.read_text(&body, 0));

@@ -87,9 +87,12 @@ impl Store {
     ///
     /// See [`crate::s3`].
     pub async fn saved_size(&self, key: &str) -> Result<Option<u64>, Error> {
-        let request = self.request("HeadObject", &self.saved_bucket, key);
+        let request = self.request("HeadObject", &self.config.saved_bucket, key);
         let _permit = self.permit().await?;
-        let head = self.client().head_object().bucket(&self.saved_bucket);
+        let head = self
+            .client()
+            .head_object()
+            .bucket(&self.config.saved_bucket);
         match head.key(key).send().await {
             Ok(head) => {
                 let size = head.content_length().map(u64::try_from);
@@ -112,7 +115,7 @@ impl Store {
     ///
     /// Also `Refused` if a condition did not hold.
     pub async fn copy(&self, source: CopySource<'_>, key: &str) -> Result<(), CopyError> {
-        if source.size <= self.max_copy_bytes {
+        if source.size <= self.config.max_copy_bytes {
             self.copy_whole(source, key).await
         } else {
             self.copy_in_parts(source, key).await
@@ -120,14 +123,14 @@ impl Store {
     }
 
     async fn copy_whole(&self, source: CopySource<'_>, key: &str) -> Result<(), CopyError> {
-        let request = self.request("CopyObject", &self.saved_bucket, key);
+        let request = self.request("CopyObject", &self.config.saved_bucket, key);
         let _permit = self.permit().await?;
         let copy = self
             .client()
             .copy_object()
-            .copy_source(copy_source(&self.draft_bucket, source.key))
+            .copy_source(copy_source(&self.config.draft_bucket, source.key))
             .copy_source_if_match(source.etag)
-            .bucket(&self.saved_bucket)
+            .bucket(&self.config.saved_bucket)
             .key(key)
             .if_none_match("*")
             // Copying tags would need permissions to read and write tags.
@@ -141,7 +144,7 @@ impl Store {
     /// Creates the copy with a multipart upload. One that is not completed is aborted, here or by the
     /// bucket's lifecycle rule.
     async fn copy_in_parts(&self, source: CopySource<'_>, key: &str) -> Result<(), CopyError> {
-        let part_bytes = part_bytes(source.size, self.min_part_bytes);
+        let part_bytes = part_bytes(source.size, self.config.min_part_bytes);
         let count = u32::try_from(source.size.div_ceil(part_bytes));
         let count = count.unwrap_or(MAX_PARTS).min(MAX_PARTS);
         let parts = self.parts.acquire_many(count).await;
@@ -156,7 +159,7 @@ impl Store {
         let completed = completed.await;
         if completed.is_err() {
             let abort = self.client().abort_multipart_upload();
-            let abort = abort.bucket(&self.saved_bucket).key(key);
+            let abort = abort.bucket(&self.config.saved_bucket).key(key);
             // The lifecycle rule aborts it too.
             let _ = abort.upload_id(&upload).send().await;
         }
@@ -164,19 +167,22 @@ impl Store {
     }
 
     async fn head_source(&self, source: CopySource<'_>) -> Result<HeadObjectOutput, CopyError> {
-        let request = self.request("HeadObject", &self.draft_bucket, source.key);
+        let request = self.request("HeadObject", &self.config.draft_bucket, source.key);
         let _permit = self.permit().await?;
-        let head = self.client().head_object().bucket(&self.draft_bucket);
+        let head = self
+            .client()
+            .head_object()
+            .bucket(&self.config.draft_bucket);
         let head = head.key(source.key).if_match(source.etag).send().await;
         head.map_err(|error| request.copy_error(error))
     }
 
     /// Creates an upload with the content type and the metadata in `head`, and returns its id.
     async fn create_upload(&self, head: HeadObjectOutput, key: &str) -> Result<String, CopyError> {
-        let request = self.request("CreateMultipartUpload", &self.saved_bucket, key);
+        let request = self.request("CreateMultipartUpload", &self.config.saved_bucket, key);
         let _permit = self.permit().await?;
         let create = self.client().create_multipart_upload();
-        let create = with_properties(create.bucket(&self.saved_bucket).key(key), head);
+        let create = with_properties(create.bucket(&self.config.saved_bucket).key(key), head);
         let created = create
             .send()
             .await
@@ -208,15 +214,15 @@ impl Store {
         number: i32,
         (first, last): (u64, u64),
     ) -> Result<CompletedPart, CopyError> {
-        let request = self.request("UploadPartCopy", &self.saved_bucket, key);
+        let request = self.request("UploadPartCopy", &self.config.saved_bucket, key);
         let _permit = self.permit().await?;
         let part = self
             .client()
             .upload_part_copy()
-            .copy_source(copy_source(&self.draft_bucket, source.key))
+            .copy_source(copy_source(&self.config.draft_bucket, source.key))
             .copy_source_if_match(source.etag)
             .copy_source_range(format!("bytes={first}-{last}"))
-            .bucket(&self.saved_bucket)
+            .bucket(&self.config.saved_bucket)
             .key(key)
             .upload_id(upload)
             .part_number(number)
@@ -239,13 +245,13 @@ impl Store {
         upload: &str,
         parts: Vec<CompletedPart>,
     ) -> Result<(), CopyError> {
-        let request = self.request("CompleteMultipartUpload", &self.saved_bucket, key);
+        let request = self.request("CompleteMultipartUpload", &self.config.saved_bucket, key);
         let _permit = self.permit().await?;
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts));
         let complete = self
             .client()
             .complete_multipart_upload()
-            .bucket(&self.saved_bucket)
+            .bucket(&self.config.saved_bucket)
             .key(key)
             .upload_id(upload)
             .multipart_upload(parts.build())

@@ -47,7 +47,8 @@ impl Store {
     ///
     /// Also `ServiceUnavailable` if the listing may be incomplete.
     pub async fn list_drafts(&self, prefix: &str, token: Option<&str>) -> Result<Page, Error> {
-        self.list(&self.draft_bucket, prefix, None, token).await
+        self.list(&self.config.draft_bucket, prefix, None, token)
+            .await
     }
 
     /// Lists objects of the saved bucket whose keys begin with `prefix` and sort after `after`.
@@ -56,7 +57,7 @@ impl Store {
     ///
     /// See [`Self::list_drafts`].
     pub async fn list_saved(&self, prefix: &str, after: &str) -> Result<Page, Error> {
-        self.list(&self.saved_bucket, prefix, Some(after), None)
+        self.list(&self.config.saved_bucket, prefix, Some(after), None)
             .await
     }
 

@@ -37,7 +37,7 @@ use self::copy::{MAX_PARTS, MAX_REQUESTS};
 use self::list::MAX_PAGES;
 use self::memory::Pool;
 use self::response::{Request, already_exists, check_created, is_missing, status};
-use crate::config::StorageConfig;
+use crate::config::Config;
 use crate::draft::Sha256Digest;
 use crate::error::{BoxError, Error};
 
@@ -92,11 +92,7 @@ impl CreateOutcome {
 pub struct Store {
     /// Replaced when its credentials have expired.
     client: Arc<RwLock<Client>>,
-    draft_bucket: String,
-    saved_bucket: String,
-    max_draft_bytes: u64,
-    max_copy_bytes: u64,
-    min_part_bytes: u64,
+    config: Arc<Config>,
     memory: Pool,
     /// Limits of the whole process: pages of listings in memory, requests for copies, and parts of
     /// copies.
@@ -107,7 +103,7 @@ pub struct Store {
 
 impl Store {
     /// Creates a store for the buckets in `config`. Makes no request.
-    pub fn new(sdk_config: &SdkConfig, config: StorageConfig) -> Self {
+    pub fn new(sdk_config: &SdkConfig, config: Arc<Config>) -> Self {
         let s3_config = aws_sdk_s3::config::Builder::from(sdk_config)
             // Stores other than S3 have no host name for each bucket.
             .force_path_style(sdk_config.endpoint_url().is_some())
@@ -115,12 +111,8 @@ impl Store {
             .build();
         Self {
             client: Arc::new(RwLock::new(Client::from_conf(s3_config))),
-            draft_bucket: config.draft_bucket,
-            saved_bucket: config.saved_bucket,
-            max_draft_bytes: config.max_draft_bytes,
-            max_copy_bytes: config.max_copy_bytes,
-            min_part_bytes: config.min_part_bytes,
             memory: Pool::new(config.memory_bytes),
+            config,
             pages: Arc::new(Semaphore::new(MAX_PAGES)),
             requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
             parts: Arc::new(Semaphore::new(MAX_PARTS as usize)),
@@ -171,7 +163,7 @@ impl Store {
     /// Also `DraftNotFound` if the object does not exist, and `ServiceUnavailable` if `memory` cannot be
     /// enlarged to the size of the document.
     pub async fn read(&self, key: &str, memory: &Memory) -> Result<Document, Error> {
-        let request = self.request("GetObject", &self.draft_bucket, key);
+        let request = self.request("GetObject", &self.config.draft_bucket, key);
         let mut attempt = 1;
         loop {
             let output = self.get(&request).await.map_err(|error| {
@@ -215,7 +207,7 @@ impl Store {
         let length = output.content_length();
         let length = length.and_then(|length| u64::try_from(length).ok());
         let length = length.ok_or("the response has no valid Content-Length header")?;
-        let limit = self.max_draft_bytes;
+        let limit = self.config.max_draft_bytes;
         if length > limit {
             let problem = format!("the object has {length} bytes, more than the limit of {limit}");
             return Err(problem.into());
@@ -233,7 +225,7 @@ impl Store {
     ///
     /// Also `ServiceUnavailable` if other writers of the key were in conflict in all attempts.
     pub async fn create(&self, key: &str, object: &NewObject) -> Result<CreateOutcome, Error> {
-        let request = self.request("PutObject", &self.saved_bucket, key);
+        let request = self.request("PutObject", &self.config.saved_bucket, key);
         let checksum = BASE64_STANDARD.encode(object.sha256.as_bytes());
         let mut attempt = 1;
         loop {
@@ -267,7 +259,7 @@ impl Store {
         let mut request = self
             .client()
             .put_object()
-            .bucket(&self.saved_bucket)
+            .bucket(&self.config.saved_bucket)
             .key(key)
             // "How to prevent object overwrites with conditional writes" (Amazon S3 User Guide).
             .if_none_match("*")
@@ -298,7 +290,7 @@ impl Store {
         bytes: &[u8],
         is_ignored: impl Fn(usize) -> bool,
     ) -> Result<Option<bool>, Error> {
-        let request = self.request("GetObject", &self.saved_bucket, key);
+        let request = self.request("GetObject", &self.config.saved_bucket, key);
         let mut attempt = 1;
         loop {
             let output = match self.get(&request).await {

@@ -146,7 +146,7 @@ impl Saver {
                 "the store sends no ETag of the document",
             ));
         }
-        let folder = self.draft_prefix.folder(id);
+        let folder = self.config.draft_prefix.folder(id);
         let mut has_document = false;
         let mut files = Vec::new();
         let mut bytes = document.bytes.len() as u64;
@@ -265,7 +265,7 @@ impl Saver {
         if !is_missing && self.has_copy(file, &key).await? {
             return Ok(CopyOutcome::Exists);
         }
-        let source_key = format!("{}{}", self.draft_prefix.folder(id), file.path);
+        let source_key = format!("{}{}", self.config.draft_prefix.folder(id), file.path);
         let source = CopySource {
             key: &source_key,
             etag: &file.etag,

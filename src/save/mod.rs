@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use aws_config::SdkConfig;
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
@@ -17,9 +18,9 @@ use tokio::time::timeout_at;
 pub use self::files::FilesReport;
 
 use self::files::{FolderState, ReadDocument};
-use crate::config::SaveConfig;
+use crate::config::Config;
 use crate::draft::document::{self, DocumentKind};
-use crate::draft::keys::{self, DocumentName, DraftPrefix};
+use crate::draft::keys::{self, DocumentName};
 use crate::draft::{DraftId, Sha256Digest, Version};
 use crate::error::{Error, ErrorKind};
 use crate::s3::{CreateOutcome, Document, Memory, NewObject, Store};
@@ -67,9 +68,7 @@ pub struct Progress {
 #[derive(Clone, Debug)]
 pub struct Saver {
     store: Store,
-    draft_prefix: DraftPrefix,
-    save_files: bool,
-    maintenance: bool,
+    config: Arc<Config>,
     worker: Worker,
 }
 
@@ -81,13 +80,11 @@ const MAX_READS: u32 = 5;
 const MAX_MANIFEST_ATTEMPTS: u32 = 3;
 
 impl Saver {
-    /// Creates a saver that reads and writes through `store`.
-    pub fn new(store: Store, config: SaveConfig) -> Self {
+    /// Creates a saver. Makes no request.
+    pub fn new(sdk_config: &SdkConfig, config: Arc<Config>) -> Self {
         Self {
-            store,
-            draft_prefix: config.draft_prefix,
-            save_files: config.save_files,
-            maintenance: config.maintenance,
+            store: Store::new(sdk_config, Arc::clone(&config)),
+            config,
             worker: Worker(Arc::new(Semaphore::new(1))),
         }
     }
@@ -99,7 +96,7 @@ impl Saver {
     pub async fn save(&self, draft_id: DraftId, deadline: Instant) -> SaveReport {
         let start = Instant::now();
         let mut progress = Progress::default();
-        let result = if self.maintenance {
+        let result = if self.config.maintenance {
             Err(Error::unavailable("maintenance mode is on"))
         } else if start >= deadline {
             Err(Error::unavailable("no time was left to start the save"))
@@ -139,7 +136,7 @@ impl Saver {
         for _ in 0..MAX_READS {
             let (name, document) = self.read(id, memory, progress).await?;
             let mut files = None;
-            if self.save_files {
+            if self.config.save_files {
                 let read = ReadDocument {
                     name,
                     document: &document,
@@ -171,13 +168,13 @@ impl Saver {
         let start = Instant::now();
         let [first, second] = DocumentName::ALL;
         let mut name = first;
-        let key = self.draft_prefix.document(id, first);
+        let key = self.config.draft_prefix.document(id, first);
         let mut document = self.store.read(&key, memory).await;
         if let Err(error) = &document
             && error.kind() == ErrorKind::DraftNotFound
         {
             name = second;
-            let key = self.draft_prefix.document(id, second);
+            let key = self.config.draft_prefix.document(id, second);
             document = self.store.read(&key, memory).await;
         }
         progress.read = Some(start.elapsed());

@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
 use save_draft::config::Config;
-use save_draft::s3::Store;
 use save_draft::save::Saver;
 use serde_json::Value;
 use test_support::fixtures::{BUCKET, DRAFT_ID, draft_key, sample_draft, sha256_hex};
@@ -100,7 +99,7 @@ pub fn saver(sdk: &SdkConfig, bucket: &str) -> Saver {
 
 /// Returns a saver with this configuration and a store of its own.
 pub fn saver_with(sdk: &SdkConfig, config: Config) -> Saver {
-    Saver::new(Store::new(sdk, config.storage), config.saves)
+    Saver::new(sdk, Arc::new(config))
 }
 
 /// An S3 server, and a process of the function that uses it.

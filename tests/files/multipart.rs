@@ -24,8 +24,8 @@ use Op::{
 /// Returns a saver that copies all files in parts.
 pub fn multipart_saver(s3: &S3) -> Saver {
     let mut config = common::config(BUCKET, &[SAVE_FILES]);
-    config.storage.max_copy_bytes = 0;
-    config.storage.min_part_bytes = PART_BYTES as u64;
+    config.max_copy_bytes = 0;
+    config.min_part_bytes = PART_BYTES as u64;
     common::saver_with(&Endpoint::of(s3).sdk(), config)
 }
 

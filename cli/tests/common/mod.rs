@@ -4,12 +4,12 @@ pub mod contents;
 
 use std::fmt::Display;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_config::SdkConfig;
 use local::s3::S3;
 use save_draft::config::Config;
-use save_draft::s3::Store;
 use save_draft::save::Saver;
 use serde_json::Value;
 use test_support::fixtures::BUCKET;
@@ -157,7 +157,7 @@ pub fn saver(sdk: &SdkConfig, bucket: &str, save_files: &str) -> Saver {
         _ => None,
     });
     let config = config.expect("a valid configuration");
-    Saver::new(Store::new(sdk, config.storage), config.saves)
+    Saver::new(sdk, Arc::new(config))
 }
 
 /// Returns the key of an object of a version.

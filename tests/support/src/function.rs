@@ -7,8 +7,6 @@ use lambda_http::lambda_runtime::{Context, LambdaEvent};
 use save_draft::config::Config;
 use save_draft::lambda::Function;
 use save_draft::lambda::telemetry::Telemetry;
-use save_draft::s3::Store;
-use save_draft::save::Saver;
 
 use crate::fixtures::BUCKET;
 use crate::runtime::Outcome;
@@ -28,14 +26,13 @@ impl InProcess {
         let s3 = S3::start_empty().await.expect("the S3 server starts");
         let config = Config::from_lookup(|name| (name == "DRAFT_BUCKET").then(|| BUCKET.into()));
         let config = config.expect("a valid configuration");
-        let saver = Saver::new(Store::new(&s3.sdk_config(), config.storage), config.saves);
         let log = Arc::new(Mutex::new(Vec::new()));
         let written = Arc::clone(&log);
         let telemetry = Telemetry::new("save-draft", move |line| {
             let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
             written.extend_from_slice(line);
         });
-        let function = Function::new(saver, config.requests, telemetry);
+        let function = Function::new(&s3.sdk_config(), config, telemetry);
         Self { s3, function, log }
     }
 
