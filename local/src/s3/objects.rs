@@ -15,7 +15,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read, Seek as _, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -214,10 +214,12 @@ impl Objects {
     /// Returns whether the bucket exists. The default bucket is created if it does not, also later.
     pub fn has_bucket(&self, bucket: &str) -> Result<bool> {
         let path = self.root.join(bucket);
-        if bucket == BUCKET {
+        let exists = path.is_dir();
+        if !exists && bucket == BUCKET {
             fs::create_dir_all(&path).map_err(|error| with_path(&path, &error))?;
+            return Ok(true);
         }
-        Ok(path.is_dir())
+        Ok(exists)
     }
 
     /// Creates a bucket; returns `false` if it exists.
@@ -283,19 +285,39 @@ impl Objects {
         Ok(None)
     }
 
-    /// Describes the object in a file: by the stored metadata, or by its bytes if a user has put the file there.
-    fn describe(&self, path: PathBuf, file: &mut File) -> Result<ObjectInfo> {
-        let (modified, size) = stamp(file)?;
+    /// Describes an object while the caller has the [lock](Objects::lock).
+    pub fn info_locked(&self, bucket: &str, key: &str) -> Result<Option<ObjectInfo>> {
+        // The file of most objects need not be opened.
+        if let Some(path) = self.plain_path(bucket, key)
+            && let Ok(metadata) = fs::metadata(&path)
+            && let info = self.stored_info(path, &metadata)?
+            && !info.etag.is_empty()
+        {
+            return Ok(Some(info));
+        }
+        Ok(self.find_locked(bucket, key)?.map(|(info, _)| info))
+    }
+
+    /// Describes the object in a file by the stored metadata. Without them, it has no `ETag`.
+    fn stored_info(&self, path: PathBuf, metadata: &Metadata) -> Result<ObjectInfo> {
         let mut info = ObjectInfo {
             etag: String::new(),
             headers: Headers::new(),
-            modified,
-            size,
+            modified: metadata.modified()?,
+            size: metadata.len(),
             path,
         };
         let stored = fs::read(self.metadata_path(&info)).ok();
         if let Some(stored) = stored.and_then(|text| serde_json::from_slice(&text).ok()) {
             (info.etag, info.headers) = stored;
+        }
+        Ok(info)
+    }
+
+    /// Describes the object in a file: by the stored metadata, or by its bytes if a user has put the file there.
+    fn describe(&self, path: PathBuf, file: &mut File) -> Result<ObjectInfo> {
+        let mut info = self.stored_info(path, &file.metadata()?)?;
+        if !info.etag.is_empty() {
             return Ok(info);
         }
         let (etag, crc) = copy(file, &mut io::sink())?;
@@ -303,7 +325,7 @@ impl Objects {
         check_unchanged(&info, file)?;
         info.etag = etag;
         info.headers = Headers::from([(CRC64NVME.to_owned(), crc)]);
-        if modified.elapsed().is_ok_and(|age| age > SETTLED) {
+        if info.modified.elapsed().is_ok_and(|age| age > SETTLED) {
             // It saves time only, and the folder may not be writable.
             let _ = self.write_metadata(&info);
         }
@@ -339,7 +361,7 @@ impl Objects {
         }
 
         let mut last_change = self.last_change.write();
-        let before = self.find_locked(bucket, key)?.map(|(info, _)| info);
+        let before = self.info_locked(bucket, key)?;
         precondition.check(before.as_ref())?;
         let (modified, size) = self.set_time(&mut last_change, temporary.as_file())?;
         headers.remove(VERSION_ID);
@@ -392,7 +414,7 @@ impl Objects {
         precondition: &Precondition,
     ) -> Result<Option<String>> {
         let mut last_change = self.last_change.write();
-        let current = self.find_locked(bucket, key)?.map(|(info, _)| info);
+        let current = self.info_locked(bucket, key)?;
         precondition.check(current.as_ref())?;
         let is_versioned = self.is_versioned(bucket);
         if let Some(info) = &current {
@@ -623,7 +645,6 @@ impl Walk<'_> {
     fn folder(&mut self, folder: &Path, base: &str) -> Result<()> {
         let mut entries = Vec::new();
         for entry in read_dir(folder)? {
-            let path = entry.path();
             let mut key = [base.as_bytes(), entry.file_name().as_encoded_bytes()].concat();
             let prefix = self.prefix.as_bytes();
             if !key.starts_with(prefix) && !prefix.starts_with(&key) {
@@ -631,7 +652,8 @@ impl Walk<'_> {
             }
             let mut file_type = entry.file_type()?;
             if file_type.is_symlink() {
-                let target = fs::metadata(&path).map_err(|error| with_path(&path, &error))?;
+                let target = fs::metadata(entry.path());
+                let target = target.map_err(|error| with_path(&entry.path(), &error))?;
                 file_type = target.file_type();
             }
             if file_type.is_dir() {
@@ -648,21 +670,21 @@ impl Walk<'_> {
                     // All keys in a folder start with its key.
                     let is_folder = key.ends_with('/') && self.after.starts_with(&key);
                     if *key > *self.after || is_folder {
-                        entries.push((key, path));
+                        entries.push(key);
                     }
                     continue;
                 }
             };
             let error = io::Error::new(ErrorKind::InvalidFilename, problem);
-            return Err(with_path(&path, &error));
+            return Err(with_path(&entry.path(), &error));
         }
         entries.sort_unstable();
-        for (key, path) in entries {
+        for key in entries {
             if self.keys.len() >= self.limit {
                 break;
             }
             if key.ends_with('/') {
-                self.folder(&path, &key)?;
+                self.folder(&folder.join(&key[base.len()..]), &key)?;
             } else {
                 self.keys.push(key);
             }

@@ -362,7 +362,7 @@ impl S3 for Service {
             }
             if let Some(folder) = folder {
                 page.common_prefixes.push(encode(folder));
-            } else if let Some((info, _)) = self.objects.find_locked(&input.bucket, &key)? {
+            } else if let Some(info) = self.objects.info_locked(&input.bucket, &key)? {
                 contents.push(Object {
                     key: Some(encode(&key)),
                     e_tag: Some(ETag::Strong(info.etag)),
