@@ -8,7 +8,7 @@ use save_draft::save::manifest::Manifest;
 
 use crate::error::{Error, Result};
 use crate::history::SavedVersion;
-use crate::store::{Bucket, Head, Store};
+use crate::store::{Bucket, Head, Object, Store};
 
 /// A version whose document and manifest have the hash in its name.
 #[derive(Debug)]
@@ -85,9 +85,18 @@ impl Contents {
         id: &DraftId,
         version: &SavedVersion,
     ) -> Result<Vec<VersionFile>> {
-        let Some(manifest) = &version.manifest else {
-            return Ok(Vec::new());
-        };
+        match &version.manifest {
+            Some(manifest) => Self::read_manifest(store, id, manifest).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Reads the files in a manifest.
+    pub async fn read_manifest(
+        store: &Store,
+        id: &DraftId,
+        manifest: &Object,
+    ) -> Result<Vec<VersionFile>> {
         let read = store.read_all(Bucket::Saved, &manifest.key).await?;
         let (_, bytes) = read.ok_or_else(|| missing(store, &manifest.key))?;
         parse(&bytes, id).map_err(|problem| {

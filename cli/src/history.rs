@@ -57,12 +57,22 @@ impl History {
     /// Requests: one for each 1,000 objects, and one for each version whose state was written in the same second
     /// as another.
     pub async fn read(store: &Store, id: &DraftId) -> Result<Self> {
+        Self::read_with(store, id, |_| {}).await
+    }
+
+    /// Reads the versions like [`Self::read`], and passes each object to `on_object` as soon as it is listed.
+    pub async fn read_with(
+        store: &Store,
+        id: &DraftId,
+        mut on_object: impl FnMut(&Object),
+    ) -> Result<Self> {
         let prefix = keys::versions(id);
         let mut folders: BTreeMap<Version, Vec<Object>> = BTreeMap::new();
         let mut other = Vec::new();
         let mut pages = store.pages(Bucket::Saved, &prefix);
         while let Some(page) = pages.next().await? {
             for object in page {
+                on_object(&object);
                 let path = object.key.strip_prefix(&prefix).unwrap_or_default();
                 let folder = path.split_once('/');
                 match folder.and_then(|(name, _)| name.parse().ok()) {

@@ -1,13 +1,15 @@
 //! `drafts versions`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
+use std::future::ready;
 use std::hash::{BuildHasher as _, RandomState};
 
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use save_draft::draft::{DraftId, keys};
 use serde::Serialize;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use super::Context;
 use crate::concurrent::panicked;
@@ -47,12 +49,11 @@ struct Row<'a> {
     has_manifest: bool,
 }
 
-/// The files of one or more versions, which have equal manifests.
-struct FileSet {
-    versions: Vec<usize>,
-    /// Hash of the key, and size of each copy; or the problem of the manifest.
-    copies: std::result::Result<Vec<(u64, u64)>, String>,
-}
+/// The content of a manifest: its `ETag` and size. Many versions differ in their document only.
+type Content = (String, u64);
+
+/// The copies in a manifest: the hash of the key and the size of each. Or the problem of the manifest.
+type Copies = std::result::Result<Vec<(u64, u64)>, String>;
 
 /// The versions that use a copy.
 #[derive(Clone, Copy)]
@@ -63,9 +64,15 @@ enum Users {
 
 /// Runs the command.
 pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
-    let history = History::read(&context.store, &args.id).await?;
-    let sets = read_files(context, &history).await?;
-    let (rows, stored) = rows(&history, &sets);
+    // The manifests are read while the versions are listed.
+    let (sender, listed) = mpsc::unbounded_channel();
+    // Nothing receives them after an error of the other part, which ends both.
+    let on_object = move |object: &Object| drop(sender.send(object.clone()));
+    let (history, copies) = tokio::try_join!(
+        History::read_with(&context.store, &args.id, on_object),
+        read_manifests(context, &args.id, listed),
+    )?;
+    let (rows, stored) = rows(context, &history, &copies);
     if context.output.is_json() {
         context.output.json(&rows)?;
         return Ok(Outcome::Success);
@@ -112,27 +119,29 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
     Ok(Outcome::Success)
 }
 
-/// Reads the manifests, each content once: many versions differ in their document only.
-async fn read_files(context: &Context, history: &History) -> Result<Vec<FileSet>> {
-    let mut versions_of: HashMap<(&str, u64), Vec<usize>> = HashMap::new();
-    for (index, version) in history.versions.iter().enumerate() {
-        if let Some(Object { etag, size, .. }) = &version.manifest {
-            versions_of.entry((etag, *size)).or_default().push(index);
-        }
-    }
-    let bar = context
-        .output
-        .count_bar("manifests", versions_of.len() as u64);
+/// Reads those of the listed objects that are manifests, each content once.
+async fn read_manifests(
+    context: &Context,
+    id: &DraftId,
+    mut listed: UnboundedReceiver<Object>,
+) -> Result<HashMap<Content, Copies>> {
+    let bar = context.output.count_bar("manifests", 0);
     let memory = MemoryBudget::default();
     let hasher = RandomState::new();
-    let mut sets = stream::iter(versions_of.into_values())
-        .map(|versions| {
-            let (store, id, hasher) = (context.store.clone(), history.id.clone(), hasher.clone());
+    let mut contents = HashSet::new();
+    let listed = stream::poll_fn(|cx| listed.poll_recv(cx));
+    let new = listed.filter(|object| {
+        let is_manifest = object.key.rsplit('/').next() == Some(keys::MANIFEST);
+        ready(is_manifest && contents.insert(content(object)))
+    });
+    let mut reads = new
+        .map(|manifest| {
+            bar.inc_length(1);
+            let (store, id, hasher) = (context.store.clone(), id.clone(), hasher.clone());
             let memory = memory.clone();
-            let version = history.versions[versions[0]].clone();
             tokio::spawn(async move {
-                let _memory = memory.reserve(&version).await;
-                let copies = match Contents::read_files(&store, &id, &version).await {
+                let _memory = memory.reserve_bytes(manifest.size).await;
+                let copies = match Contents::read_manifest(&store, &id, &manifest).await {
                     Ok(files) => {
                         let copies = files.iter();
                         let copies = copies
@@ -142,36 +151,51 @@ async fn read_files(context: &Context, history: &History) -> Result<Vec<FileSet>
                     Err(error) if error.is_problem() => Err(error.to_string()),
                     Err(error) => return Err(error),
                 };
-                Ok(FileSet { versions, copies })
+                Ok((content(&manifest), copies))
             })
         })
         .buffer_unordered(CONCURRENCY);
-    let mut read = Vec::new();
-    while let Some(set) = sets.next().await {
-        let set = set.map_err(panicked)??;
-        if let Err(problem) = &set.copies {
-            bar.suspend(|| context.output.warn(problem));
-        }
-        read.push(set);
+    let mut read = HashMap::new();
+    while let Some(manifest) = reads.next().await {
+        read.extend([manifest.map_err(panicked)??]);
         bar.inc(1);
     }
     bar.finish_and_clear();
     Ok(read)
 }
 
+fn content(manifest: &Object) -> Content {
+    (manifest.etag.clone(), manifest.size)
+}
+
 /// Returns the rows, newest first, and the size of all objects.
-fn rows<'a>(history: &'a History, sets: &[FileSet]) -> (Vec<Row<'a>>, u64) {
+fn rows<'a>(
+    context: &Context,
+    history: &'a History,
+    copies: &HashMap<Content, Copies>,
+) -> (Vec<Row<'a>>, u64) {
     let mut rows: Vec<_> = history.versions.iter().map(Row::new).collect();
+    let mut versions: HashMap<Content, Vec<usize>> = HashMap::new();
+    for (index, version) in history.versions.iter().enumerate() {
+        if let Some(manifest) = &version.manifest {
+            versions.entry(content(manifest)).or_default().push(index);
+        }
+    }
     let mut users: HashMap<u64, (Users, u64)> = HashMap::new();
-    for set in sets {
-        let Ok(copies) = &set.copies else {
-            continue;
+    for (content, versions) in versions {
+        let copies = match copies.get(&content) {
+            Some(Ok(copies)) => copies,
+            Some(Err(problem)) => {
+                context.output.warn(problem);
+                continue;
+            }
+            None => continue,
         };
-        for &index in &set.versions {
+        for &index in &versions {
             rows[index].files = Some(copies.len() as u64);
             rows[index].files_bytes = Some(copies.iter().map(|(_, size)| size).sum());
         }
-        let set_users = match set.versions.as_slice() {
+        let set_users = match versions.as_slice() {
             &[index] => Users::One(index),
             _ => Users::Several,
         };
