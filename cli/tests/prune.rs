@@ -195,14 +195,32 @@ async fn prunes_all_drafts_each_for_itself() {
 }
 
 #[tokio::test]
-async fn a_manifest_that_cannot_be_read_stops_it_before_a_file_is_deleted() {
+async fn a_draft_with_a_manifest_that_cannot_be_read_stays_as_it_is() {
     let s3 = start_versioned().await;
     let versions = five_versions(&s3).await;
     s3.put(BUCKET, &version_key(&versions[4], "files.json"), b"{");
-    let before = saved(&s3);
-    let run = run(&mut keep_last(&s3)).await;
-    run.expect_error(1, "is not a manifest");
-    assert_eq!(saved(&s3), before);
+    let old = "saved-files/other/0123456789abcdef/a.mp4";
+    s3.put(BUCKET, old, b"a");
+    s3.set_last_modified(BUCKET, old, at(0));
+    let damaged = || {
+        let mut keys = saved(&s3);
+        keys.retain(|key| key.contains(ID));
+        keys
+    };
+    let before = damaged();
+    let alone = run(&mut keep_last(&s3)).await;
+    alone.expect_error(1, "is not a manifest");
+    assert_eq!(damaged(), before);
+
+    let args = [&["prune", "--all", "--keep-last", "1"][..], &NOW].concat();
+    let all = drafts(&s3, &args).await;
+    let all = all.expect_error(1, &format!("nothing of the draft {ID} is deleted"));
+    assert!(
+        all.stdout.contains("deleted 0 versions and 1 file"),
+        "{all:?}"
+    );
+    assert_eq!(damaged(), before);
+    assert_eq!(s3.keys(BUCKET, "saved-files/other/").len(), 0);
 }
 
 /// The request of a prune that deletes documents, manifests or copies. Their keys are in its body, so that the order

@@ -174,11 +174,27 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
     ids.dedup();
     let bar = context.output.count_bar("reading", ids.len() as u64);
     let mut plans = Vec::new();
-    for id in &ids {
-        plans.push(prune.plan(context, id, &args.policy()).await?);
+    let mut damaged = None;
+    for id in ids {
+        match prune.plan(context, &id, &args.policy()).await {
+            Ok(plan) => plans.push(plan),
+            Err(error) if error.is_problem() => {
+                let problem = format!("nothing of the draft {id} is deleted: {error}");
+                bar.suspend(|| context.output.warn(&problem));
+                damaged = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
         bar.inc(1);
     }
     bar.finish_and_clear();
+    let mut outcome = Outcome::Success;
+    if let Some(error) = damaged {
+        if plans.is_empty() {
+            return Err(error);
+        }
+        outcome = Outcome::ProblemsFound;
+    }
     let mut report = report(&args, &plans);
     if !context.output.is_json() {
         match print_plan(context, &plans) {
@@ -193,15 +209,13 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
             return Err(Error::new("nothing was deleted"));
         }
         (report.recovered, report.missing) = tokio::select! {
-            result = prune.run(context, &ids, plans) => result?,
+            result = prune.run(context, plans) => result?,
             () = interrupted() => return Err(stopped()),
         };
     }
-    let outcome = if report.missing.is_empty() {
-        Outcome::Success
-    } else {
-        Outcome::ProblemsFound
-    };
+    if !report.missing.is_empty() {
+        outcome = Outcome::ProblemsFound;
+    }
     Error::printed(print_result(context, &report), outcome)
 }
 
@@ -515,12 +529,8 @@ impl Prune {
 
     /// Deletes what the plans name, and takes the second look. Returns the number of recovered objects, and the keys
     /// of those that are gone.
-    async fn run(
-        &self,
-        context: &Context,
-        ids: &[DraftId],
-        plans: Vec<DraftPlan>,
-    ) -> Result<(u64, Vec<String>)> {
+    async fn run(&self, context: &Context, plans: Vec<DraftPlan>) -> Result<(u64, Vec<String>)> {
+        let ids: Vec<_> = plans.iter().map(|plan| plan.id.clone()).collect();
         let bar = context.output.count_bar("deleting", plans.len() as u64);
         for plan in plans {
             // A version without its document is none. Without its manifest, it would be incomplete.
@@ -533,7 +543,7 @@ impl Prune {
             bar.inc(1);
         }
         bar.finish_and_clear();
-        let marked = self.wait(context, ids).await?;
+        let marked = self.wait(context, &ids).await?;
         let bar = context
             .output
             .count_bar("looking again", marked.len() as u64);
