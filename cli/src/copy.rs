@@ -336,7 +336,10 @@ fn refusal<E>(error: &SdkError<E, HttpResponse>) -> Option<Copied> {
     }
 }
 
+/// The error for a copy that was there when the restore began.
 fn missing(store: &Store, source: &Object) -> Error {
     let url = store.url(Bucket::Saved, &source.key);
-    Error::problem(format!("{url} is missing"))
+    Error::problem(format!("{url} was deleted during the restore")).advise(
+        "The draft may have files of two states. Restore another version with --discard-current.",
+    )
 }

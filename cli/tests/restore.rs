@@ -1,5 +1,6 @@
 //! `drafts restore`: the version, from any state, after any interruption.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
@@ -377,6 +378,32 @@ async fn a_change_by_an_editor_meanwhile_is_not_overwritten() {
         run.expect_error(2, "was changed during the restore");
         assert_eq!(s3.get(BUCKET, &key).expect("a file"), b"{\"edited\":1}");
     }
+}
+
+#[tokio::test]
+async fn a_version_that_is_pruned_meanwhile_leaves_a_way_back() {
+    let (s3, [(old, _), (new, state)]) = two_versions().await;
+    let s3 = Arc::new(s3);
+    let copies = |version: &str| {
+        let manifest = s3.get(BUCKET, &version_key(version, "files.json"));
+        let manifest: Value = serde_json::from_slice(&manifest.expect("it exists")).expect("JSON");
+        let files = manifest["files"].as_array().expect("a list").clone();
+        let keys = files.into_iter().map(|file| file["key"].to_string());
+        keys.map(|key| key.trim_matches('"').to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    let (pruned, server) = (&copies(&old) - &copies(&new), Arc::downgrade(&s3));
+    let prune = move |_: &RecordedRequest| {
+        let s3 = server.upgrade().expect("the server runs");
+        pruned.iter().for_each(|key| s3.delete(BUCKET, key));
+    };
+    let copy = When::op(Op::CopyObject).after(1).once();
+    s3.fault(copy, Fault::Run(Arc::new(prune)));
+    let run = restore(&s3, &[&old, "--exact"]).await;
+    run.expect_error(1, "Restore another version with --discard-current");
+    let run = restore(&s3, &[&new, "--exact", "--discard-current"]).await;
+    run.expect_status(0);
+    assert_eq!(draft(&s3, ID), state);
 }
 
 #[tokio::test]
