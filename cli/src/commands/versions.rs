@@ -6,6 +6,7 @@ use std::future::ready;
 use std::hash::{BuildHasher as _, RandomState};
 
 use futures_util::{StreamExt as _, stream};
+use indicatif::ProgressBar;
 use jiff::Timestamp;
 use save_draft::draft::{DraftId, keys};
 use serde::Serialize;
@@ -17,7 +18,7 @@ use crate::contents::Contents;
 use crate::error::{Outcome, Result};
 use crate::history::{History, MemoryBudget, SavedVersion};
 use crate::output::{Align, count, size};
-use crate::store::{Bucket, CONCURRENCY, Object};
+use crate::store::{Bucket, CONCURRENCY, Object, Store};
 use crate::values;
 
 /// List the versions of a draft, newest first
@@ -66,12 +67,13 @@ enum Users {
 pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
     // The manifests are read while the versions are listed.
     let (sender, listed) = mpsc::unbounded_channel();
-    // Nothing receives them after an error of the other part, which ends both.
+    let bar = context.output.count_bar("manifests", 0);
+    let reads = read_manifests(context.store.clone(), args.id.clone(), bar, listed);
+    let reads = tokio::spawn(reads);
+    // Nothing receives them after an error, which `reads` returns.
     let on_object = move |object: &Object| drop(sender.send(object.clone()));
-    let (history, copies) = tokio::try_join!(
-        History::read_with(&context.store, &args.id, on_object),
-        read_manifests(context, &args.id, listed),
-    )?;
+    let history = History::read_with(&context.store, &args.id, on_object).await?;
+    let copies = reads.await.map_err(panicked)??;
     let (rows, stored) = rows(context, &history, &copies);
     if context.output.is_json() {
         context.output.json(&rows)?;
@@ -121,11 +123,11 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
 
 /// Reads those of the listed objects that are manifests, each content once.
 async fn read_manifests(
-    context: &Context,
-    id: &DraftId,
+    store: Store,
+    id: DraftId,
+    bar: ProgressBar,
     mut listed: UnboundedReceiver<Object>,
 ) -> Result<HashMap<Content, Copies>> {
-    let bar = context.output.count_bar("manifests", 0);
     let memory = MemoryBudget::default();
     let hasher = RandomState::new();
     let mut contents = HashSet::new();
@@ -137,7 +139,7 @@ async fn read_manifests(
     let mut reads = new
         .map(|manifest| {
             bar.inc_length(1);
-            let (store, id, hasher) = (context.store.clone(), id.clone(), hasher.clone());
+            let (store, id, hasher) = (store.clone(), id.clone(), hasher.clone());
             let memory = memory.clone();
             tokio::spawn(async move {
                 let _memory = memory.reserve_bytes(manifest.size).await;
