@@ -90,17 +90,22 @@ impl Error {
 
     /// Returns the cause and its sources in one line, for the log only.
     pub fn cause_chain(&self) -> String {
-        let mut line = self.cause.to_string();
-        for cause in successors(self.cause.source(), |&cause| cause.source()) {
-            let text = cause.to_string();
-            // Many errors repeat their source in their own text.
-            if !line.ends_with(&text) {
-                line.push_str(": ");
-                line.push_str(&text);
-            }
-        }
-        line
+        chain(&*self.cause)
     }
+}
+
+/// Returns the texts of `error` and its sources in one line.
+pub fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut line = error.to_string();
+    for cause in successors(error.source(), |&cause| cause.source()) {
+        let text = cause.to_string();
+        // Many errors repeat their source in their own text.
+        if !line.ends_with(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+    }
+    line
 }
 
 /// A problem, and the error that caused it.

@@ -6,6 +6,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
+use save_draft::error::chain;
 
 /// The result of whatever can fail in a command.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -110,19 +111,3 @@ impl fmt::Display for Error {
 }
 
 impl StdError for Error {}
-
-/// Returns the texts of `error` and its sources in one line.
-pub fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        // Many errors repeat their source in their own text.
-        if !line.ends_with(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        next = cause.source();
-    }
-    line
-}

@@ -27,8 +27,9 @@ use aws_types::service_config::ServiceConfigKey;
 use bytes::Bytes;
 use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
+use save_draft::error::chain;
 
-use crate::error::{Error, Result, chain};
+use crate::error::{Error, Result};
 use crate::output::printable;
 
 /// Number of requests that a command makes at the same time.

@@ -5,11 +5,12 @@ use std::time::Duration;
 use aws_sdk_s3::presigning::PresigningConfig;
 use jiff::{Span, SpanRelativeTo, Timestamp, Unit};
 use save_draft::draft::DraftId;
+use save_draft::error::chain;
 use serde::Serialize;
 
 use super::Context;
 use crate::contents::Contents;
-use crate::error::{Error, Outcome, Result, chain};
+use crate::error::{Error, Outcome, Result};
 use crate::history::History;
 use crate::output::printable;
 use crate::store::{Bucket, CredentialsEnd};
