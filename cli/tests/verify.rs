@@ -1,14 +1,19 @@
 //! `drafts verify` finds each kind of damage.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use local::s3::{Fault, Op, RecordedRequest, S3, When};
 use serde_json::Value;
 use test_support::fixtures::BUCKET;
+use tokio::time::timeout;
 
+use crate::common::contents::plant;
 use crate::common::{
     ID, copy_key, delete, drafts, drafts_json, put, save, save_document, start, version_key,
 };
+
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// A draft with two versions; the second has another document, another file and the cover of the first.
 async fn two_versions() -> (S3, [String; 2]) {
@@ -48,6 +53,31 @@ async fn unchanged_versions_have_no_problems() {
     let expected =
         "1 draft, 2 versions, 3 files (97.67 KiB); read 3 files (97.67 KiB): no problems\n";
     assert_eq!(run.expect_status(0).stdout, expected);
+}
+
+#[tokio::test]
+async fn more_manifests_than_fit_into_the_memory_at_once_do_not_block_it() {
+    let s3 = start().await;
+    for number in 0..40 {
+        let time = format!("20250928T1148{number:02}Z");
+        let file = ("a.mp4", &[number][..]);
+        let version = plant(&s3, &time, ("draft_content.json", b"{}"), &[file]);
+        let key = version_key(&version, "files.json");
+        let mut manifest = s3.get(BUCKET, &key).expect("it exists");
+        manifest.resize(1 << 20, b' ');
+        s3.put(BUCKET, &key, manifest);
+    }
+    for key in s3.keys(BUCKET, "saved") {
+        let bytes = s3.get(BUCKET, &key).expect("it exists");
+        let text = String::from_utf8(bytes)
+            .expect("UTF-8")
+            .replace(ID, "other");
+        s3.put(BUCKET, &key.replace(ID, "other"), text);
+    }
+    let run = timeout(MINUTE, drafts(&s3, &["verify", "--read", "100"])).await;
+    let run = run.expect("it ends").expect_status(0);
+    let expected = "2 drafts, 80 versions, 80 files (80 B); read 80 files (80 B): no problems\n";
+    assert_eq!(run.stdout, expected);
 }
 
 #[tokio::test]

@@ -264,6 +264,8 @@ impl Draft {
     }
 
     async fn verify_version(&self, version: &SavedVersion) -> Result<()> {
+        // First the memory: files wait for transfers while it is held.
+        let memory = self.limits.memory.reserve(version).await;
         let permit = self.limits.transfers.acquire().await;
         let Some(document) = self.read_document(version).await? else {
             return Ok(());
@@ -272,7 +274,6 @@ impl Draft {
             self.check_plain(version, &document);
             return Ok(());
         };
-        let memory = self.limits.memory.reserve(version).await;
         let read = self.store.read_all(Bucket::Saved, &manifest.key).await;
         let Some((_, bytes)) = self.found(version, ProblemKind::Manifest, &manifest.key, read)?
         else {
@@ -358,7 +359,7 @@ impl Draft {
         document: &DocumentRead,
         files: &[VersionFile],
     ) {
-        let digest = contents::state_digest(&document.digest, files).to_string();
+        let digest = contents::digest_of(&document.digest, files).to_string();
         if digest != version.name.digest() {
             if document.digest.to_string() == version.name.digest() {
                 let text = "added: the version has no other files";
