@@ -99,31 +99,6 @@ fn main() {
         sample_first_invocation(program, &store, &[("SSL_CERT_FILE", bundle)])
     });
     print_rows(&programs, &FIRST_INVOCATION_TLS, &invocations);
-
-    for function in programs_with_budget(&programs) {
-        measure_settings(function);
-    }
-}
-
-/// Measures the start of `function` without the parts that can be replaced by settings.
-fn measure_settings(function: &Program) {
-    let settings = [
-        ("default", None),
-        ("several threads", Some(("AWS_LAMBDA_MAX_CONCURRENCY", "2"))),
-    ];
-    let starts = sample(&settings, |(_, env)| {
-        Some(sample_start(function, env.as_slice()))
-    });
-    println!(
-        "\n## Start of {} with other settings, medians\n",
-        function.name
-    );
-    println!("| setting | start, ms | CPU, ms | resident memory, MB |");
-    println!("|---|---|---|---|");
-    for ((name, _), start) in settings.iter().zip(starts) {
-        let [wall, cpu, memory] = start.expect("a start");
-        println!("| {name} | {wall:.2} | {cpu:.2} | {memory:.2} |");
-    }
 }
 
 /// Returns the medians of the figures of each subject, measured in turns. A subject without a

@@ -192,10 +192,11 @@ fn parse<T: FromStr>(value: &str) -> Option<T> {
     value.parse().ok()
 }
 
-/// Accepts any name or access point without white space. S3 checks whether the bucket exists.
+/// Accepts any name, and the ARN of an access point. S3 checks whether the bucket exists.
 fn parse_bucket(name: &str) -> Option<String> {
-    let is_name = !name.contains(|c: char| c.is_whitespace() || c.is_control());
-    is_name.then(|| name.to_owned())
+    let is_invalid = |c: char| c.is_whitespace() || c.is_control();
+    let is_name = name.starts_with("arn:") || !name.contains(['/', ':']);
+    (is_name && !name.contains(is_invalid)).then(|| name.to_owned())
 }
 
 fn parse_max_draft_bytes(value: &str) -> Option<u64> {
@@ -220,7 +221,8 @@ fn parse_hosts(list: &str) -> Option<Vec<String>> {
 /// `Access-Control-Allow-Origin`.
 fn parse_origin(value: &str) -> Option<String> {
     let is_origin = Url::parse(value).is_ok_and(|url| url.origin().ascii_serialization() == value);
-    (value == "*" || is_origin).then(|| value.to_owned())
+    let is_one = is_origin && !value.contains('*');
+    (value == "*" || is_one).then(|| value.to_owned())
 }
 
 fn parse_response_format(value: &str) -> Option<ResponseFormat> {
@@ -314,6 +316,8 @@ mod tests {
         for (variable, value, expected) in [
             ("DRAFT_BUCKET", "my drafts", bucket),
             ("SAVED_BUCKET", "a\nb", bucket),
+            ("DRAFT_BUCKET", "s3://drafts", bucket),
+            ("SAVED_BUCKET", "drafts/saved", bucket),
             ("DRAFT_PREFIX", "drafts", prefix),
             ("DRAFT_PREFIX", "saved/x/", overlap),
             ("MAX_DRAFT_BYTES", "x", bytes),
@@ -328,6 +332,7 @@ mod tests {
             ("CORS_ORIGIN", "nonsense", origin),
             ("CORS_ORIGIN", "https://a.example,https://b.example", origin),
             ("CORS_ORIGIN", "https://a.example/", origin),
+            ("CORS_ORIGIN", "https://*.example", origin),
         ] {
             let error = read_with(variable, value).expect_err(value).to_string();
             assert_eq!(error, format!("{variable} {expected}, got {value:?}"));

@@ -108,21 +108,6 @@ pub fn chain(error: &(dyn StdError + 'static)) -> String {
     line
 }
 
-/// A problem, and the error that caused it.
-#[derive(Debug, ThisError)]
-#[error("{problem}")]
-pub(crate) struct WithCause {
-    problem: &'static str,
-    source: BoxError,
-}
-
-impl WithCause {
-    pub(crate) fn new(problem: &'static str, source: impl Into<BoxError>) -> Self {
-        let source = source.into();
-        Self { problem, source }
-    }
-}
-
 /// Describes `error` by its category and position only: its own text may quote the input, which
 /// may contain credentials.
 pub fn redact_json_error(error: &serde_json::Error) -> BoxError {

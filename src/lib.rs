@@ -13,7 +13,7 @@
 //! # Invariants
 //!
 //! 1. A success is reported only after S3 has confirmed that the version exists.
-//! 2. A version is created once and never changed: every write has `If-None-Match: *`.
+//! 2. A version is created once and never changed: every request that creates an object has `If-None-Match: *`.
 //! 3. A version is one state of the draft, byte for byte. A document that was read incompletely, or
 //!    is neither a JSON object nor an encrypted document, is never written.
 //! 4. The same state always has the same version, so that saves can be repeated and run concurrently.

@@ -45,16 +45,11 @@ fn describe(error: BoxError) -> String {
 
 fn run(telemetry: Telemetry) -> Result<(), BoxError> {
     let config = Config::from_lookup(env::var_os)?;
-    // Lambda Managed Instances run several invocations in one process and set this variable. With
-    // one invocation at a time, a single thread starts faster.
-    let max_concurrency = env::var("AWS_LAMBDA_MAX_CONCURRENCY").unwrap_or_default();
-    let is_concurrent = max_concurrency.parse().is_ok_and(|max: u32| max > 1);
-    let mut builder = if is_concurrent {
-        runtime::Builder::new_multi_thread()
-    } else {
-        runtime::Builder::new_current_thread()
-    };
-    builder.enable_all().build()?.block_on(async {
+    // A single thread starts faster.
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
         let sdk_config = client::config_from_env()?;
         let function = Arc::new(Function::new(&sdk_config, config, telemetry));
         let service = service_fn(move |event| {

@@ -45,7 +45,7 @@ impl Clock {
         Ok((clock, is_versioned))
     }
 
-    /// Returns the present time of the store. While this machine sleeps, it may stand still.
+    /// Returns the present time of the store. It may not advance while this machine is suspended.
     pub fn now(&self) -> Timestamp {
         let elapsed = SignedDuration::try_from(self.read.elapsed()).unwrap_or_default();
         self.time.saturating_add(elapsed).unwrap_or(self.time)

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use md5::{Digest as _, Md5};
 use save_draft::draft::{DraftId, Sha256Digest, keys};
-use save_draft::save::manifest::Manifest;
+use save_draft::save::manifest::{Manifest, state_digest};
 
 use crate::error::{Error, Result};
 use crate::history::SavedVersion;
@@ -56,7 +56,7 @@ impl Contents {
         let digest = Sha256Digest::of(&document);
         let digest = match version.manifest {
             None => digest,
-            Some(_) => state_digest(&digest, &files),
+            Some(_) => digest_of(&digest, &files),
         };
         if digest.to_string() != version.name.digest() {
             let url = store.url(Bucket::Saved, key);
@@ -115,8 +115,13 @@ impl Contents {
     /// Returns the number of bytes of the document and the files.
     pub fn bytes(&self) -> u64 {
         let files = self.files.iter().map(|file| file.size);
-        files.fold(self.document.len() as u64, u64::saturating_add)
+        total_bytes(files.chain([self.document.len() as u64]))
     }
+}
+
+/// Adds sizes. A damaged manifest may have any.
+pub fn total_bytes(sizes: impl IntoIterator<Item = u64>) -> u64 {
+    sizes.into_iter().fold(0, u64::saturating_add)
 }
 
 fn missing(store: &Store, key: &str) -> Error {
@@ -152,16 +157,9 @@ pub fn parse(bytes: &[u8], id: &DraftId) -> std::result::Result<Vec<VersionFile>
 }
 
 /// Returns the digest in the name of a version with these files, as a save computes it.
-pub fn state_digest(document: &Sha256Digest, files: &[VersionFile]) -> Sha256Digest {
+pub fn digest_of(document: &Sha256Digest, files: &[VersionFile]) -> Sha256Digest {
     let files = files.iter().map(|file| (&*file.path, &*file.etag));
-    digest_of(document, &files.collect::<Vec<_>>())
-}
-
-/// Returns the digest of the state with these paths and `ETag`s without quotes, sorted by path.
-pub fn digest_of(document: &Sha256Digest, files: &[(&str, &str)]) -> Sha256Digest {
-    // Strings and lists are always valid JSON.
-    let json = serde_json::to_vec(&(document.to_string(), files)).unwrap_or_default();
-    Sha256Digest::of(&json)
+    state_digest(document, &files.collect::<Vec<_>>())
 }
 
 /// Returns true if the bucket of the drafts had MD5 digests as `ETag`s: it does not with KMS, which the form of
@@ -209,7 +207,7 @@ mod tests {
             r#"["{document}",[["assets/你 \"a\".mp4","900150983cd24fb0d6963f7d28e17f72"]]]"#
         );
         assert_eq!(
-            state_digest(&document, &files),
+            digest_of(&document, &files),
             Sha256Digest::of(json.as_bytes())
         );
     }

@@ -45,7 +45,7 @@ impl SavedVersion {
     /// Returns the time of the state.
     pub fn state_time(&self) -> Timestamp {
         // The name has a valid time, which has the range of a timestamp.
-        let time = self.name.time().ok();
+        let time = self.name.time();
         let time = time.and_then(|time| Timestamp::from_second(time.unix_timestamp()).ok());
         time.unwrap_or_default()
     }
@@ -177,6 +177,15 @@ impl History {
         let others = others.filter(|other| other.name != version.name);
         &version.name.as_str()[..short_length(version, others)]
     }
+}
+
+/// Returns whether `key` is that of a manifest.
+pub fn is_manifest(key: &str) -> bool {
+    let mut parts = key.rsplit('/');
+    let is_named = parts.next() == Some(keys::MANIFEST);
+    let version = parts.next().and_then(|name| name.parse::<Version>().ok());
+    // `saved/{draft_id}` is before it.
+    is_named && version.is_some() && parts.count() == 2
 }
 
 /// Returns the length of a beginning of the version's name that none of the others has.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use save_draft::draft::keys::{self, DocumentName, DraftPrefix};
 use save_draft::draft::{DraftId, Sha256Digest};
+use save_draft::save::manifest::state_digest;
 
-use crate::contents::digest_of;
 use crate::error::{Error, Result};
 use crate::store::{Bucket, Store};
 
@@ -122,7 +122,7 @@ impl Present {
         Some(if files.is_empty() {
             document.sha256.to_string()
         } else {
-            digest_of(&document.sha256, &files).to_string()
+            state_digest(&document.sha256, &files).to_string()
         })
     }
 }

@@ -39,7 +39,7 @@ impl DraftId {
                 format!("the URL is longer than {} characters", Self::MAX_URL_CHARS).into(),
             );
         }
-        // RFC 3986, section 2 allows none of them, and URL parsers drop or replace them.
+        // RFC 3986, section 2 allows none of these characters, and URL parsers drop or replace them.
         let before_query = url.split(['?', '#']).next().unwrap_or_default();
         if url.chars().any(|c| c.is_control() || c == ' ') || before_query.contains('\\') {
             return Err("the URL contains a space, a control character or a backslash".into());

@@ -99,7 +99,7 @@ impl BatchSaves {
         let log = &invocation.log;
         let mut drafts = BTreeMap::new();
         for content in contents {
-            // Before the saves: there may be many, and no time is left for them after the deadline.
+            // Logged before the saves: after the deadline, no time is left for many records.
             for (reason, key) in &content.skipped {
                 log.skipped(reason, key.as_deref().map(|key| ("key", key)));
             }

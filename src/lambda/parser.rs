@@ -9,7 +9,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::config::Config;
-use crate::draft::DraftId;
+use crate::draft::{DraftId, InvalidDraftId};
 use crate::error::{BoxError, Error, redact_json_error};
 
 /// A parsed event.
@@ -225,12 +225,13 @@ fn direct_request(
             ("draft_url", url, id.map_err(invalid_draft_url)?)
         }
         (None, id @ Some(_)) => {
-            let invalid = |cause| Error::invalid_request("Invalid draft_id format", cause);
+            let invalid =
+                |cause: BoxError| Error::invalid_request("Invalid draft_id format", cause);
             let text = as_string(id).ok_or("draft_id must be a string");
-            let text = text.map_err(|cause| invalid(BoxError::from(cause)))?;
+            let text = text.map_err(|cause| invalid(cause.into()))?;
             let id = text
-                .parse::<DraftId>()
-                .map_err(|cause| invalid(cause.into()))?;
+                .parse()
+                .map_err(|cause: InvalidDraftId| invalid(cause.into()))?;
             ("draft_id", text, id)
         }
         (Some(_), Some(_)) => {

@@ -118,13 +118,13 @@ impl HttpResponse {
             "isBase64Encoded": false,
         });
         match gateway {
-            // It would merge both.
+            // It would merge `headers` and `multiValueHeaders`.
             Gateway::RestApi => response["headers"] = json!({}),
             Gateway::HttpApi => {
                 response["multiValueHeaders"] = json!({});
                 response["cookies"] = json!([]);
             }
-            // Its target group determines which headers it reads.
+            // The target group determines which of the headers it reads.
             Gateway::LoadBalancer => response["statusDescription"] = self.status.to_string().into(),
         }
         response

@@ -149,7 +149,7 @@ fn unit(name: &str) -> Option<&'static str> {
 /// Receives the records of libraries.
 impl Log for Telemetry {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        // That layer repeats panics and the errors of invocations.
+        // This layer logs panics and the errors of invocations once more.
         metadata.level() <= Level::Warn && metadata.target() != "lambda_runtime::layers::panic"
     }
 

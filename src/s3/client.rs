@@ -179,17 +179,16 @@ impl LimitResponses {
         "x-amzn-requestid",
     ];
 
-    fn is_used(header: &str) -> bool {
-        Self::HEADERS.contains(&header)
-            || header.starts_with("x-amz-checksum-")
-            || header.starts_with("x-amz-meta-")
-    }
-
     fn limit_headers(response: &mut HttpResponse) {
+        let is_used = |header| {
+            Self::HEADERS.contains(&header)
+                || header.starts_with("x-amz-checksum-")
+                || header.starts_with("x-amz-meta-")
+        };
         let unused: Vec<String> = response
             .headers()
             .iter_bytes()
-            .filter(|(name, value)| !Self::is_used(name) || str::from_utf8(value).is_err())
+            .filter(|(name, value)| !is_used(name) || str::from_utf8(value).is_err())
             .map(|(name, _)| name.to_owned())
             .collect();
         for name in unused {
@@ -210,7 +209,7 @@ impl LimitResponses {
             Some(length) if is_stream => SdkBody::from_body_1_x(Limited::new(body, length)),
             _ => {
                 let mut tags = 0;
-                // A listing without its end is refused.
+                // Drops the rest: a listing without its end is refused.
                 let body = body.map_frame(move |frame| {
                     frame.map_data(|data: Bytes| {
                         tags += data

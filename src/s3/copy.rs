@@ -4,8 +4,6 @@ use std::error::Error as StdError;
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::operation::create_multipart_upload::builders::CreateMultipartUploadFluentBuilder;
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, TaggingDirective};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -13,7 +11,7 @@ use tokio::sync::SemaphorePermit;
 
 use super::Store;
 use super::client::attempt_timeouts;
-use super::response::{Request, is_condition_failed, is_copy_refused, status};
+use super::response::{Request, is_copy_refused, status};
 use crate::error::{BoxError, Error};
 
 /// Maximum number of requests for copies at a time.
@@ -65,7 +63,8 @@ impl Request<'_> {
     {
         if is_copy_refused(&error) {
             CopyError::Refused(Refusal {
-                is_condition: is_condition_failed(&error),
+                is_condition: status(&error) == Some(412)
+                    || error.code() == Some("PreconditionFailed"),
                 cause: self.sdk_error(error).into(),
             })
         } else {
@@ -145,13 +144,11 @@ impl Store {
     /// bucket's lifecycle rule.
     async fn copy_in_parts(&self, source: CopySource<'_>, key: &str) -> Result<(), CopyError> {
         let part_bytes = part_bytes(source.size, self.config.min_part_bytes);
-        let count = u32::try_from(source.size.div_ceil(part_bytes));
-        let count = count.unwrap_or(MAX_PARTS).min(MAX_PARTS);
+        let count = u32::try_from(source.size.div_ceil(part_bytes)).unwrap_or(MAX_PARTS);
         let parts = self.parts.acquire_many(count).await;
         let _parts = parts.map_err(Error::save_failed)?;
 
-        let head = self.head_source(source).await?;
-        let upload = self.create_upload(head, key).await?;
+        let upload = self.create_upload(source, key).await?;
         let completed = async {
             let parts = self.copy_parts(source, key, &upload, part_bytes).await?;
             self.complete(key, &upload, parts).await
@@ -160,30 +157,30 @@ impl Store {
         if completed.is_err() {
             let abort = self.client().abort_multipart_upload();
             let abort = abort.bucket(&self.config.saved_bucket).key(key);
-            // The lifecycle rule aborts it too.
             let _ = abort.upload_id(&upload).send().await;
         }
         completed
     }
 
-    async fn head_source(&self, source: CopySource<'_>) -> Result<HeadObjectOutput, CopyError> {
+    /// Creates an upload with what `CopyObject` copies beside the bytes, and returns its id.
+    async fn create_upload(&self, source: CopySource<'_>, key: &str) -> Result<String, CopyError> {
         let request = self.request("HeadObject", &self.config.draft_bucket, source.key);
         let _permit = self.permit().await?;
-        let head = self
-            .client()
-            .head_object()
-            .bucket(&self.config.draft_bucket);
+        let head = self.client().head_object().bucket(request.bucket);
         let head = head.key(source.key).if_match(source.etag).send().await;
-        head.map_err(|error| request.copy_error(error))
-    }
-
-    /// Creates an upload with the content type and the metadata in `head`, and returns its id.
-    async fn create_upload(&self, head: HeadObjectOutput, key: &str) -> Result<String, CopyError> {
+        let head = head.map_err(|error| request.copy_error(error))?;
         let request = self.request("CreateMultipartUpload", &self.config.saved_bucket, key);
-        let _permit = self.permit().await?;
-        let create = self.client().create_multipart_upload();
-        let create = with_properties(create.bucket(&self.config.saved_bucket).key(key), head);
-        let created = create
+        let created = self
+            .client()
+            .create_multipart_upload()
+            .bucket(request.bucket)
+            .key(key)
+            .set_cache_control(head.cache_control)
+            .set_content_disposition(head.content_disposition)
+            .set_content_encoding(head.content_encoding)
+            .set_content_language(head.content_language)
+            .set_content_type(head.content_type)
+            .set_metadata(head.metadata)
             .send()
             .await
             .map_err(|error| request.copy_error(error))?;
@@ -294,20 +291,6 @@ const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC
 /// parts. All in bytes.
 pub fn part_bytes(size: u64, min: u64) -> u64 {
     size.div_ceil(MAX_PARTS.into()).max(min)
-}
-
-/// Sets what `CopyObject` copies beside the bytes.
-fn with_properties(
-    create: CreateMultipartUploadFluentBuilder,
-    head: HeadObjectOutput,
-) -> CreateMultipartUploadFluentBuilder {
-    create
-        .set_cache_control(head.cache_control)
-        .set_content_disposition(head.content_disposition)
-        .set_content_encoding(head.content_encoding)
-        .set_content_language(head.content_language)
-        .set_content_type(head.content_type)
-        .set_metadata(head.metadata)
 }
 
 #[cfg(test)]

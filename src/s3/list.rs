@@ -104,7 +104,11 @@ impl Store {
 
 /// Checks that `page` is complete: the parser accepts one that was cut off. Returns whether it is
 /// truncated.
-fn check_complete(page: &ListObjectsV2Output) -> Result<bool, &'static str> {
+///
+/// # Errors
+///
+/// Returns the reason why the page may be incomplete.
+pub fn check_complete(page: &ListObjectsV2Output) -> Result<bool, &'static str> {
     let Some(is_truncated) = page.is_truncated() else {
         return Err("the listing may be incomplete: it has no IsTruncated");
     };

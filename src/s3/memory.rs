@@ -15,7 +15,7 @@ const KIB: u64 = 1024;
 
 /// The memory of the function that is available for the data of saves.
 #[derive(Clone, Debug)]
-pub(super) struct Pool {
+pub struct Pool {
     bytes: u64,
     /// One permit for each KiB.
     free: Arc<Semaphore>,
@@ -34,7 +34,8 @@ struct Reservation {
 }
 
 impl Pool {
-    pub(super) fn new(bytes: u64) -> Self {
+    /// Creates a pool of `bytes` bytes.
+    pub fn new(bytes: u64) -> Self {
         let kib = usize::try_from(bytes / KIB).unwrap_or(usize::MAX);
         Self {
             bytes,
@@ -42,12 +43,12 @@ impl Pool {
         }
     }
 
-    /// Waits until `bytes` are free, and reserves them.
+    /// Waits until `bytes` are free, and reserves them. Must not be called while a save holds other memory.
     ///
     /// # Errors
     ///
     /// `SaveFailed` if there is less memory than that.
-    pub(super) async fn reserve(&self, bytes: u64) -> Result<Memory, Error> {
+    pub async fn reserve(&self, bytes: u64) -> Result<Memory, Error> {
         let permits = u32::try_from(bytes.div_ceil(KIB)).ok();
         let permits = permits.filter(|_| bytes <= self.bytes).ok_or_else(|| {
             Error::save_failed(format!(

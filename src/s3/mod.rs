@@ -29,13 +29,12 @@ use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
 pub use self::copy::{CopyError, CopySource, Refusal, copy_source, part_bytes};
-pub use self::list::{ListedObject, Page};
-pub use self::memory::Memory;
+pub use self::list::{ListedObject, Page, check_complete};
+pub use self::memory::{Memory, Pool};
 
 use self::client::{BACKOFF, LimitResponses, MAX_ATTEMPTS, attempt_timeouts};
 use self::copy::{MAX_PARTS, MAX_REQUESTS};
 use self::list::MAX_PAGES;
-use self::memory::Pool;
 use self::response::{Request, already_exists, check_created, is_missing, status};
 use crate::config::Config;
 use crate::draft::Sha256Digest;
@@ -93,7 +92,6 @@ pub struct Store {
     /// Replaced when its credentials have expired.
     client: Arc<RwLock<Client>>,
     config: Arc<Config>,
-    memory: Pool,
     /// Limits of the whole process: pages of listings in memory, requests for copies, and parts of
     /// copies.
     pages: Arc<Semaphore>,
@@ -111,22 +109,11 @@ impl Store {
             .build();
         Self {
             client: Arc::new(RwLock::new(Client::from_conf(s3_config))),
-            memory: Pool::new(config.memory_bytes),
             config,
             pages: Arc::new(Semaphore::new(MAX_PAGES)),
             requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
             parts: Arc::new(Semaphore::new(MAX_PARTS as usize)),
         }
-    }
-
-    /// Waits until `bytes` of the function's memory are free beside the data of other saves, and
-    /// reserves them. Must not be called while a save holds other memory.
-    ///
-    /// # Errors
-    ///
-    /// `SaveFailed` if the function has less memory than that.
-    pub async fn reserve(&self, bytes: u64) -> Result<Memory, Error> {
-        self.memory.reserve(bytes).await
     }
 
     fn client(&self) -> Client {
@@ -175,11 +162,11 @@ impl Store {
             })?;
             let id = output.request_id().map(str::to_owned);
             let failed = |cause: BoxError| request.error(cause, id.as_deref());
-            let size = self.check_head(&output);
-            let size = size.map_err(|cause| Error::save_failed(failed(cause)))?;
+            let head = self.check_head(&output);
+            let (size, last_modified) = head.map_err(|cause| Error::save_failed(failed(cause)))?;
             memory.require(size)?;
             // The SDK retries until it has the head of the response, but not while the body is read.
-            match read_body(output, size).await {
+            match read_body(output, size, last_modified).await {
                 Ok(document) => return Ok(document),
                 Err(cause) if attempt == MAX_ATTEMPTS => {
                     return Err(Error::unavailable(failed(cause)));
@@ -199,8 +186,8 @@ impl Store {
         get.key(request.key).send().await
     }
 
-    /// Returns the size of a document from the head of its response.
-    fn check_head(&self, output: &GetObjectOutput) -> Result<u64, BoxError> {
+    /// Returns the size and the `Last-Modified` of a document from the head of its response.
+    fn check_head(&self, output: &GetObjectOutput) -> Result<(u64, OffsetDateTime), BoxError> {
         if let Some(range) = output.content_range() {
             return Err(format!("the response is partial, with Content-Range {range:?}").into());
         }
@@ -212,10 +199,10 @@ impl Store {
             let problem = format!("the object has {length} bytes, more than the limit of {limit}");
             return Err(problem.into());
         }
-        if output.last_modified().and_then(time_of).is_none() {
-            return Err("the response has no valid Last-Modified header".into());
-        }
-        Ok(length)
+        let last_modified = output.last_modified().and_then(time_of);
+        let last_modified =
+            last_modified.ok_or("the response has no valid Last-Modified header")?;
+        Ok((length, last_modified))
     }
 
     /// Creates the object `key` in the saved bucket, or leaves it unchanged if it exists. S3 verifies
@@ -314,8 +301,11 @@ impl Store {
 }
 
 /// Reads the body of a document of `size` bytes.
-async fn read_body(output: GetObjectOutput, size: u64) -> Result<Document, BoxError> {
-    let last_modified = output.last_modified().and_then(time_of);
+async fn read_body(
+    output: GetObjectOutput,
+    size: u64,
+    last_modified: OffsetDateTime,
+) -> Result<Document, BoxError> {
     let mut bytes = BytesMut::with_capacity(usize::try_from(size)?);
     let mut hasher = Sha256::new();
     let mut body = output.body;
@@ -332,7 +322,7 @@ async fn read_body(output: GetObjectOutput, size: u64) -> Result<Document, BoxEr
         bytes: bytes.freeze(),
         sha256: Sha256Digest::from_hasher(hasher),
         etag: output.e_tag.unwrap_or_default(),
-        last_modified: last_modified.ok_or("the response has no Last-Modified header")?,
+        last_modified,
     })
 }
 

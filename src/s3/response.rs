@@ -11,7 +11,7 @@ use aws_sdk_s3::operation::put_object::{PutObjectError, PutObjectOutput};
 use thiserror::Error as ThisError;
 
 use super::Store;
-use crate::error::{BoxError, Error, WithCause};
+use crate::error::{BoxError, Error, chain};
 
 /// A request in errors.
 pub(super) struct Request<'a> {
@@ -44,7 +44,7 @@ impl Request<'_> {
         let cause: BoxError = match status(&error) {
             Some(501 | 505) => {
                 let problem = "the store does not support the request or one of its headers";
-                WithCause::new(problem, error).into()
+                format!("{problem}: {}", chain(&error)).into()
             }
             _ => error.into(),
         };
@@ -121,7 +121,7 @@ fn announces_no_body(response: &HttpResponse) -> bool {
 
 /// Returns whether a request of a copy was refused because the source was replaced or deleted, or the
 /// copy exists, is being created, or its upload has ended. S3 can send these errors with status 200
-/// ("CopyObject", Amazon S3 API Reference). A 200 that cannot be read may be that of a copy.
+/// ("CopyObject", Amazon S3 API Reference). After a 200 with a body that cannot be read, the copy may exist.
 pub(super) fn is_copy_refused<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
     const CODES: [&str; 4] = [
         "ConditionalRequestConflict",
@@ -135,13 +135,6 @@ pub(super) fn is_copy_refused<E: ProvideErrorMetadata>(error: &SdkError<E, HttpR
         Some(409 | 412) => true,
         _ => false,
     }
-}
-
-/// Returns whether the response names a condition that does not hold.
-pub(super) fn is_condition_failed<E: ProvideErrorMetadata>(
-    error: &SdkError<E, HttpResponse>,
-) -> bool {
-    status(error) == Some(412) || error.code() == Some("PreconditionFailed")
 }
 
 /// Returns the status code of the response, if there was one.

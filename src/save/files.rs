@@ -6,17 +6,17 @@
 
 use std::cmp::Ordering;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use serde::{Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 use tokio::time::sleep;
 
 use super::Saver;
-use super::manifest::{Manifest, ManifestFile};
+use super::manifest::{Manifest, ManifestFile, state_digest};
 use crate::draft::keys::{self, DocumentName, MAX_KEY_BYTES};
 use crate::draft::{DraftId, Sha256Digest};
-use crate::error::{Error, WithCause};
+use crate::error::{Error, chain};
 use crate::s3::{CopyError, CopySource, Document, ListedObject, Memory, Refusal, backoff};
 
 /// Maximum number of objects in the folder of a draft.
@@ -33,25 +33,17 @@ const MIN_FILES_OF_PAGE: usize = 25;
 /// Maximum number of files that one save copies at a time.
 const MAX_CONCURRENT_COPIES: usize = 16;
 
-/// A draft's document as it was read.
-#[derive(Clone, Copy)]
-pub(super) struct ReadDocument<'a> {
-    pub name: DocumentName,
-    pub document: &'a Document,
-    pub memory: &'a Memory,
-}
-
 /// The files of a draft at one moment, all of which have copies.
 #[derive(Debug)]
 pub(super) struct FolderState {
     /// Sorted by path.
-    files: Vec<File>,
+    pub(super) files: Vec<File>,
     /// Indexes of `files`, sorted by the keys of the copies.
     by_copy: Vec<u32>,
     /// Digest of all fields of all files.
     digest: Sha256Digest,
-    /// Memory for the files and the manifest.
-    memory_bytes: u64,
+    /// Memory for the files and the manifest, in bytes.
+    pub(super) memory_bytes: u64,
 }
 
 /// Counters of a save for the log and the metrics.
@@ -67,23 +59,13 @@ pub struct FilesReport {
 
 /// A file of a draft. A draft may have many, so that this is small.
 #[derive(Debug, PartialEq, Eq)]
-struct File {
+pub(super) struct File {
     /// Path within the draft's folder.
     path: Box<str>,
     /// As sent by S3.
     etag: Box<str>,
     size: u64,
     last_modified: OffsetDateTime,
-}
-
-/// The outcome for the copy of a file.
-enum CopyOutcome {
-    /// It existed.
-    Exists,
-    /// It was created. Contains the size in bytes.
-    Created(u64),
-    /// It does not exist.
-    Refused(Refusal),
 }
 
 impl Saver {
@@ -97,14 +79,16 @@ impl Saver {
     pub(super) async fn copy_folder(
         &self,
         id: &DraftId,
-        document: ReadDocument<'_>,
+        (name, document): (DocumentName, &Document),
+        memory: &Memory,
         report: &mut FilesReport,
     ) -> Result<Option<FolderState>, Error> {
         let mut previous = None;
         let mut has_changed = false;
         let mut refused = None;
         for attempt in 1..=MAX_LISTINGS {
-            let Some((state, is_one_page)) = self.list_files(id, document).await? else {
+            let Some((state, is_one_page)) = self.list_files(id, name, document, memory).await?
+            else {
                 return Ok(None);
             };
             report.files = state.files.len() as u64;
@@ -127,9 +111,9 @@ impl Saver {
             Some(refusal) if refusal.is_condition && !has_changed => {
                 let problem = "a copy was refused although nothing had changed: the store does not support \
                                conditional copies, or it denies HeadObject on the copies";
-                Error::save_failed(WithCause::new(problem, refusal.cause))
+                Error::save_failed(format!("{problem}: {}", chain(&*refusal.cause)))
             }
-            Some(refusal) => Error::unavailable(WithCause::new(problem, refusal.cause)),
+            Some(refusal) => Error::unavailable(format!("{problem}: {}", chain(&*refusal.cause))),
         })
     }
 
@@ -138,9 +122,10 @@ impl Saver {
     async fn list_files(
         &self,
         id: &DraftId,
-        read: ReadDocument<'_>,
+        name: DocumentName,
+        document: &Document,
+        memory: &Memory,
     ) -> Result<Option<(FolderState, bool)>, Error> {
-        let document = read.document;
         if plain_etag(&document.etag).is_empty() {
             return Err(Error::save_failed(
                 "the store sends no ETag of the document",
@@ -160,10 +145,10 @@ impl Saver {
                 return Err(Error::save_failed(problem));
             }
             bytes += page.objects.iter().map(File::memory_bytes).sum::<u64>();
-            read.memory.require(bytes)?;
+            memory.require(bytes)?;
             for object in page.objects {
                 let path = &object.key[folder.len()..];
-                if path == read.name.as_str() {
+                if path == name.as_str() {
                     // The same bytes written again are another state.
                     has_document = plain_etag(&object.etag) == plain_etag(&document.etag)
                         && object.last_modified == document.last_modified;
@@ -171,7 +156,7 @@ impl Saver {
                     // It was written after `draft_info.json` had been read in its place.
                     return Ok(None);
                 } else if !(object.key.ends_with('/') && object.size == 0) {
-                    // Else an empty object that stands for a folder in the S3 console.
+                    // An object that stands for a folder in the S3 console is left out.
                     files.push(File::new(id, path, &object)?);
                 }
             }
@@ -185,7 +170,7 @@ impl Saver {
         }
         let sort = move || FolderState::new(files);
         let size = bytes - document.bytes.len() as u64;
-        let state = self.worker.run(size, read.memory, sort).await??;
+        let state = self.worker.run(size, memory, sort).await??;
         Ok(Some((state, pages == 1)))
     }
 
@@ -202,14 +187,15 @@ impl Saver {
             .map(|(index, is_missing)| self.copy_file(id, state.file(index), is_missing))
             .buffer_unordered(MAX_CONCURRENT_COPIES);
         let mut refused = None;
-        while let Some(copy) = copies.try_next().await? {
+        while let Some(copy) = copies.next().await {
             match copy {
-                CopyOutcome::Exists => {}
-                CopyOutcome::Created(bytes) => {
+                Ok(None) => {}
+                Ok(Some(bytes)) => {
                     report.copied += 1;
                     report.copied_bytes += bytes;
                 }
-                CopyOutcome::Refused(refusal) => refused = Some(refusal),
+                Err(CopyError::Refused(refusal)) => refused = Some(refusal),
+                Err(CopyError::Failed(error)) => return Err(error),
             }
         }
         Ok(refused)
@@ -255,15 +241,16 @@ impl Saver {
         Ok(files)
     }
 
+    /// Returns the size of the copy in bytes if it was created, and `None` if it existed.
     async fn copy_file(
         &self,
         id: &DraftId,
         file: &File,
         is_missing: bool,
-    ) -> Result<CopyOutcome, Error> {
+    ) -> Result<Option<u64>, CopyError> {
         let key = file.copy_key(id);
         if !is_missing && self.has_copy(file, &key).await? {
-            return Ok(CopyOutcome::Exists);
+            return Ok(None);
         }
         let source_key = format!("{}{}", self.config.draft_prefix.folder(id), file.path);
         let source = CopySource {
@@ -272,13 +259,9 @@ impl Saver {
             size: file.size,
         };
         match self.store.copy(source, &key).await {
-            Ok(()) => Ok(CopyOutcome::Created(file.size)),
             // Another save may have created it.
-            Err(CopyError::Refused(_)) if self.has_copy(file, &key).await? => {
-                Ok(CopyOutcome::Exists)
-            }
-            Err(CopyError::Refused(refusal)) => Ok(CopyOutcome::Refused(refusal)),
-            Err(CopyError::Failed(error)) => Err(error),
+            Err(CopyError::Refused(_)) if self.has_copy(file, &key).await? => Ok(None),
+            copied => copied.map(|()| Some(file.size)),
         }
     }
 
@@ -387,16 +370,6 @@ impl FolderState {
         &self.files[index as usize]
     }
 
-    /// Returns whether the draft has no other files than the document.
-    pub(super) fn is_empty(&self) -> bool {
-        self.files.is_empty()
-    }
-
-    /// Returns the memory for the state and its manifest, in bytes.
-    pub(super) const fn memory_bytes(&self) -> u64 {
-        self.memory_bytes
-    }
-
     /// Returns the time at which the last file of the state was written; `document` is that of the
     /// document.
     pub(super) fn last_modified(&self, document: OffsetDateTime) -> OffsetDateTime {
@@ -404,13 +377,11 @@ impl FolderState {
         times.fold(document, OffsetDateTime::max)
     }
 
-    /// Returns the digest that names the state: the SHA-256 of the compact JSON
-    /// `["{SHA-256 of the document}",[["{path}","{ETag without quotes}"],…]]`, sorted by path.
-    pub(super) fn state_digest(&self, document: &Sha256Digest) -> Result<Sha256Digest, Error> {
+    /// Returns the digest that names the state.
+    pub(super) fn state_digest(&self, document: &Sha256Digest) -> Sha256Digest {
         let files = self.files.iter();
         let files = files.map(|file| (&*file.path, plain_etag(&file.etag)));
-        let state = (document.to_string(), files.collect::<Vec<_>>());
-        Sha256Digest::of_json(&state).map_err(Error::save_failed)
+        state_digest(document, &files.collect::<Vec<_>>())
     }
 
     /// Returns the manifest of the version as JSON.

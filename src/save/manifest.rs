@@ -6,6 +6,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use crate::draft::Sha256Digest;
+
 /// The manifest of a version.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Manifest<'a, Files = Vec<ManifestFile<'a>>> {
@@ -32,6 +34,15 @@ pub struct ManifestFile<'a> {
     /// Key of the copy.
     #[serde(borrow)]
     pub key: Cow<'a, str>,
+}
+
+/// Returns the digest that names the state with this digest of the document and these files, each a path and an
+/// `ETag` without quotes, sorted by path: the SHA-256 of the compact JSON
+/// `["{SHA-256 of the document}",[["{path}","{ETag}"],…]]`.
+pub fn state_digest(document: &Sha256Digest, files: &[(&str, &str)]) -> Sha256Digest {
+    // Texts and lists are always valid JSON.
+    let json = serde_json::to_vec(&(document.to_string(), files)).unwrap_or_default();
+    Sha256Digest::of(&json)
 }
 
 /// Returns whether `position` is in the line of a `Last-Modified` in the JSON of a manifest. In JSON, a line

@@ -17,13 +17,13 @@ use tokio::time::timeout_at;
 
 pub use self::files::FilesReport;
 
-use self::files::{FolderState, ReadDocument};
+use self::files::FolderState;
 use crate::config::Config;
 use crate::draft::document::{self, DocumentKind};
 use crate::draft::keys::{self, DocumentName};
 use crate::draft::{DraftId, Sha256Digest, Version};
 use crate::error::{Error, ErrorKind};
-use crate::s3::{CreateOutcome, Document, Memory, NewObject, Store};
+use crate::s3::{CreateOutcome, Document, Memory, NewObject, Pool, Store};
 
 /// A saved draft.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +68,7 @@ pub struct Progress {
 #[derive(Clone, Debug)]
 pub struct Saver {
     store: Store,
+    memory: Pool,
     config: Arc<Config>,
     worker: Worker,
 }
@@ -84,6 +85,7 @@ impl Saver {
     pub fn new(sdk_config: &SdkConfig, config: Arc<Config>) -> Self {
         Self {
             store: Store::new(sdk_config, Arc::clone(&config)),
+            memory: Pool::new(config.memory_bytes),
             config,
             worker: Worker(Arc::new(Semaphore::new(1))),
         }
@@ -118,7 +120,7 @@ impl Saver {
     async fn run(&self, id: &DraftId, progress: &mut Progress) -> Result<Saved, Error> {
         let mut bytes = 0;
         loop {
-            let memory = self.store.reserve(bytes).await?;
+            let memory = self.memory.reserve(bytes).await?;
             let result = self.run_with(&memory, id, progress).await;
             match memory.missing() {
                 Some(missing) if result.is_err() => bytes = missing,
@@ -137,17 +139,13 @@ impl Saver {
             let (name, document) = self.read(id, memory, progress).await?;
             let mut files = None;
             if self.config.save_files {
-                let read = ReadDocument {
-                    name,
-                    document: &document,
-                    memory,
-                };
                 let report = progress.files.get_or_insert_default();
-                let Some(state) = self.copy_folder(id, read, report).await? else {
+                let state = self.copy_folder(id, (name, &document), memory, report);
+                let Some(state) = state.await? else {
                     continue;
                 };
                 // Without other files, the version is named by its document alone.
-                files = Some(state).filter(|state| !state.is_empty());
+                files = Some(state).filter(|state| !state.files.is_empty());
             }
             let start = Instant::now();
             let saved = self.write(id, name, document, files, memory).await;
@@ -201,13 +199,13 @@ impl Saver {
         let version = match files {
             None => Version::new(document.last_modified, &document.sha256),
             Some(files) => {
-                let bytes = files.memory_bytes();
+                let bytes = files.memory_bytes;
                 memory.require(document.bytes.len() as u64 + bytes)?;
                 let (sha256, last_modified) = (document.sha256, document.last_modified);
                 let draft_id = id.clone();
                 let prepare = move || {
                     let time = files.last_modified(last_modified);
-                    let version = Version::new(time, &files.state_digest(&sha256)?);
+                    let version = Version::new(time, &files.state_digest(&sha256));
                     let manifest = files.manifest(&draft_id)?;
                     let manifest = NewObject {
                         sha256: Sha256Digest::of(&manifest),

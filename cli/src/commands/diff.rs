@@ -1,6 +1,6 @@
 //! `drafts diff`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, Hash, RandomState};
 
@@ -219,8 +219,8 @@ impl Diff {
 
 impl PartsDiff {
     fn new(old: &Summary, new: &Summary) -> Self {
-        let kinds = old.materials.keys().chain(new.materials.keys());
-        let materials = kinds.map(|kind| {
+        let kinds: BTreeSet<_> = old.materials.keys().chain(new.materials.keys()).collect();
+        let materials = kinds.into_iter().map(|kind| {
             let changes = Changes::between(
                 materials(old, kind),
                 materials(new, kind),

@@ -8,7 +8,7 @@ use save_draft::draft::DraftId;
 use serde::Serialize;
 
 use super::Context;
-use crate::contents::Contents;
+use crate::contents::{Contents, total_bytes};
 use crate::document::{Document, Summary};
 use crate::error::{Outcome, Result};
 use crate::history::{History, SavedVersion};
@@ -155,7 +155,7 @@ fn text(
         }
     }
     if shown.has_files {
-        let bytes = shown.files.iter().map(|file| file.bytes).sum();
+        let bytes = total_bytes(shown.files.iter().map(|file| file.bytes));
         let files = count(shown.files.len() as u64, "file");
         line("files", &format!("{files}, {}", size(bytes)));
     } else {
