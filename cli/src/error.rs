@@ -71,6 +71,13 @@ impl Error {
         self
     }
 
+    /// Adds what to do, beside the advice that the error has.
+    pub fn advise_also(self, advice: &str) -> Self {
+        let first = self.advice.as_deref();
+        let advice = first.map_or_else(|| advice.to_owned(), |first| format!("{first} {advice}"));
+        self.advise(advice)
+    }
+
     /// Creates the error of an operation on a file or on the terminal; `action` is like `cannot write x.json`.
     pub fn io(action: impl fmt::Display, error: &io::Error) -> Self {
         Self {

@@ -28,6 +28,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
 use save_draft::error::chain;
+use save_draft::s3::check_complete;
 
 use crate::error::{Error, Result};
 use crate::output::printable;
@@ -193,6 +194,7 @@ impl Store {
         let mut folders = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| self.failed(&request, &error))?;
+            check_complete(&page).map_err(|problem| cut_off(&request, problem))?;
             let is_encoded = page.encoding_type() == Some(&EncodingType::Url);
             let prefixes = page.common_prefixes().iter();
             for folder in prefixes.filter_map(|prefix| prefix.prefix()) {
@@ -476,7 +478,7 @@ impl Store {
                 });
             }
             versions.retain(&is_wanted);
-            if page.is_truncated() != Some(true) {
+            if !page.is_truncated().ok_or_else(|| incomplete(&request))? {
                 break;
             }
             let next_key = page.next_key_marker();
@@ -639,7 +641,7 @@ impl Pages<'_> {
         });
         let objects: Option<Vec<_>> = objects.collect();
         let objects = objects.ok_or_else(|| incomplete(&request))?;
-        if page.is_truncated() == Some(true) {
+        if check_complete(&page).map_err(|problem| cut_off(&request, problem))? {
             let token = page.next_continuation_token();
             let token = token.ok_or_else(|| incomplete(&request))?;
             self.next = Next::Token(token.to_owned());
@@ -738,6 +740,10 @@ fn object(
         etag: etag?.trim_matches('"').to_owned(),
         last_modified: Timestamp::from_second(last_modified?.secs()).ok()?,
     })
+}
+
+fn cut_off(request: &Request<'_>, problem: &str) -> Error {
+    Error::new(format!("{problem} ({})", request.url())).advise("Run the command again.")
 }
 
 fn incomplete(request: &Request<'_>) -> Error {

@@ -181,3 +181,48 @@ async fn the_endpoint_of_s3_in_a_profile_is_used() {
         .await
         .expect_error(0, "there are no versions");
 }
+
+#[tokio::test]
+async fn a_listing_that_may_have_been_cut_off_is_an_error() {
+    let s3 = start().await;
+    s3.enable_versioning(BUCKET);
+    put(&s3, "draft_content.json", b"{}");
+    save(&s3).await;
+    let whole = "<IsTruncated>false</IsTruncated>";
+    for (args, op, xml, text) in [
+        (
+            &["versions", ID][..],
+            Op::ListObjectsV2,
+            "<KeyCount>0</KeyCount>",
+            "it has no IsTruncated",
+        ),
+        (
+            &["versions", ID],
+            Op::ListObjectsV2,
+            whole,
+            "it has no KeyCount",
+        ),
+        (
+            &["verify"],
+            Op::ListObjectsV2,
+            "<IsTruncated>false</IsTruncated><KeyCount>1</KeyCount>",
+            "it has not as many entries as its KeyCount",
+        ),
+        (
+            &["prune", ID, "--keep-last", "1", "--yes", "--max-save", "0"],
+            Op::ListObjectVersions,
+            "",
+            "lacks a field",
+        ),
+    ] {
+        let root = match op {
+            Op::ListObjectVersions => "ListVersionsResult",
+            _ => "ListBucketResult",
+        };
+        let xml = format!("<{root}>{xml}</{root}>");
+        let response = Fault::Respond(RawResponse::new(200).body(xml));
+        let fault = s3.fault(When::op(op), response);
+        drafts(&s3, args).await.expect_error(2, text);
+        fault.clear();
+    }
+}

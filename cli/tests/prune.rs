@@ -208,10 +208,11 @@ async fn a_draft_with_a_manifest_that_cannot_be_read_stays_as_it_is() {
         keys
     };
     let before = damaged();
-    let alone = run(&mut keep_last(&s3)).await;
-    alone.expect_error(1, "is not a manifest");
-    assert_eq!(damaged(), before);
-
+    for args in [&NOW[..], &["--yes", "--max-save", "1"], &["--dry-run"]] {
+        let alone = prune(&s3, &[&["--keep-last", "1"], args].concat()).await;
+        alone.expect_error(1, "is not a manifest");
+        assert_eq!(damaged(), before, "{args:?}");
+    }
     let args = [&["prune", "--all", "--keep-last", "1"][..], &NOW].concat();
     let all = drafts(&s3, &args).await;
     let all = all.expect_error(1, &format!("nothing of the draft {ID} is deleted"));
@@ -220,6 +221,32 @@ async fn a_draft_with_a_manifest_that_cannot_be_read_stays_as_it_is() {
         "{all:?}"
     );
     assert_eq!(damaged(), before);
+    assert_eq!(s3.keys(BUCKET, "saved-files/other/").len(), 0);
+    let json = drafts(&s3, &[&args[..], &["--json"]].concat()).await;
+    let failed = json.expect_status(1).json()["failed"].clone();
+    assert_eq!(failed[0]["draft_id"], ID, "{failed}");
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_damaged_meanwhile_does_not_stop_the_other_drafts() {
+    let s3 = Arc::new(start_versioned().await);
+    let versions = five_versions(&s3).await;
+    let old = "saved-files/other/0123456789abcdef/a.mp4";
+    s3.put(BUCKET, old, b"a");
+    let manifest = version_key(&versions[4], "files.json");
+    let server = Arc::downgrade(&s3);
+    let damage = move |_: &RecordedRequest| {
+        let s3 = server.upgrade().expect("the server runs");
+        s3.put(BUCKET, &manifest, b"{");
+    };
+    s3.fault(deletes("documents"), Fault::Run(Arc::new(damage)));
+    let copies = s3.keys(BUCKET, &format!("saved-files/{ID}/"));
+    let args = [&["prune", "--all", "--keep-last", "1"][..], &NOW].concat();
+    let run = drafts(&s3, &args).await;
+    let run = run.expect_error(1, &format!("no file of the draft {ID} was deleted"));
+    let lack = format!("versions of the draft {ID} may lack files");
+    assert!(run.stderr.contains(&lack), "{run:?}");
+    assert_eq!(s3.keys(BUCKET, &format!("saved-files/{ID}/")), copies);
     assert_eq!(s3.keys(BUCKET, "saved-files/other/").len(), 0);
 }
 

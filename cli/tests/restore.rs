@@ -395,7 +395,9 @@ async fn a_version_that_is_pruned_meanwhile_leaves_a_way_back() {
     let (pruned, server) = (&copies(&old) - &copies(&new), Arc::downgrade(&s3));
     let prune = move |_: &RecordedRequest| {
         let s3 = server.upgrade().expect("the server runs");
-        pruned.iter().for_each(|key| s3.delete(BUCKET, key));
+        for key in &pruned {
+            s3.delete(BUCKET, key);
+        }
     };
     let copy = When::op(Op::CopyObject).after(1).once();
     s3.fault(copy, Fault::Run(Arc::new(prune)));

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use save_draft::draft::DraftId;
-use save_draft::draft::keys::{self, DocumentName, MANIFEST};
+use save_draft::draft::keys::{self, DocumentName};
+use save_draft::draft::{DraftId, Version};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::concurrent::{for_each, interrupted, panicked};
 use crate::contents::parse;
 use crate::error::{Error, Outcome, Result};
-use crate::history::{History, MemoryBudget, SavedVersion};
+use crate::history::{History, MemoryBudget, is_manifest};
 use crate::output::{self, Align};
 use crate::retention::{Count, Policy, Span};
 use crate::store::{Bucket, CONCURRENCY, Object, ObjectVersion, Store};
@@ -98,15 +98,24 @@ impl Args {
 /// The objects of a draft that are deleted.
 struct DraftPlan {
     id: DraftId,
-    /// With the reasons to keep each, from the newest to the oldest.
-    kept: Vec<(SavedVersion, Vec<String>)>,
-    removed: Vec<SavedVersion>,
+    /// From the newest to the oldest.
+    versions: Vec<PlannedVersion>,
     /// Keys of the documents, which are deleted first.
     documents: Vec<String>,
     /// Keys of the manifests: those of the versions, and old ones without a version.
     manifests: Vec<String>,
-    /// Copies that no manifest names.
-    copies: Vec<Object>,
+    /// Number of the manifests without a version.
+    unused_manifests: usize,
+    /// Number of the copies that no manifest names.
+    copies: usize,
+    copies_bytes: u64,
+}
+
+struct PlannedVersion {
+    name: Version,
+    state_time: Timestamp,
+    /// The reasons to keep it. Without one, it is deleted.
+    reasons: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -117,6 +126,14 @@ struct Report {
     recovered: u64,
     /// Keys of copies that a version needs and that are gone.
     missing: Vec<String>,
+    /// Drafts with a manifest that cannot be read.
+    failed: Vec<FailedReport>,
+}
+
+#[derive(Serialize)]
+struct FailedReport {
+    draft_id: String,
+    problem: String,
 }
 
 #[derive(Serialize)]
@@ -174,33 +191,26 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
     ids.dedup();
     let bar = context.output.count_bar("reading", ids.len() as u64);
     let mut plans = Vec::new();
-    let mut damaged = None;
+    let mut failed = Vec::new();
     for id in ids {
         match prune.plan(context, &id, &args.policy()).await {
             Ok(plan) => plans.push(plan),
             Err(error) if error.is_problem() => {
                 let problem = format!("nothing of the draft {id} is deleted: {error}");
-                bar.suspend(|| context.output.warn(&problem));
-                damaged = Some(error);
+                failed.push(FailedReport::new(&id, problem));
             }
             Err(error) => return Err(error),
         }
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let mut outcome = Outcome::Success;
-    if let Some(error) = damaged {
-        if plans.is_empty() {
-            return Err(error);
-        }
-        outcome = Outcome::ProblemsFound;
-    }
-    let mut report = report(&args, &plans);
+    let mut report = report(&args, &plans, failed);
     if !context.output.is_json() {
         match print_plan(context, &plans) {
             // A closed pipe too: nothing was deleted.
             Err(error) if !args.dry_run => return Err(Error::new(error.to_string())),
-            printed => printed?,
+            Err(error) => return Error::printed(Err(error), report.outcome()),
+            Ok(()) => {}
         }
     }
     if !args.dry_run {
@@ -208,21 +218,34 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
         if !is_empty && !args.yes && !confirm(&report).await? {
             return Err(Error::new("nothing was deleted"));
         }
-        (report.recovered, report.missing) = tokio::select! {
-            result = prune.run(context, plans) => result?,
-            () = interrupted() => return Err(stopped()),
+        let result = tokio::select! {
+            result = prune.run(context, plans, &mut report) => result,
+            () = interrupted() => Err(Error::new("stopped before the last look")),
         };
+        result.map_err(|error| error.advise_also(RUN_AGAIN))?;
     }
-    if !report.missing.is_empty() {
-        outcome = Outcome::ProblemsFound;
-    }
-    Error::printed(print_result(context, &report), outcome)
+    Error::printed(print_result(context, &report), report.outcome())
 }
 
-fn stopped() -> Error {
-    Error::new("stopped before the last look").advise(
-        "Run the same command again soon: a version of the meantime may lack files until then.",
-    )
+/// What to do after an error while something is deleted.
+const RUN_AGAIN: &str =
+    "Run the same command again soon: a version of the meantime may lack files until then.";
+
+impl FailedReport {
+    fn new(id: &DraftId, problem: String) -> Self {
+        let draft_id = id.to_string();
+        Self { draft_id, problem }
+    }
+}
+
+impl Report {
+    fn outcome(&self) -> Outcome {
+        if self.missing.is_empty() && self.failed.is_empty() {
+            Outcome::Success
+        } else {
+            Outcome::ProblemsFound
+        }
+    }
 }
 
 /// Asks the user.
@@ -239,36 +262,31 @@ async fn confirm(report: &Report) -> Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-fn report(args: &Args, plans: &[DraftPlan]) -> Report {
-    let drafts = plans.iter().map(|plan| DraftReport {
-        draft_id: plan.id.to_string(),
-        keep: plan
-            .kept
-            .iter()
-            .map(|(version, reasons)| KeptReport {
-                version: version.name.to_string(),
-                reasons: reasons.clone(),
-            })
-            .collect(),
-        remove: plan
-            .removed
-            .iter()
-            .map(|version| version.name.to_string())
-            .collect(),
-        unused_manifests: plan.manifests.len()
-            - plan
-                .removed
-                .iter()
-                .filter(|version| version.manifest.is_some())
-                .count(),
-        unused_files: plan.copies.len(),
-        unused_bytes: plan.copies.iter().map(|copy| copy.size).sum(),
+fn report(args: &Args, plans: &[DraftPlan], failed: Vec<FailedReport>) -> Report {
+    let drafts = plans.iter().map(|plan| {
+        let versions = plan.versions.iter();
+        let (remove, keep): (Vec<_>, Vec<_>) =
+            versions.partition(|version| version.reasons.is_empty());
+        let keep = keep.into_iter().map(|version| KeptReport {
+            version: version.name.to_string(),
+            reasons: version.reasons.clone(),
+        });
+        let remove = remove.into_iter().map(|version| version.name.to_string());
+        DraftReport {
+            draft_id: plan.id.to_string(),
+            keep: keep.collect(),
+            remove: remove.collect(),
+            unused_manifests: plan.unused_manifests,
+            unused_files: plan.copies,
+            unused_bytes: plan.copies_bytes,
+        }
     });
     Report {
         dry_run: args.dry_run,
         drafts: drafts.collect(),
         recovered: 0,
         missing: Vec::new(),
+        failed,
     }
 }
 
@@ -296,25 +314,17 @@ fn summary(report: &Report) -> String {
 fn print_plan(context: &Context, plans: &[DraftPlan]) -> Result<()> {
     let output = &context.output;
     for plan in plans {
-        let mut versions: Vec<_> = plan
-            .kept
-            .iter()
-            .map(|(version, reasons)| (version, &**reasons))
-            .collect();
-        versions.extend(plan.removed.iter().map(|version| (version, &[][..])));
-        versions.sort_by_key(|(version, _)| {
-            std::cmp::Reverse((version.state_time(), version.saved_at))
-        });
-        if versions.is_empty() && plan.is_empty() {
+        if plan.versions.is_empty() && plan.is_empty() {
             continue;
         }
-        let rows = versions.into_iter().map(|(version, reasons)| {
-            let action = if reasons.is_empty() { "delete" } else { "keep" };
+        let rows = plan.versions.iter().map(|version| {
+            let is_kept = !version.reasons.is_empty();
+            let action = if is_kept { "keep" } else { "delete" };
             vec![
                 action.to_owned(),
                 version.name.as_str().to_owned(),
-                output.time(version.state_time()),
-                reasons.join(", "),
+                output.time(version.state_time),
+                version.reasons.join(", "),
             ]
         });
         let columns = [
@@ -323,13 +333,12 @@ fn print_plan(context: &Context, plans: &[DraftPlan]) -> Result<()> {
             ("time of the state", Align::Left),
             ("kept as", Align::Left),
         ];
-        let bytes = plan.copies.iter().map(|copy| copy.size).sum();
         output.print(&format!(
             "draft {}\n{}{} to delete that no other version has ({})\n\n",
             plan.id,
             output.table(&columns, rows),
-            output::count(plan.copies.len() as u64, "file"),
-            output::size(bytes),
+            output::count(plan.copies as u64, "file"),
+            output::size(plan.copies_bytes),
         ))?;
     }
     Ok(())
@@ -356,12 +365,15 @@ fn print_result(context: &Context, report: &Report) -> Result<()> {
         let url = context.store.url(Bucket::Saved, key);
         output.warn(&format!("a version needs {url}, which is gone"));
     }
+    for failed in &report.failed {
+        output.warn(&failed.problem);
+    }
     Ok(())
 }
 
 impl DraftPlan {
     fn is_empty(&self) -> bool {
-        self.documents.is_empty() && self.manifests.is_empty() && self.copies.is_empty()
+        self.documents.is_empty() && self.manifests.is_empty() && self.copies == 0
     }
 }
 
@@ -396,34 +408,26 @@ impl Prune {
 
     async fn plan(&self, context: &Context, id: &DraftId, policy: &Policy) -> Result<DraftPlan> {
         let history = History::read(&self.store, id).await?;
-        let versions: Vec<_> = history.versions.into_iter().rev().collect();
-        let times: Vec<_> = versions
-            .iter()
-            .map(|version| context.output.zoned(version.state_time()))
-            .collect();
-        let reasons = policy.apply(&times, self.clock.now());
-        let (mut kept, mut removed) = (Vec::new(), Vec::new());
-        for (version, reasons) in versions.into_iter().zip(reasons) {
+        let times = history.versions.iter().rev();
+        let times = times.map(|version| context.output.zoned(version.state_time()));
+        let reasons = policy.apply(&times.collect::<Vec<_>>(), self.clock.now());
+        let (mut versions, mut documents, mut manifests) = (Vec::new(), Vec::new(), Vec::new());
+        let mut removed_names = HashSet::new();
+        for (version, reasons) in history.versions.into_iter().rev().zip(reasons) {
+            let state_time = version.state_time();
             if reasons.is_empty() {
-                removed.push(version);
-            } else {
-                kept.push((version, reasons));
+                documents.push(version.document.key);
+                manifests.extend(version.manifest.map(|manifest| manifest.key));
+                removed_names.insert(version.name.to_string());
             }
+            versions.push(PlannedVersion {
+                name: version.name,
+                state_time,
+                reasons,
+            });
         }
-        let mut documents: Vec<_> = removed
-            .iter()
-            .map(|version| version.document.key.clone())
-            .collect();
-        let mut manifests: Vec<_> = removed
-            .iter()
-            .filter_map(|version| version.manifest.as_ref())
-            .map(|manifest| manifest.key.clone())
-            .collect();
+        let removed_manifests = manifests.len();
         let prefix = keys::versions(id);
-        let removed_names: HashSet<_> = removed
-            .iter()
-            .map(|version| version.name.as_str())
-            .collect();
         for object in history.other {
             let path = object.key.strip_prefix(&prefix).unwrap_or_default();
             let Some((version, name)) = path.split_once('/') else {
@@ -432,7 +436,7 @@ impl Prune {
             let is_document = DocumentName::ALL.iter().any(|it| it.as_str() == name);
             if is_document && removed_names.contains(version) {
                 documents.push(object.key);
-            } else if name == MANIFEST && self.is_old(object.last_modified) {
+            } else if is_manifest(&object.key) && self.is_old(object.last_modified) {
                 manifests.push(object.key);
             }
         }
@@ -440,18 +444,20 @@ impl Prune {
         let copies = self.unnamed_copies(id, &gone).await?;
         Ok(DraftPlan {
             id: id.clone(),
-            kept,
-            removed,
+            versions,
             documents,
+            unused_manifests: manifests.len() - removed_manifests,
             manifests,
-            copies,
+            copies: copies.len(),
+            copies_bytes: copies.iter().map(|copy| copy.size).sum(),
         })
     }
 
     /// Returns the copies that are old enough and that no manifest names, but those in `without`.
     ///
     /// Reads the copies before the manifests: the other way round, a program that was suspended in between would
-    /// take a copy for old that a save of the meantime names.
+    /// take a copy for old that a save of the meantime names. Reads the manifests also if no copy is old enough: a
+    /// damaged one counts for the whole draft.
     async fn unnamed_copies(&self, id: &DraftId, without: &HashSet<&str>) -> Result<Vec<Object>> {
         let mut copies = Vec::new();
         let mut pages = self.store.pages(Bucket::Saved, &keys::copies(id));
@@ -461,10 +467,8 @@ impl Prune {
                     .filter(|copy| self.is_old(copy.last_modified)),
             );
         }
-        if !copies.is_empty() {
-            let named = self.named_copies(id, without).await?;
-            copies.retain(|copy| !named.contains(&self.hash(&copy.key)));
-        }
+        let named = self.named_copies(id, without).await?;
+        copies.retain(|copy| !named.contains(&self.hash(&copy.key)));
         Ok(copies)
     }
 
@@ -512,7 +516,7 @@ impl Prune {
                 // Without this manifest, its files would look as if no version had them.
                 let read = store.read_all(Bucket::Saved, &key).await?;
                 let (_, bytes) = read.ok_or_else(|| {
-                    Error::new(format!("{url} was deleted meanwhile"))
+                    Error::problem(format!("{url} was deleted meanwhile"))
                         .advise("Run the command again.")
                 })?;
                 let files = parse(&bytes, &id).map_err(|problem| {
@@ -527,19 +531,24 @@ impl Prune {
         .await
     }
 
-    /// Deletes what the plans name, and takes the second look. Returns the number of recovered objects, and the keys
-    /// of those that are gone.
-    async fn run(&self, context: &Context, plans: Vec<DraftPlan>) -> Result<(u64, Vec<String>)> {
+    /// Deletes what the plans name, and takes the second look. Adds to the report what was recovered, what is gone,
+    /// and the drafts with a manifest that cannot be read.
+    async fn run(
+        &self,
+        context: &Context,
+        plans: Vec<DraftPlan>,
+        report: &mut Report,
+    ) -> Result<()> {
         let ids: Vec<_> = plans.iter().map(|plan| plan.id.clone()).collect();
         let bar = context.output.count_bar("deleting", plans.len() as u64);
         for plan in plans {
-            // A version without its document is none. Without its manifest, it would be incomplete.
-            self.store.delete(Bucket::Saved, &plan.documents).await?;
-            self.store.delete(Bucket::Saved, &plan.manifests).await?;
-            // Once more: time has passed since the plan was made.
-            let copies = self.unnamed_copies(&plan.id, &HashSet::new()).await?;
-            let copies: Vec<_> = copies.into_iter().map(|copy| copy.key).collect();
-            self.store.delete(Bucket::Saved, &copies).await?;
+            match self.delete(&plan).await {
+                Err(error) if error.is_problem() => {
+                    let problem = format!("no file of the draft {} was deleted: {error}", plan.id);
+                    report.failed.push(FailedReport::new(&plan.id, problem));
+                }
+                result => result?,
+            }
             bar.inc(1);
         }
         bar.finish_and_clear();
@@ -547,13 +556,29 @@ impl Prune {
         let bar = context
             .output
             .count_bar("looking again", marked.len() as u64);
-        let (mut recovered, mut missing) = (0, Vec::new());
         for id in marked {
-            recovered += self.recover(&id, &mut missing).await?;
+            match self.recover(&id, report).await {
+                Err(error) if error.is_problem() => {
+                    let problem = format!("versions of the draft {id} may lack files: {error}");
+                    report.failed.push(FailedReport::new(&id, problem));
+                }
+                result => result?,
+            }
             bar.inc(1);
         }
         bar.finish_and_clear();
-        Ok((recovered, missing))
+        Ok(())
+    }
+
+    /// Deletes what the plan names.
+    async fn delete(&self, plan: &DraftPlan) -> Result<()> {
+        // A version without its document is none. Without its manifest, it would be incomplete.
+        self.store.delete(Bucket::Saved, &plan.documents).await?;
+        self.store.delete(Bucket::Saved, &plan.manifests).await?;
+        // Once more: time has passed since the plan was made.
+        let copies = self.unnamed_copies(&plan.id, &HashSet::new()).await?;
+        let copies: Vec<_> = copies.into_iter().map(|copy| copy.key).collect();
+        self.store.delete(Bucket::Saved, &copies).await
     }
 
     /// Waits until all saves have ended that may have used something before it was deleted: by this run, or by
@@ -607,15 +632,14 @@ impl Prune {
         Ok(markers.collect())
     }
 
-    /// Recovers the manifests and copies of a draft that versions need. Adds the keys of copies that are gone to
-    /// `missing`.
-    async fn recover(&self, id: &DraftId, missing: &mut Vec<String>) -> Result<u64> {
-        let mut recovered = 0;
+    /// Recovers the manifests and copies of a draft that versions need. Adds their number, and the keys of copies
+    /// that are gone, to the report.
+    async fn recover(&self, id: &DraftId, report: &mut Report) -> Result<()> {
         // Several runs may have added a marker each.
         for _ in 0..MAX_LOOKS {
             let manifests = self.lost_manifests(id).await?;
             self.remove(&manifests).await?;
-            recovered += manifests.len() as u64;
+            report.recovered += manifests.len() as u64;
             if manifests.is_empty() {
                 break;
             }
@@ -627,13 +651,13 @@ impl Prune {
             }
             let lost = self.named(id, markers).await?;
             self.remove(&lost).await?;
-            recovered += lost.len() as u64;
+            report.recovered += lost.len() as u64;
             if lost.is_empty() {
                 break;
             }
         }
-        missing.extend(self.missing_copies(id).await?);
-        Ok(recovered)
+        report.missing.extend(self.missing_copies(id).await?);
+        Ok(())
     }
 
     /// Returns the markers of manifests of versions that exist.
@@ -714,8 +738,4 @@ struct Marker {
     key: String,
     version_id: String,
     time: Timestamp,
-}
-
-fn is_manifest(key: &str) -> bool {
-    key.rsplit('/').next() == Some(MANIFEST)
 }
