@@ -2,11 +2,11 @@
 
 use std::process::Stdio;
 
-use local::s3::S3;
+use local::s3::{Op, S3};
 use serde_json::{Value, json};
 use test_support::fixtures::{BUCKET, sample_draft};
 
-use crate::common::contents::{plant, set_time};
+use crate::common::contents::{entry, plant, plant_version, set_time};
 use crate::common::{
     ID, at, bare_command, command, delete, drafts, drafts_json, get, put, run, save, save_document,
     start, version_key,
@@ -44,10 +44,12 @@ async fn versions_are_listed_with_sizes_times_and_unshared_bytes() {
     let saved_at = |index: usize| listed[index]["saved_at"].clone();
     let expected = json!([
         {"version": new, "state_time": "2025-09-28T11:48:30Z", "saved_at": saved_at(0),
-         "document": "draft_content.json", "document_bytes": 15, "files": 2, "files_bytes": 4 << 20,
+         "document": "draft_content.json", "document_bytes": 15, "has_manifest": true,
+         "files": 2, "files_bytes": 4 << 20,
          "unshared_bytes": 15 + (1 << 20) + manifest(&new)},
         {"version": old, "state_time": "2025-09-28T11:47:30Z", "saved_at": saved_at(1),
-         "document": "draft_content.json", "document_bytes": 14, "files": 1, "files_bytes": 3 << 20,
+         "document": "draft_content.json", "document_bytes": 14, "has_manifest": true,
+         "files": 1, "files_bytes": 3 << 20,
          "unshared_bytes": 14 + manifest(&old)},
     ]);
     assert_eq!(listed, expected);
@@ -97,17 +99,36 @@ async fn versions_without_a_manifest_or_with_a_broken_one_are_listed() {
     let plain = put_version(&s3, "20200101T000000Z", b"{}");
     // Not a version.
     s3.put(BUCKET, &version_key("notes", "draft_content.json"), b"{}");
+    s3.put(BUCKET, &version_key("notes", "files.json"), b"{}");
+    s3.clear_requests();
     let listed = drafts(&s3, &["versions", ID, "--json"]).await;
-    let listed = listed.expect_error(0, "is not a manifest");
+    let listed = listed.expect_error(1, "is not a manifest");
     assert_eq!(names(&listed.json()), [&broken, &plain]);
-    assert_eq!(listed.json()[0]["files"], Value::Null);
-    let table = drafts(&s3, &["versions", ID]).await.expect_status(0).stdout;
+    assert_eq!(s3.count(Op::GetObject), 1, "the manifest of the version");
+    let fields = ["has_manifest", "files"].map(|field| listed.json()[0][field].clone());
+    assert_eq!(fields, [Value::Bool(true), Value::Null]);
+    let table = drafts(&s3, &["versions", ID]).await.expect_status(1).stdout;
     let cells = |line: usize| -> Vec<String> {
         let line = table.lines().nth(line).expect("a line");
         line.split_whitespace().map(str::to_owned).collect()
     };
     assert!(cells(1).contains(&"?".to_owned()), "{table}");
     assert!(cells(2).contains(&"-".to_owned()), "{table}");
+}
+
+#[tokio::test]
+async fn sizes_that_no_file_has_are_listed_too() {
+    let s3 = start().await;
+    let etag = "0123456789abcdef0123456789abcdef";
+    let files = ["a.mp4", "b.mp4"].map(|path| entry(path, usize::MAX, etag));
+    plant_version(
+        &s3,
+        "20250101T000000Z",
+        ("draft_content.json", b"{}"),
+        &files,
+    );
+    let listed = drafts_json(&s3, &["versions", ID]).await;
+    assert_eq!(listed[0]["files_bytes"], u64::MAX);
 }
 
 #[tokio::test]

@@ -14,9 +14,9 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use super::Context;
 use crate::concurrent::panicked;
-use crate::contents::Contents;
-use crate::error::{Outcome, Result};
-use crate::history::{History, MemoryBudget, SavedVersion};
+use crate::contents::{Contents, total_bytes};
+use crate::error::{Error, Outcome, Result};
+use crate::history::{History, MemoryBudget, SavedVersion, is_manifest};
 use crate::output::{Align, count, size};
 use crate::store::{Bucket, CONCURRENCY, Object, Store};
 use crate::values;
@@ -42,12 +42,11 @@ struct Row<'a> {
     saved_at: Timestamp,
     document: &'a str,
     document_bytes: u64,
+    has_manifest: bool,
     /// Number of the other files; none if only the document was saved, or the manifest is not readable.
     files: Option<u64>,
     files_bytes: Option<u64>,
     unshared_bytes: u64,
-    #[serde(skip)]
-    has_manifest: bool,
 }
 
 /// The content of a manifest: its `ETag` and size. Many versions differ in their document only.
@@ -72,12 +71,19 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
     let reads = tokio::spawn(reads);
     // Nothing receives them after an error, which `reads` returns.
     let on_object = move |object: &Object| drop(sender.send(object.clone()));
-    let history = History::read_with(&context.store, &args.id, on_object).await?;
-    let copies = reads.await.map_err(panicked)??;
+    let (history, copies) = tokio::try_join!(
+        History::read_with(&context.store, &args.id, on_object),
+        async { reads.await.map_err(panicked)? },
+    )?;
     let (rows, stored) = rows(context, &history, &copies);
+    let is_damaged = |row: &Row<'_>| row.has_manifest && row.files.is_none();
+    let outcome = if rows.iter().any(is_damaged) {
+        Outcome::ProblemsFound
+    } else {
+        Outcome::Success
+    };
     if context.output.is_json() {
-        context.output.json(&rows)?;
-        return Ok(Outcome::Success);
+        return Error::printed(context.output.json(&rows), outcome);
     }
     if rows.is_empty() {
         let url = context.store.url(Bucket::Saved, &keys::versions(&args.id));
@@ -117,8 +123,7 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
     let versions = count(rows.len() as u64, "version");
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{versions}, {} stored", size(stored));
-    context.output.print(&text)?;
-    Ok(Outcome::Success)
+    Error::printed(context.output.print(&text), outcome)
 }
 
 /// Reads those of the listed objects that are manifests, each content once.
@@ -132,10 +137,8 @@ async fn read_manifests(
     let hasher = RandomState::new();
     let mut contents = HashSet::new();
     let listed = stream::poll_fn(|cx| listed.poll_recv(cx));
-    let new = listed.filter(|object| {
-        let is_manifest = object.key.rsplit('/').next() == Some(keys::MANIFEST);
-        ready(is_manifest && contents.insert(content(object)))
-    });
+    let new =
+        listed.filter(|object| ready(is_manifest(&object.key) && contents.insert(content(object))));
     let mut reads = new
         .map(|manifest| {
             bar.inc_length(1);
@@ -195,7 +198,7 @@ fn rows<'a>(
         };
         for &index in &versions {
             rows[index].files = Some(copies.len() as u64);
-            rows[index].files_bytes = Some(copies.iter().map(|(_, size)| size).sum());
+            rows[index].files_bytes = Some(total_bytes(copies.iter().map(|(_, size)| *size)));
         }
         let set_users = match versions.as_slice() {
             &[index] => Users::One(index),
@@ -208,11 +211,12 @@ fn rows<'a>(
                 .or_insert((set_users, size));
         }
     }
-    let mut stored: u64 = rows.iter().map(|row| row.unshared_bytes).sum();
+    let mut stored = total_bytes(rows.iter().map(|row| row.unshared_bytes));
     for (users, size) in users.into_values() {
-        stored += size;
+        stored = total_bytes([stored, size]);
         if let Users::One(index) = users {
-            rows[index].unshared_bytes += size;
+            let unshared = &mut rows[index].unshared_bytes;
+            *unshared = total_bytes([*unshared, size]);
         }
     }
     rows.reverse();
