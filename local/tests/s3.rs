@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::Client;
@@ -319,6 +320,33 @@ async fn a_file_that_cannot_be_an_object_is_an_error_of_its_listings() {
         assert_eq!(list("drafts/2/").await.expect("it is valid"), Some(1));
         fs::remove_file(&path).expect("it is removed");
     }
+}
+
+#[tokio::test]
+async fn a_named_pipe_is_no_object_and_the_target_of_a_link_is_kept() {
+    let env = Env::start().await;
+    env.s3.put(BUCKET, "drafts/1/a", "a");
+    let folder = env.s3.options().data_dir.join(BUCKET).join("drafts/1");
+    let made = Command::new("mkfifo").arg(folder.join("pipe")).status();
+    assert!(made.expect("mkfifo runs").success());
+    let (target, key) = (folder.join("../../target"), "drafts/1/link");
+    fs::write(&target, "first").expect("it is written");
+    std::os::unix::fs::symlink(&target, folder.join("link")).expect("it is created");
+    let list = env
+        .client
+        .list_objects_v2()
+        .bucket(BUCKET)
+        .prefix("drafts/1/");
+    let page = list.send().await.expect("a list");
+    let keys: Vec<_> = page.contents().iter().filter_map(|it| it.key()).collect();
+    assert_eq!((keys, page.key_count), (vec!["drafts/1/a", key], Some(2)));
+
+    env.s3.enable_versioning(BUCKET);
+    env.put(key).send().await.expect("it is written");
+    fs::write(&target, "changed").expect("it is written");
+    let first = env.get(key).version_id("null").send().await;
+    let first = first.expect("it is kept").body.collect().await;
+    assert_eq!(first.expect("it is read").into_bytes(), "first");
 }
 
 #[tokio::test]

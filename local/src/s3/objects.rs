@@ -398,7 +398,16 @@ impl Objects {
         let path = folder.join(current.version_id());
         // A version without an id replaces the one before.
         let _ = fs::remove_file(&path);
-        fs::hard_link(&current.path, &path).map_err(|error| with_path(&path, &error))?;
+        // The target of a link may change, or be on another file system.
+        let kept = if current.path.is_symlink() {
+            fs::copy(&current.path, &path).and_then(|_| {
+                let kept = File::options().write(true).open(&path)?;
+                kept.set_modified(current.modified)
+            })
+        } else {
+            fs::hard_link(&current.path, &path)
+        };
+        kept.map_err(|error| with_path(&path, &error))?;
         self.write_metadata(&ObjectInfo {
             path,
             ..current.clone()
@@ -658,7 +667,8 @@ impl Walk<'_> {
             }
             if file_type.is_dir() {
                 key.push(b'/');
-            } else if !key.starts_with(prefix) {
+            } else if !file_type.is_file() || !key.starts_with(prefix) {
+                // A named pipe, for example, is no object.
                 continue;
             }
             let problem = match String::from_utf8(key) {
