@@ -94,8 +94,8 @@ impl Error {
         }
     }
 
-    /// Prints the error and returns the exit status: 1 for a found problem, else 2. A reader of the output that stops reading, like `head`, is
-    /// no error.
+    /// Prints the error and returns the exit status: 1 for a found problem, else 2. A reader of the output that
+    /// stops reading, like `head`, is no error.
     pub fn report(&self) -> ExitCode {
         if self.is_closed_pipe {
             return ExitCode::SUCCESS;
