@@ -108,7 +108,7 @@ struct Envelope<'a> {
     detail_type: Option<&'a RawValue>,
     source: Option<&'a RawValue>,
     detail: Option<&'a RawValue>,
-    /// SNS messages that are delivered to SQS.
+    /// SNS.
     #[serde(rename = "Message")]
     message: Option<&'a RawValue>,
     /// The test event of S3.
@@ -156,12 +156,6 @@ struct Bucket {
 #[derive(Deserialize)]
 struct Key {
     key: String,
-}
-
-#[derive(Deserialize)]
-struct Sns {
-    #[serde(rename = "Message")]
-    message: String,
 }
 
 impl<'a> Envelope<'a> {
@@ -311,8 +305,8 @@ impl<'a> EventContent<'a> {
     fn read_record(&mut self, record: &Record<'_>, envelopes: u8) -> Result<(), Error> {
         let source = string(record.source, "eventSource")?;
         if source == "aws:sns" {
-            let sns: Sns = object(record.sns, "Sns.Message")?;
-            return self.read_text(&sns.message, envelopes + 1);
+            let sns: Envelope<'_> = object(record.sns, "Sns.Message")?;
+            return self.read_text(&string(sns.message, "Sns.Message")?, envelopes + 1);
         }
         // Other stores use names of their own, such as `minio:s3`.
         if !source.ends_with(":s3") {

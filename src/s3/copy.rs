@@ -14,8 +14,8 @@ use super::client::attempt_timeouts;
 use super::response::{Request, is_copy_refused, status};
 use crate::error::{BoxError, Error};
 
-/// Maximum number of requests for copies at a time.
-pub(super) const MAX_REQUESTS: usize = 16;
+/// Maximum number of requests for copies at a time, by all saves together.
+pub const MAX_REQUESTS: usize = 16;
 
 /// Maximum number of parts of a file ("Amazon S3 multipart upload limits", Amazon S3 User Guide), and
 /// of all files that are copied at a time, which limits their memory.

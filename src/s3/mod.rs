@@ -28,12 +28,12 @@ use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
-pub use self::copy::{CopyError, CopySource, Refusal, copy_source, part_bytes};
+pub use self::copy::{CopyError, CopySource, MAX_REQUESTS, Refusal, copy_source, part_bytes};
 pub use self::list::{ListedObject, Page, check_complete};
 pub use self::memory::{Memory, Pool};
 
 use self::client::{BACKOFF, LimitResponses, MAX_ATTEMPTS, attempt_timeouts};
-use self::copy::{MAX_PARTS, MAX_REQUESTS};
+use self::copy::MAX_PARTS;
 use self::list::MAX_PAGES;
 use self::response::{Request, already_exists, check_created, is_missing, status};
 use crate::config::Config;

@@ -17,7 +17,9 @@ use super::manifest::{Manifest, ManifestFile, state_digest};
 use crate::draft::keys::{self, DocumentName, MAX_KEY_BYTES};
 use crate::draft::{DraftId, Sha256Digest};
 use crate::error::{Error, chain};
-use crate::s3::{CopyError, CopySource, Document, ListedObject, Memory, Refusal, backoff};
+use crate::s3::{
+    CopyError, CopySource, Document, ListedObject, MAX_REQUESTS, Memory, Refusal, backoff,
+};
 
 /// Maximum number of objects in the folder of a draft.
 const MAX_OBJECTS: usize = 100_000;
@@ -29,9 +31,6 @@ const MAX_LISTINGS: u32 = 10;
 /// Number of files about which a page of a listing has to tell whether there is a copy. Fewer are
 /// asked for one by one, which costs as much and takes no longer.
 const MIN_FILES_OF_PAGE: usize = 25;
-
-/// Maximum number of files that one save copies at a time.
-const MAX_CONCURRENT_COPIES: usize = 16;
 
 /// The files of a draft at one moment, all of which have copies.
 #[derive(Debug)]
@@ -185,7 +184,7 @@ impl Saver {
         let files = self.find_copies(id, state).await?;
         let mut copies = stream::iter(files)
             .map(|(index, is_missing)| self.copy_file(id, state.file(index), is_missing))
-            .buffer_unordered(MAX_CONCURRENT_COPIES);
+            .buffer_unordered(MAX_REQUESTS);
         let mut refused = None;
         while let Some(copy) = copies.next().await {
             match copy {

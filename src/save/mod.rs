@@ -9,7 +9,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use aws_config::SdkConfig;
 use time::OffsetDateTime;
-use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -293,16 +292,12 @@ impl Worker {
     }
 }
 
-/// RFC 3339 in UTC, with milliseconds.
-const METADATA_TIME_FORMAT: &[BorrowedFormatItem<'_>] =
-    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-
 /// Returns the user-defined metadata of a version.
 fn metadata(id: &DraftId, document: &Document) -> Result<Vec<(&'static str, String)>, Error> {
-    let format = |time: OffsetDateTime| {
-        time.format(METADATA_TIME_FORMAT)
-            .map_err(Error::save_failed)
-    };
+    // RFC 3339 in UTC, with milliseconds.
+    let format =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    let format = |time: OffsetDateTime| time.format(format).map_err(Error::save_failed);
     Ok(vec![
         ("draft-id", id.to_string()),
         ("source-etag", document.etag.clone()),
