@@ -222,6 +222,13 @@ async fn a_draft_with_a_manifest_that_cannot_be_read_stays_as_it_is() {
     );
     assert_eq!(damaged(), before);
     assert_eq!(s3.keys(BUCKET, "saved-files/other/").len(), 0);
+    // Nobody reads the plan.
+    let mut unread = command(&s3);
+    unread.args(["prune", "--all", "--keep-last", "1", "--dry-run"]);
+    let mut unread = unread.stdout(Stdio::piped()).spawn().expect("it starts");
+    drop(unread.stdout.take());
+    let status = unread.wait().await.expect("it ends");
+    assert_eq!(status.code(), Some(1));
     let json = drafts(&s3, &[&args[..], &["--json"]].concat()).await;
     let failed = json.expect_status(1).json()["failed"].clone();
     assert_eq!(failed[0]["draft_id"], ID, "{failed}");
