@@ -227,7 +227,7 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
     Error::printed(print_result(context, &report), report.outcome())
 }
 
-/// What to do after an error while something is deleted.
+/// Advice for an error while something is deleted.
 const RUN_AGAIN: &str =
     "Run the same command again soon: a version of the meantime may lack files until then.";
 
@@ -621,15 +621,8 @@ impl Prune {
             .store
             .object_versions(Bucket::Saved, prefix, is_marker)
             .await?;
-        let markers = versions.into_iter().map(|version| {
-            let marker = Marker {
-                key: version.object.key.clone(),
-                version_id: version.version_id,
-                time: version.object.last_modified,
-            };
-            (version.object.key, marker)
-        });
-        Ok(markers.collect())
+        let markers = versions.into_iter().map(Marker::from);
+        Ok(markers.map(|marker| (marker.key.clone(), marker)).collect())
     }
 
     /// Recovers the manifests and copies of a draft that versions need. Adds their number, and the keys of copies
@@ -669,12 +662,14 @@ impl Prune {
             .object_versions(Bucket::Saved, &prefix, is_latest)
             .await?;
         let folder = |key: &str| Some(key.rsplit_once('/')?.0.to_owned());
-        let documents: HashSet<_> = versions
+        let (markers, objects): (Vec<_>, Vec<_>) =
+            versions.into_iter().partition(|it| it.is_delete_marker);
+        let documents: HashSet<_> = objects
             .iter()
-            .filter(|it| !it.is_delete_marker && !is_manifest(&it.object.key))
+            .filter(|it| !is_manifest(&it.object.key))
             .filter_map(|it| folder(&it.object.key))
             .collect();
-        let markers = self.markers(&prefix).await?.into_values();
+        let markers = markers.into_iter().map(Marker::from);
         let markers = markers.filter(|marker| is_manifest(&marker.key));
         Ok(markers
             .filter(|marker| folder(&marker.key).is_some_and(|it| documents.contains(&it)))
@@ -738,4 +733,14 @@ struct Marker {
     key: String,
     version_id: String,
     time: Timestamp,
+}
+
+impl From<ObjectVersion> for Marker {
+    fn from(version: ObjectVersion) -> Self {
+        Self {
+            key: version.object.key,
+            version_id: version.version_id,
+            time: version.object.last_modified,
+        }
+    }
 }
