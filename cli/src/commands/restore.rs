@@ -122,8 +122,11 @@ pub async fn run(context: &Context, args: Args) -> Result<Outcome> {
             copier: Copier::new(store.clone()),
             prefix: context.prefix.folder(target),
             id: args.id.clone(),
+            plan: &plan,
+            contents: &contents,
+            present: &present,
         };
-        restore.run(context, &plan, &contents, &present).await?;
+        restore.run(context).await?;
     }
     let document = match &plan.document {
         None => "keep",
@@ -413,24 +416,21 @@ fn by_path(files: &[VersionFile]) -> HashMap<&str, &VersionFile> {
 }
 
 /// A restore in progress.
-struct Restore {
+struct Restore<'a> {
     copier: Copier,
     /// Prefix of all objects of the draft.
     prefix: String,
     /// The draft whose version is restored.
     id: DraftId,
+    plan: &'a Plan,
+    contents: &'a Contents,
+    present: &'a Present,
 }
 
-impl Restore {
-    async fn run(
-        &self,
-        context: &Context,
-        plan: &Plan,
-        contents: &Contents,
-        present: &Present,
-    ) -> Result<()> {
+impl Restore<'_> {
+    async fn run(&self, context: &Context) -> Result<()> {
         let result = tokio::select! {
-            result = self.apply(context, plan, contents, present) => result,
+            result = self.apply(context) => result,
             () = interrupted() => Err(Error::new("stopped: the restore is not complete")
                 .advise("Run the same command again to complete it.")),
         };
@@ -440,13 +440,13 @@ impl Restore {
         result
     }
 
-    async fn apply(
-        &self,
-        context: &Context,
-        plan: &Plan,
-        contents: &Contents,
-        present: &Present,
-    ) -> Result<()> {
+    async fn apply(&self, context: &Context) -> Result<()> {
+        let Self {
+            plan,
+            contents,
+            present,
+            ..
+        } = self;
         let changes = || plan.added.iter().chain(&plan.replaced);
         let bytes = changes()
             .map(|change| contents.files[change.file].size)
