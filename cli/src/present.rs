@@ -37,8 +37,8 @@ pub struct PresentDocument {
 }
 
 impl Present {
-    /// Gives each file that was restored from a copy the `ETag` of the file that was copied: of a file that was uploaded in
-    /// parts, a copy has another.
+    /// Gives each file that was restored from a copy the `ETag` of the file that was copied: of a file that was
+    /// uploaded in parts, a copy has another.
     pub async fn with_original_etags(&self, store: &Store, id: &DraftId) -> Result<Self> {
         let mut present = self.clone();
         let prefix = keys::copies(id);

@@ -213,10 +213,10 @@ fn rows<'a>(
     }
     let mut stored = total_bytes(rows.iter().map(|row| row.unshared_bytes));
     for (users, size) in users.into_values() {
-        stored = total_bytes([stored, size]);
+        stored = stored.saturating_add(size);
         if let Users::One(index) = users {
-            let unshared = &mut rows[index].unshared_bytes;
-            *unshared = total_bytes([*unshared, size]);
+            let row = &mut rows[index];
+            row.unshared_bytes = row.unshared_bytes.saturating_add(size);
         }
     }
     rows.reverse();
